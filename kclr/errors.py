@@ -1,0 +1,13 @@
+"""The two ways in which kclr refuses: a wrong spec and a failed run.
+
+Both are `ValueError`s whose message is meant for the person at the keyboard: what is wrong, with
+its place and value, and the cure last.
+"""
+
+
+class SpecError(ValueError):
+    """A spec, an argument or an option that cannot be what was meant. Exit status 2."""
+
+
+class RunError(ValueError):
+    """A run that could not be started, go on or be read. Exit status 1."""
