@@ -1,0 +1,233 @@
+"""A convolution's kernel made to fit another convolution: size, channels, number of filters.
+
+Pure numpy functions of kernels shaped (height, width, channels in, filters), as Keras has them.
+All of them aim at one thing: where the new layer can see what the old one saw, it answers the
+same. So a kernel's bias stays right, and so does whatever is built above the layer.
+"""
+
+import base64
+import math
+
+import numpy as np
+
+from kclr.errors import SpecError
+
+MAX_BYTES = 256 * 2**20
+ADAPTATIONS = ("size", "channels", "filters")
+
+# More input channels than this are the features of a layer below and not an image's: they have
+# no counterpart in another layer, whereas gray, colour, alpha, depth and near infrared do.
+MOST_IMAGE_CHANNELS = 16
+
+
+def interpolation(size, new_size):
+    """The matrix of a one-dimensional, linear, antialiased resize of `size` samples.
+
+    The same weights as `tf.image.resize(method="bilinear", antialias=True)`: a triangle as wide
+    as the sparser of the two grids, pixel centres at halves.
+
+    Returns:
+        float64 (new_size, size); each row sums to 1.
+    """
+    centres = (np.arange(new_size) + 0.5) * size / new_size - 0.5
+    width = max(1.0, size / new_size)
+    weights = np.maximum(0.0, 1 - np.abs(np.arange(size) - centres[:, None]) / width)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def resample(kernel, size):
+    """Resample a kernel so that it answers to resized patches as it did to the original ones.
+
+    The pseudo-inverse of the patch's own resize (Beyer et al. 2023, FlexiViT, section 3.4): a
+    larger kernel's response to an enlarged patch equals the old response to the patch; a smaller
+    kernel comes as near to that as least squares can. Plain interpolation does neither. What a
+    smaller kernel loses of its response to a flat patch is spread evenly over it, because a bias
+    that holds the subtracted mean of the images relies on that response.
+
+    Args:
+        kernel: float (height, width, channels in, filters).
+        size: (new height, new width).
+
+    Returns:
+        float64 (new height, new width, channels in, filters).
+    """
+    rows, columns = (
+        np.linalg.pinv(interpolation(old, new).T)
+        for old, new in zip(kernel.shape[:2], size, strict=True)
+    )
+    resampled = np.einsum("yh,xw,hwcf->yxcf", rows, columns, kernel.astype(np.float64))
+    lost = kernel.sum(axis=(0, 1), dtype=np.float64) - resampled.sum(axis=(0, 1))
+    return resampled + lost / (size[0] * size[1])
+
+
+def with_channels(kernel, channels):
+    """Give a kernel of image channels another number of them.
+
+    - to fewer: the weights of the last channels are spread evenly over those that stay. To one
+      (gray) that is the sum, so a gray picture gets the answer it got as three equal channels;
+    - from one (gray) to more: an equal share each, so equal channels get the gray picture's answer;
+    - from several to more: the first ones keep their weights, the new ones start at zero, so the
+      answer is the old one whatever they hold, until training uses them.
+
+    Args:
+        kernel: float (height, width, channels in, filters).
+        channels: the new number of channels in, >= 1.
+
+    Returns:
+        float64 (height, width, channels, filters).
+    """
+    kernel = kernel.astype(np.float64)
+    old = kernel.shape[2]
+    if old == 1:
+        return np.repeat(kernel / channels, channels, axis=2)
+    if channels <= old:
+        spread = kernel[:, :, channels:].sum(axis=2, keepdims=True) / channels
+        return kernel[:, :, :channels] + spread
+    return np.pad(kernel, [(0, 0), (0, 0), (0, channels - old), (0, 0)])
+
+
+def most_diverse(kernel, count, weights=None):
+    """Choose filters that differ most, the strongest first.
+
+    Farthest-point selection (Gonzalez 1985): each next filter is the one whose cosine distance to
+    the nearest chosen one is largest, so that every filter left out has a likeness among those
+    kept. A filter and its negative are far apart, as they are after a ReLU. Ties go to the
+    lower index; the first k of k + 1 chosen filters are the k chosen filters.
+
+    A pivoted QR decomposition, the other usual way, takes a filter and its negative for the same
+    and has nothing to say once it has chosen as many filters as a kernel has weights.
+
+    Args:
+        kernel: float (height, width, channels in, filters).
+        count: how many to choose, at most `filters`.
+        weights: float (filters,) >= 0, how much each filter's distances count, 1 by default.
+            Filters of zeros count nothing and are chosen last.
+
+    Returns:
+        int64 (count,), indices of filters in the order of their choice.
+    """
+    filters = kernel.reshape(-1, kernel.shape[-1]).T.astype(np.float64)
+    norms = np.linalg.norm(filters, axis=1)
+    unit = filters / np.where(norms > 0, norms, 1)[:, None]
+    weights = np.where(norms > 0, 1.0 if weights is None else weights, 0.0)
+    score, distances = weights * norms, np.full(len(unit), np.inf)
+    chosen: list[int] = []
+    while len(chosen) < count:
+        score[chosen] = -1
+        chosen.append(int(np.argmax(score)))
+        distances = np.minimum(distances, np.maximum(1 - unit @ unit[chosen[-1]], 0))
+        score = weights * distances
+    return np.array(chosen, np.int64)
+
+
+def fit(kernel, shape):
+    """Bring a kernel to another size and number of channels, and rank its filters.
+
+    Args:
+        kernel: float (height, width, channels in, filters).
+        shape: (height, width, channels in) to bring it to.
+
+    Returns:
+        fitted: float64 (*shape, filters); weights: float64 (filters,), the share of each filter's
+        strength that survived, 1 for the filter that kept most, for `most_diverse`: a filter
+        of pure colour that has become next to nothing in gray is then not worth keeping.
+    """
+    fitted = kernel.astype(np.float64)
+    if fitted.shape[:2] != tuple(shape[:2]):
+        fitted = resample(fitted, shape[:2])
+    if fitted.shape[2] != shape[2]:
+        fitted = with_channels(fitted, shape[2])
+    before = np.sqrt((kernel.astype(np.float64) ** 2).sum(axis=(0, 1, 2)))
+    after = np.sqrt((fitted**2).sum(axis=(0, 1, 2)))
+    kept = after / np.where(before > 0, before, 1)
+    return fitted, kept / max(kept.max(), np.finfo(float).tiny)
+
+
+def refusal(part, own, wanted):
+    return f"the run's kernel has {own}, the layer {wanted}. Make them equal, or adapt {part!r}"
+
+
+def check_shape(own, shape, adapt):
+    """Refuse a layer's kernel that the run's kernel cannot, or is not to, be adapted to.
+
+    Args:
+        own: (height, width, channels in, filters) of the run's kernel.
+        shape: the layer's.
+        adapt: what is to be adapted, of `ADAPTATIONS`.
+    """
+    if len(shape) != 4:
+        raise SpecError(
+            f"a Conv2D's kernel is (height, width, channels in, filters), not {shape}. "
+            "Use this initializer for keras.layers.Conv2D alone"
+        )
+    if shape == own:
+        return
+    if shape[:2] != own[:2]:
+        own_size, size = ("x".join(map(str, each[:2])) for each in (own, shape))
+        if "size" not in adapt:
+            raise SpecError(refusal("size", f"size {own_size}", size))
+        if size == "1x1":
+            raise SpecError(
+                f"a 1x1 kernel holds no pattern of a {own_size} one. Use this initializer for a "
+                "Conv2D with a larger kernel, not for a pointwise one"
+            )
+    if shape[2] != own[2]:
+        if "channels" not in adapt:
+            raise SpecError(refusal("channels", f"{own[2]} channels in", shape[2]))
+        if max(own[2], shape[2]) > MOST_IMAGE_CHANNELS:
+            raise SpecError(
+                f"the run's kernel has {own[2]} channels in, the layer {shape[2]}: more than "
+                f"{MOST_IMAGE_CHANNELS} are features of a layer below, which have no counterpart "
+                "in another. Use this initializer for a Conv2D on the input that it was trained on"
+            )
+    if shape[3] != own[3]:
+        if "filters" not in adapt:
+            raise SpecError(refusal("filters", f"{own[3]} filters", shape[3]))
+        if shape[3] == 1:
+            raise SpecError(
+                f"{shape} is a depthwise kernel, or a Conv2D of one filter: neither can show what "
+                f"{own[3]} filters do. Use this initializer for a Conv2D of two filters or more"
+            )
+
+
+def checked(array, dimensions, error, what):
+    """A read-only float32 copy of an array that can be a kernel or a bias."""
+    array = np.asarray(array)
+    if array.ndim != dimensions or array.size == 0 or not np.can_cast(array.dtype, np.longdouble):
+        wanted = "(height, width, channels in, filters)" if dimensions == 4 else "(filters,)"
+        raise error(f"{what} is {array.dtype} {array.shape}; numbers shaped {wanted} are needed")
+    if array.size * 4 > MAX_BYTES:
+        raise error(f"{what} is larger than {MAX_BYTES >> 20} MiB, the most that a config may hold")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise error(f"{what} holds numbers that are not finite. Train this layer again")
+    array.flags.writeable = False
+    return array
+
+
+def encode(array):
+    return {
+        "shape": list(array.shape),
+        "float32": base64.b64encode(array.astype("<f4").tobytes()).decode("ascii"),
+    }
+
+
+def decode(value, dimensions, key):
+    """The array of `encode`. Raw numbers only: nothing is unpickled, unpacked or opened."""
+    if not isinstance(value, dict) or sorted(value) != ["float32", "shape"]:
+        raise SpecError(f"this config's {key} is not a mapping of shape and float32")
+    shape, text = value["shape"], value["float32"]
+    if not isinstance(shape, (list, tuple)) or not all(type(n) is int and n > 0 for n in shape):
+        raise SpecError(f"this config's {key} has the shape {shape!r}")
+    size = 4 * math.prod(shape)
+    if size > MAX_BYTES:
+        raise SpecError(f"this config's {key} is larger than {MAX_BYTES >> 20} MiB")
+    if not isinstance(text, str) or len(text) != 4 * math.ceil(size / 3):
+        raise SpecError(f"this config's {key} does not hold {size} bytes, as its shape says")
+    try:
+        raw = base64.b64decode(text, validate=True)
+        array = np.frombuffer(raw, "<f4").reshape(shape)
+    except ValueError as error:
+        raise SpecError(f"this config's {key} is damaged: {error}") from error
+    return checked(array, dimensions, SpecError, f"this config's {key}")

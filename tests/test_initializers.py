@@ -1,0 +1,470 @@
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+from kclr import kernels
+from kclr.errors import RunError, SpecError
+from kclr.initializers import ContrastiveBias, ContrastiveKernel
+
+RNG = np.random.default_rng(0)
+KERNEL = RNG.normal(size=(6, 6, 3, 16)).astype(np.float32)
+BIAS = RNG.normal(size=16).astype(np.float32)
+UPPER_KERNEL = RNG.normal(size=(3, 3, 16, 24)).astype(np.float32)
+RULES = {  # He et al. 2015, Glorot & Bengio 2010, LeCun et al. 1998: variance of a weight.
+    "he_normal": lambda fan_in, fan_out: 2 / fan_in,
+    "HeUniform": lambda fan_in, fan_out: 2 / fan_in,
+    "glorot_uniform": lambda fan_in, fan_out: 2 / (fan_in + fan_out),
+    "lecun_normal": lambda fan_in, fan_out: 1 / fan_in,
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of two layers, the second without a bias."""
+    first, second = tmp_path / "run/layers/01-edges", tmp_path / "run/layers/02-corners"
+    for folder in (second, first):
+        folder.mkdir(parents=True)
+    np.save(first / "kernel.npy", KERNEL)
+    np.save(first / "bias.npy", BIAS)
+    np.save(second / "kernel.npy", UPPER_KERNEL)
+    return tmp_path / "run"
+
+
+def numbers(initializer, shape, **options):
+    return keras.ops.convert_to_numpy(initializer(shape, **options))
+
+
+def classifier(kernel, bias="zeros", filters=16, size=6, channels=3):
+    return keras.Sequential(
+        [
+            keras.Input((12, 12, channels)),
+            keras.layers.Conv2D(filters, size, kernel_initializer=kernel, bias_initializer=bias),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+def test_a_classifier_starts_from_the_runs_kernel_and_bias_to_the_last_bit(run):
+    model = classifier(ContrastiveKernel(str(run)), ContrastiveBias(str(run)))
+    kernel, bias, *_ = model.get_weights()
+    np.testing.assert_array_equal(kernel, KERNEL)
+    np.testing.assert_array_equal(bias, BIAS)
+    model.compile("sgd", "mse")
+    assert np.isfinite(
+        model.fit(np.ones((4, 12, 12, 3)), np.ones((4, 2)), verbose=0).history["loss"]
+    )
+    assert (model.get_weights()[0] != KERNEL).any()
+
+
+@pytest.mark.parametrize("layer", [1, -1, "corners", np.int64(1)])
+def test_a_layer_is_found_by_index_and_by_name(run, layer):
+    np.testing.assert_array_equal(
+        numbers(ContrastiveKernel(run, layer), UPPER_KERNEL.shape), UPPER_KERNEL
+    )
+
+
+def test_runs_come_as_paths_as_loaded_and_as_arrays(run):
+    layer = SimpleNamespace(name="edges", kernel=KERNEL, bias=BIAS)
+    loaded = SimpleNamespace(layers=[layer, SimpleNamespace(name="b", kernel=None, bias=None)])
+    for form in (run, str(run), loaded, (KERNEL, BIAS)):
+        np.testing.assert_array_equal(numbers(ContrastiveKernel(form), KERNEL.shape), KERNEL)
+        np.testing.assert_array_equal(numbers(ContrastiveBias(form), BIAS.shape), BIAS)
+    by_name = ContrastiveBias(loaded, "edges")
+    np.testing.assert_array_equal(numbers(by_name, BIAS.shape), BIAS)
+    np.testing.assert_array_equal(numbers(ContrastiveKernel(KERNEL), KERNEL.shape), KERNEL)
+
+
+def test_an_array_changed_afterwards_does_not_change_the_initializer():
+    kernel = KERNEL.copy()
+    initializer = ContrastiveKernel(kernel)
+    kernel[:] = 0
+    np.testing.assert_array_equal(numbers(initializer, KERNEL.shape), KERNEL)
+
+
+def refused(call, error=SpecError):
+    with pytest.raises(error) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_a_missing_run_or_layer_is_named_with_its_cure(run):
+    wrong = run.with_name("rum")
+    assert refused(lambda: ContrastiveKernel(wrong), RunError) == (
+        f"{wrong}: no such directory. Did you mean {run}?"
+    )
+    empty = run.with_name("elsewhere")
+    empty.mkdir()
+    assert "no layers/NN-NAME/kernel.npy in it" in refused(
+        lambda: ContrastiveKernel(empty), RunError
+    )
+    assert "Did you mean 'corners'?" in refused(lambda: ContrastiveKernel(run, "corner"), RunError)
+    assert "Choose from edges, corners" in refused(lambda: ContrastiveKernel(run, "zz"), RunError)
+    for layer in (2, -3):
+        message = refused(lambda layer=layer: ContrastiveKernel(run, layer), RunError)
+        assert "it has 2, counted from 0: edges, corners" in message
+    assert "neither an index nor a name" in refused(lambda: ContrastiveKernel(run, 1.0))
+    assert "dict is no run" in refused(lambda: ContrastiveKernel({}))
+
+
+def test_a_layer_without_a_bias_says_so(run):
+    for form in (lambda: ContrastiveBias(run, 1), lambda: ContrastiveBias(KERNEL)):
+        assert "has no bias" in refused(form)
+    assert "3 numbers for 16 filters" in refused(lambda: ContrastiveBias((KERNEL, BIAS[:3])))
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _truncate,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("not an array"),
+        lambda path: np.save(path, KERNEL[0]),
+        lambda path: np.save(path, KERNEL.astype(complex)),
+        lambda path: np.save(path, np.full((2, 2, 3, 4), np.nan)),
+        lambda path: np.save(path, np.array([print], object), allow_pickle=True),
+    ],
+)
+def test_a_damaged_kernel_file_is_refused_by_name(run, damage):
+    path = run / "layers/01-edges/kernel.npy"
+    damage(path)
+    assert str(path) in refused(lambda: ContrastiveKernel(run), RunError)
+
+
+def test_another_kernel_size_is_resampled():
+    expected = kernels.resample(KERNEL, (5, 7))
+    np.testing.assert_allclose(
+        numbers(ContrastiveKernel(KERNEL), (5, 7, 3, 16)), expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_gray_picture_gets_the_answer_it_got_in_colour():
+    gray = RNG.random((2, 12, 12, 1)).astype("float32")
+    colour = classifier(ContrastiveKernel(KERNEL), ContrastiveBias((KERNEL, BIAS))).layers[0]
+    one = classifier(ContrastiveKernel(KERNEL), ContrastiveBias((KERNEL, BIAS)), channels=1).layers[
+        0
+    ]
+    np.testing.assert_allclose(one(gray), colour(np.repeat(gray, 3, axis=3)), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 3), (5, 5, 3), (6, 6, 1), (7, 4, 4)])
+@pytest.mark.parametrize("scale", [None, "he_normal"])
+def test_bias_and_kernel_keep_the_same_filters_and_scale(shape, scale):
+    kernel = numbers(ContrastiveKernel(KERNEL, scale=scale), (*shape, 7))
+    bias = numbers(ContrastiveBias((KERNEL, BIAS), kernel_shape=shape, scale=scale), (7,))
+    # Found apart from the code under test: which of the run's filters each kept one is.
+    whole = numbers(ContrastiveKernel(KERNEL), (*shape, 16)).reshape(-1, 16)
+    kept = kernel.reshape(-1, 7)
+    similarity = (whole / np.linalg.norm(whole, axis=0)).T @ (kept / np.linalg.norm(kept, axis=0))
+    filters = similarity.argmax(axis=0)
+    np.testing.assert_allclose(similarity[filters, range(7)], 1, rtol=1e-5)
+    factor = np.linalg.norm(kept, axis=0) / np.linalg.norm(whole[:, filters], axis=0)
+    assert len(set(filters)) == 7
+    np.testing.assert_allclose(factor, factor[0], rtol=1e-5)
+    assert scale or factor[0] == pytest.approx(1)
+    np.testing.assert_allclose(bias, BIAS[filters] * factor, rtol=1e-5)
+
+
+def test_fewer_filters_are_the_first_of_more():
+    initializer = ContrastiveKernel(KERNEL)
+    five, nine = (numbers(initializer, (6, 6, 3, count)) for count in (5, 9))
+    np.testing.assert_array_equal(nine[..., :5], five)
+
+
+def test_more_filters_are_drawn_from_the_other_initializer():
+    extra = keras.initializers.HeNormal(seed=3)
+    kernel = numbers(ContrastiveKernel(KERNEL, extra=extra), (6, 6, 3, 40))
+    np.testing.assert_array_equal(kernel[..., :16], KERNEL)
+    np.testing.assert_array_equal(kernel[..., 16:], numbers(extra, (6, 6, 3, 40))[..., 16:])
+    assert (numbers(ContrastiveKernel(KERNEL, extra="ones"), (6, 6, 3, 17))[..., 16] == 1).all()
+    bias = numbers(ContrastiveBias((KERNEL, BIAS)), (40,))
+    np.testing.assert_array_equal(bias, np.pad(BIAS, (0, 24)))
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("shape", [(6, 6, 3, 16), (5, 5, 1, 8)])
+def test_scale_gives_the_kernel_the_rules_variance(name, shape):
+    fan_in, fan_out = np.prod(shape[:3]), np.prod(shape[:2]) * shape[3]
+    kernel = numbers(ContrastiveKernel(KERNEL, scale=name), shape)
+    assert (kernel**2).mean() == pytest.approx(RULES[name](fan_in, fan_out), rel=1e-5)
+    learned = numbers(ContrastiveKernel(KERNEL), shape)
+    np.testing.assert_allclose(kernel / learned, (kernel / learned).flat[0], rtol=1e-3)
+
+
+def test_scale_leaves_drawn_filters_to_their_own_rule():
+    kernel = numbers(ContrastiveKernel(KERNEL, scale="he_normal", extra="ones"), (6, 6, 3, 20))
+    assert (kernel[..., :16] ** 2).mean() == pytest.approx(2 / 108, rel=1e-5)
+    assert (kernel[..., 16:] == 1).all()
+
+
+def test_scaled_kernel_and_bias_scale_the_layers_answer():
+    image = RNG.random((1, 12, 12, 3)).astype("float32")
+    pair = (KERNEL, BIAS)
+    plain = classifier(ContrastiveKernel(pair), ContrastiveBias(pair)).layers[0](image)
+    scaled = classifier(
+        ContrastiveKernel(pair, scale="he_normal"),
+        ContrastiveBias(pair, kernel_shape=(6, 6, 3), scale="he_normal"),
+    ).layers[0](image)
+    factor = np.sqrt(2 / 108 / (KERNEL.astype(float) ** 2).mean())
+    np.testing.assert_allclose(scaled, factor * np.asarray(plain), rtol=1e-3, atol=1e-5)
+
+
+DIFFERENT = {"size": (5, 6, 3, 16), "channels": (6, 6, 1, 16), "filters": (6, 6, 3, 8)}
+
+
+@pytest.mark.parametrize("part", DIFFERENT)
+def test_what_is_not_to_be_adapted_is_refused(part):
+    others = [other for other in DIFFERENT if other != part]
+    for adapt in (False, others):
+        message = refused(
+            lambda adapt=adapt: ContrastiveKernel(KERNEL, adapt=adapt)(DIFFERENT[part])
+        )
+        assert message.startswith("the run's kernel has ")
+        assert message.endswith(f"adapt {part!r}")
+    for adapt in (part, (part,), True):
+        assert ContrastiveKernel(KERNEL, adapt=adapt)(DIFFERENT[part]).shape == DIFFERENT[part]
+    np.testing.assert_array_equal(
+        numbers(ContrastiveKernel(KERNEL, adapt=False), KERNEL.shape), KERNEL
+    )
+
+
+def test_a_bias_refuses_what_its_kernel_refuses():
+    pair = (KERNEL, BIAS)
+    assert "adapt 'filters'" in refused(lambda: ContrastiveBias(pair, adapt=False)((8,)))
+    assert "adapt 'size'" in refused(
+        lambda: ContrastiveBias(pair, kernel_shape=(5, 5, 3), adapt=False)
+    )
+    assert "one number a filter" in refused(lambda: ContrastiveBias(pair)((6, 6, 3, 16)))
+
+
+def test_a_bias_that_needs_the_kernels_shape_asks_for_it():
+    pair = (KERNEL, BIAS)
+    for call in (
+        lambda: ContrastiveBias(pair)((8,)),
+        lambda: ContrastiveBias(pair, scale="he_normal")((16,)),
+    ):
+        assert "kernel_shape=(height, width, channels in)" in refused(call)
+    for shape in ((6, 6), (6, 6, 3, 16), (0, 6, 3)):
+        assert "kernel_shape=" in refused(
+            lambda shape=shape: ContrastiveBias(pair, kernel_shape=shape)
+        )
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.Dense(16, kernel_initializer=ContrastiveKernel(KERNEL)),
+        keras.layers.Conv2D(16, 1, kernel_initializer=ContrastiveKernel(KERNEL)),
+        keras.layers.DepthwiseConv2D(6, depthwise_initializer=ContrastiveKernel(KERNEL)),
+        keras.layers.SeparableConv2D(16, 6, pointwise_initializer=ContrastiveKernel(KERNEL)),
+        keras.layers.Conv2DTranspose(64, 6, kernel_initializer=ContrastiveKernel(KERNEL)),
+        keras.layers.Conv3D(16, 6, kernel_initializer=ContrastiveKernel(KERNEL)),
+    ],
+)
+def test_layers_that_are_no_conv2d_of_images_are_refused(layer):
+    shape = (None, *[12] * (3 if isinstance(layer, keras.layers.Conv3D) else 2), 3)
+    assert "Use this initializer for" in refused(lambda: layer.build(shape))
+
+
+def test_features_are_not_taken_for_channels_of_an_image():
+    for kernel, shape in ((KERNEL, (6, 6, 64, 16)), (UPPER_KERNEL, (3, 3, 24, 24))):
+        assert "features" in refused(lambda k=kernel, s=shape: ContrastiveKernel(k)(s))
+
+
+def test_arguments_that_mean_nothing_are_refused():
+    assert "size, channels, filters" in refused(lambda: ContrastiveKernel(KERNEL, adapt="colour"))
+    for scale in ("ones", "he", 2.0):
+        assert "scale=" in refused(lambda scale=scale: ContrastiveKernel(KERNEL, scale=scale))
+    for extra in (None, "nonsense", 3):
+        assert "extra=" in refused(lambda extra=extra: ContrastiveKernel(KERNEL, extra=extra))
+    zeros = ContrastiveKernel(KERNEL * 0, scale="he_normal")
+    assert "zeros cannot be scaled" in refused(lambda: zeros(KERNEL.shape))
+    for kernel in (KERNEL[0], KERNEL[..., :0], KERNEL * np.inf, KERNEL.astype(str)):
+        refused(lambda kernel=kernel: ContrastiveKernel(kernel))
+
+
+def test_a_kernel_too_large_for_a_config_is_refused_before_it_is_copied():
+    huge = np.broadcast_to(np.float32(1), (64, 64, 1024, 1024))
+    assert "larger than 256 MiB" in refused(lambda: ContrastiveKernel(huge))
+
+
+def some_initializers():
+    extra = keras.initializers.RandomNormal(stddev=0.1, seed=7)
+    options = {"kernel_shape": (5, 5, 1), "scale": "lecun_normal", "adapt": True}
+    return {
+        "kernel": (ContrastiveKernel(KERNEL), KERNEL.shape),
+        "fewer": (ContrastiveKernel(KERNEL, scale="he_normal"), (5, 5, 1, 7)),
+        "more": (ContrastiveKernel(KERNEL, extra=extra, adapt=["filters"]), (6, 6, 3, 20)),
+        "bias": (ContrastiveBias((KERNEL, BIAS)), (16,)),
+        "fewer biases": (ContrastiveBias((KERNEL, BIAS), **options), (7,)),
+    }
+
+
+@pytest.mark.parametrize("case", some_initializers())
+def test_the_dict_form_gives_the_same_numbers(case):
+    initializer, shape = some_initializers()[case]
+    written = json.loads(json.dumps(keras.initializers.serialize(initializer)))
+    again = keras.initializers.get(written)
+    assert type(again) is type(initializer)
+    assert again.get_config() == initializer.get_config()
+    np.testing.assert_array_equal(numbers(again, shape), numbers(initializer, shape))
+    np.testing.assert_array_equal(numbers(initializer.clone(), shape), numbers(initializer, shape))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_numbers_come_in_the_type_that_the_layer_asks_for(dtype):
+    for initializer, shape in some_initializers().values():
+        assert keras.backend.standardize_dtype(initializer(shape, dtype=dtype).dtype) == dtype
+
+
+def test_mixed_precision_keeps_the_kernel_in_float32():
+    layer = keras.layers.Conv2D(
+        16, 6, kernel_initializer=ContrastiveKernel(KERNEL), dtype="mixed_bfloat16"
+    )
+    layer.build((None, 12, 12, 3))
+    np.testing.assert_array_equal(layer.get_weights()[0], KERNEL)
+
+
+def test_channels_first_layers_get_the_same_kernel():
+    layer = keras.layers.Conv2D(
+        16, 6, kernel_initializer=ContrastiveKernel(KERNEL), data_format="channels_first"
+    )
+    layer.build((None, 3, 12, 12))
+    np.testing.assert_array_equal(layer.get_weights()[0], KERNEL)
+
+
+def test_a_cloned_model_starts_from_the_kernel_again():
+    model = classifier(ContrastiveKernel(KERNEL), ContrastiveBias((KERNEL, BIAS)))
+    model.set_weights([weight * 0 for weight in model.get_weights()])
+    kernel, bias, *_ = keras.models.clone_model(model).get_weights()
+    np.testing.assert_array_equal(kernel, KERNEL)
+    np.testing.assert_array_equal(bias, BIAS)
+
+
+@pytest.mark.parametrize("cls", [ContrastiveKernel, ContrastiveBias])
+def test_a_string_without_a_run_says_which_form_to_use(cls):
+    message = refused(lambda: keras.initializers.get(f"kclr>{cls.__name__}"))
+    assert f"Give the object {cls.__name__}(run)" in message
+
+
+def test_a_registered_class_that_needs_no_argument_has_a_string_form(run, tmp_path):
+    @keras.saving.register_keras_serializable("test_initializers")
+    class Edges(ContrastiveKernel):
+        def __init__(self):
+            super().__init__(run)
+
+    model = classifier("test_initializers>Edges")
+    np.testing.assert_array_equal(model.get_weights()[0], KERNEL)
+    model.save(tmp_path / "model.keras")
+    shutil.rmtree(run)
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert type(again.layers[0].kernel_initializer) is Edges
+    np.testing.assert_array_equal(numbers(again.layers[0].kernel_initializer, KERNEL.shape), KERNEL)
+
+
+def test_a_config_that_names_a_path_is_refused_and_opens_nothing(run, monkeypatch):
+    def opened(*_, **__):
+        raise AssertionError("a config made kclr read a file")
+
+    monkeypatch.setattr(np, "load", opened)
+    monkeypatch.setattr(Path, "glob", opened)
+    for cls, path in ((ContrastiveKernel, run), (ContrastiveBias, run)):
+        for key in ("run", "kernel", "bias"):
+            written = {"class_name": f"kclr>{cls.__name__}", "config": {key: str(path)}}
+            message = refused(lambda written=written: keras.initializers.get(written))
+            assert key != "run" or "must not name a run" in message
+        config = cls((KERNEL, BIAS)).get_config()
+        array = "kernel" if cls is ContrastiveKernel else "bias"
+        refused(lambda cls=cls, c=config | {array: str(path)}: cls.from_config(c))
+        refused(lambda cls=cls, c=config | {"layer": 0}: cls.from_config(c))
+
+
+def _floats(*values):
+    return base64.b64encode(np.array(values, "<f4").tobytes()).decode()
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        None,
+        [[[[1.0]]]],
+        {"shape": [1, 1, 1, 1]},
+        {"shape": [1, 1, 1, 1], "float32": _floats(1), "path": "x"},
+        {"shape": [1, 1, 1, 2], "float32": _floats(1)},
+        {"shape": [1, 1, 1, 1], "float32": _floats(1, 2)},
+        {"shape": [1, 1, 1, 1], "float32": _floats(np.nan)},
+        {"shape": [1, 1, 1, 1], "float32": _floats(np.inf)},
+        {"shape": [1, 1, 1, 1], "float32": "*" * 8},
+        {"shape": [1, 1, 1, 1], "float32": "é" * 8},
+        {"shape": [1, 1, 1, 1], "float32": 1},
+        {"shape": [1], "float32": _floats(1)},
+        {"shape": [1, 1, -1, -1], "float32": _floats(1)},
+        {"shape": [1, 1, 1, True], "float32": _floats(1)},
+        {"shape": "1111", "float32": _floats(1)},
+        {"shape": [2**40] * 4, "float32": _floats(1)},
+        {"shape": [0, 1, 1, 1], "float32": ""},
+    ],
+)
+def test_a_damaged_or_hostile_config_is_refused(kernel):
+    config = ContrastiveKernel(KERNEL).get_config() | {"kernel": kernel}
+    assert "this config's kernel" in refused(lambda: ContrastiveKernel.from_config(config))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"order": [0] * 16},
+        {"order": list(range(15))},
+        {"order": None},
+        {"order": [0.0, *range(1, 16)]},
+        {"mean_squares": {"shape": [1], "float32": _floats(1)}},
+        {"mean_squares": None},
+        {"kernel_shape": [6, 6]},
+    ],
+)
+def test_a_bias_config_that_does_not_fit_together_is_refused(change):
+    config = ContrastiveBias((KERNEL, BIAS), kernel_shape=(6, 6, 3)).get_config()
+    refused(lambda: ContrastiveBias.from_config(config | change))
+
+
+def test_a_saved_classifier_loads_in_a_new_process_after_the_run_is_gone(run, tmp_path):
+    model = classifier(
+        ContrastiveKernel(run, scale="he_normal"),
+        ContrastiveBias(run, scale="he_normal", kernel_shape=(5, 5, 3)),
+        filters=8,
+        size=5,
+    )
+    kernel, bias, *_ = model.get_weights()
+    np.savez(tmp_path / "expected.npz", kernel=kernel, bias=bias)
+    model.save(tmp_path / "model.keras")
+    shutil.rmtree(run)
+    script = (
+        "import keras, numpy as np, kclr.initializers\n"
+        "model = keras.models.load_model('model.keras', safe_mode=True)\n"
+        "expected = np.load('expected.npz')\n"
+        "for each in (model, keras.models.clone_model(model)):\n"
+        "    kernel, bias, *_ = each.get_weights()\n"
+        "    np.testing.assert_array_equal(bias, expected['bias'])\n"
+        "    np.testing.assert_allclose(kernel, expected['kernel'], rtol=1e-6)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
