@@ -1,0 +1,357 @@
+"""A run's layers for other programs: Keras, TensorFlow without kclr, ONNX and LiteRT.
+
+- `model.keras` is for Keras: transfer and fine-tuning, after `import kclr`. Float images in [0, 1].
+- `saved_model/` is for TensorFlow alone, where kclr is not installed: scripts, TF-Serving,
+  `keras.layers.TFSMLayer`. It takes uint8 images too. Keras 3 cannot fine-tune it.
+- `model.onnx` and `model.tflite` are for ONNX Runtime and for phones. Float images in [0, 1].
+
+All give the same feature maps, up to the rounding of float32.
+"""
+
+import contextlib
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from kclr.errors import RunError, SpecError
+from kclr.layers import ContrastiveConvBlock, stacked
+from kclr.pooling import POOLS, MapPooling, pool_maps
+from kclr.run import Run, atomic
+
+# What the SavedModel's functions take as it is; numpy turns images / 255 into float64.
+IMAGE_DTYPES = ("float32", "uint8", "float16", "bfloat16", "float64")
+
+
+def stack_model(run_or_layers, layers=None) -> keras.Model:
+    """The plain Keras model of a run's layers, for transfer and fine-tuning.
+
+    Args:
+        run_or_layers: from `kclr.load_run`, or its `layers`.
+        layers: int, only that many, from the image upwards; all of them when left out.
+
+    Returns:
+        Functional model from float images (batch, height, width, channels) in [0, 1], of any size
+        from `smallest_image(model)` on, to the top layer's map. It is float32 whatever Keras'
+        dtype policy is. `model.get_layer("conv1").output` is the map of a layer below.
+
+    Raises:
+        SpecError: there are not that many layers.
+        RunError: the layers' files do not fit each other.
+    """
+    found = run_or_layers.layers if isinstance(run_or_layers, Run) else list(run_or_layers)
+    found = found[: _number_of_layers(found, layers)]
+    channels = found[0].kernel.shape[2]
+    below = channels
+    for layer in found:
+        kernel, bias, filters = layer.kernel.shape, layer.bias.shape, layer.block["filters"]
+        if kernel[2:] != (below, filters) or bias != (filters,):
+            raise RunError(
+                f"layer {layer.name}: a kernel {kernel} with a bias {bias} is not what {filters} "
+                f"filters on {below} channels have. Train the layer again, or copy its files back."
+            )
+        below = filters
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        return stacked(found, channels)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _number_of_layers(found, layers):
+    if layers is None:
+        layers = len(found)
+    if isinstance(layers, bool) or not isinstance(layers, int) or not 1 <= layers <= len(found):
+        span = "1" if len(found) == 1 else f"1 to {len(found)}"
+        raise SpecError(f"layers: {layers} cannot be exported of {len(found)} trained. Use {span}.")
+    return layers
+
+
+def smallest_image(model) -> tuple[int, int]:
+    """Height and width in px of the smallest images that leave one cell of `model`'s map.
+
+    With "valid" padding this is the receptive field of a cell (Dumoulin and Visin 2016, "A guide to
+    convolution arithmetic for deep learning").
+    """
+    blocks = [layer for layer in model.layers if isinstance(layer, ContrastiveConvBlock)]
+    sizes = []
+    for axis in (0, 1):
+        cells = 1
+        for block in reversed(blocks):
+            cells = (cells - 1) * block.pool_strides[axis] + block.pool_size[axis]
+            kernel = 1 if block.padding == "same" else block.kernel_size[axis]
+            cells = (cells - 1) * block.strides[axis] + kernel
+        sizes.append(cells)
+    return sizes[0], sizes[1]
+
+
+def write_keras(model, path):
+    """Write a `.keras` file; it loads in Keras' safe mode once kclr is imported."""
+    with _writing(path) as temporary:
+        model.save(temporary)
+
+
+def write_saved_model(model, path, pool="grid", grid_size=2):
+    """Write a SavedModel that TensorFlow runs without kclr.
+
+    `tf.saved_model.load(path)`, which must be kept, has these functions, for one image or more of
+    any size from `smallest_image(model)` on: uint8 in 0..255, or float32, float64, float16 or
+    bfloat16 in [0, 1]. They count in float32 in any case, and refuse other dtypes and other
+    channels (ValueError) and smaller images (ValueError or InvalidArgumentError).
+
+    - `features(images)`, also as `serve`: float32 (batch, height, width, filters), the map.
+    - `embed(images)`: float32 (batch, length), the pooled map (see `kclr.pooling.pool_maps`).
+
+    Called on arrays they are traced anew for every image size (some 60 ms). For images of many
+    sizes use them in `tf.data.Dataset.map`, or the named signatures, which have one dtype each:
+    `serving_default`, `features` and `embed` take float32 in [0, 1], `features_uint8` and
+    `embed_uint8` take uint8. Their input is `image`, their outputs are `features` and
+    `embeddings`. A numpy array of another dtype is converted to theirs without being scaled.
+
+    `assets.extra/kclr.json` says what the model is: layers, channels, smallest image, pooling.
+
+    Args:
+        model: from `stack_model`.
+        path: of the directory.
+        pool: "mean", "max", "grid" or "flatten".
+        grid_size: int, cells of the grid on each side.
+    """
+    smallest, channels = smallest_image(model), model.input_shape[-1]
+
+    def features(image):
+        size = tf.shape(image)[1:3]
+        words = f"images must be at least {smallest[0]} x {smallest[1]} px high and wide; these are"
+        # TensorFlow convolves before it checks unless told; an empty map can crash its process.
+        with tf.control_dependencies(
+            [tf.debugging.Assert(tf.reduce_all(size >= smallest), [words, size])]
+        ):
+            image = tf.identity(image)
+        if image.dtype == tf.uint8:
+            # TensorFlow would turn a division by 255 into a product, which rounds twice.
+            image = tf.gather([value / 255 for value in range(256)], tf.cast(image, tf.int32))
+        return model(tf.cast(image, tf.float32), training=False)
+
+    def embed(image):
+        return pool_maps(features(image), pool, grid_size)
+
+    module = tf.Module(name="stack")
+    module.weights = [weight.value for weight in model.weights]
+    module.features = module.serve = tf.function(features, autograph=False)
+    module.embed = tf.function(embed, autograph=False)
+    signatures = {}
+    for function, output in ((module.features, "features"), (module.embed, "embeddings")):
+        for dtype in IMAGE_DTYPES:
+            function.get_concrete_function(_image_spec(channels, dtype=dtype))
+        name = function.python_function.__name__
+        for dtype, signature in (("float32", name), ("uint8", f"{name}_uint8")):
+            signatures[signature] = _signature(function, output, _image_spec(channels, dtype=dtype))
+    signatures["serving_default"] = signatures["features"]
+    facts = {
+        "format": 1,
+        "layers": [layer.name for layer in model.layers[1:]],
+        "channels": channels,
+        "smallest_image": smallest,
+        "filters": model.output_shape[-1],
+        "pool": pool,
+        **({"grid_size": grid_size} if pool == "grid" else {}),
+    }
+    with _writing(path) as temporary:
+        tf.saved_model.save(module, temporary, signatures=signatures)
+        # TensorFlow leaves this directory's name to other libraries.
+        (temporary / "assets.extra").mkdir()
+        (temporary / "assets.extra" / "kclr.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _image_spec(channels, size=None, dtype="float32"):
+    return tf.TensorSpec((None, size, size, channels), dtype, name="image")
+
+
+def _signature(function, output, spec):
+    return tf.function(
+        lambda image: {output: function(image)}, input_signature=[spec], autograph=False
+    )
+
+
+def require_onnx():
+    """Refuse to go on where the packages that write ONNX are missing.
+
+    Raises:
+        RunError: they are.
+    """
+    try:
+        import onnx.checker  # noqa: F401
+        import tf2onnx  # noqa: F401
+    except ImportError as error:
+        raise RunError(f"ONNX cannot be written: {error}. Use: pip install 'kclr[onnx]'") from None
+
+
+def write_onnx(model, path, pool="grid", grid_size=2):
+    """Write an ONNX file with the input `image` and the outputs `features` and `embeddings`.
+
+    Args:
+        model: from `stack_model`.
+        path: of the file, `.onnx`.
+        pool: "mean", "max", "grid" or "flatten".
+        grid_size: int, cells of the grid on each side.
+
+    Raises:
+        RunError: a package is missing.
+    """
+    require_onnx()
+    both = _with_embeddings(model, pool, grid_size)
+    with _writing(path) as temporary:
+        both.export(
+            str(temporary),
+            format="onnx",
+            verbose=False,
+            input_signature=[_image_spec(model.input_shape[-1])],
+        )
+
+
+def write_litert(model, path, size, pool="grid", grid_size=2):
+    """Write a LiteRT file with the input `image` and the outputs `features` and `embeddings`.
+
+    Args:
+        model: from `stack_model`.
+        path: of the file, `.tflite`.
+        size: int, height and width of the images. The batch stays free.
+        pool: "mean", "max", "grid" or "flatten".
+        grid_size: int, cells of the grid on each side.
+
+    Raises:
+        SpecError: images of that size leave no cell of the map.
+    """
+    _check_litert_size(model, size)
+    both = _with_embeddings(model, pool, grid_size)
+    module = tf.Module()
+    module.weights = [weight.value for weight in model.weights]
+    module.serve = tf.function(
+        lambda image: both(image, training=False),
+        input_signature=[_image_spec(model.input_shape[-1], size)],
+        autograph=False,
+    )
+    with _writing(path) as temporary:
+        converter = tf.lite.TFLiteConverter.from_concrete_functions(
+            [module.serve.get_concrete_function()], module
+        )
+        temporary.write_bytes(converter.convert())
+
+
+def _with_embeddings(model, pool, grid_size):
+    pooled = MapPooling(pool, grid_size, dtype="float32")(model.output)
+    return keras.Model(model.input, {"features": model.output, "embeddings": pooled})
+
+
+def _check_litert_size(model, size):
+    if size < max(smallest_image(model)):
+        raise SpecError(
+            f"litert_size: {size} is smaller than what one cell of the map sees. "
+            f"Use {max(smallest_image(model))} or more."
+        )
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """`atomic`, without the chatter of TensorFlow, and with its errors in our words."""
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), atomic(path) as temporary:
+            warnings.simplefilter("ignore")
+            yield temporary
+    except (OSError, tf.errors.OpError) as error:
+        if isinstance(error, tf.errors.OpError):
+            # The name of the operation and of the temporary file stand before the reason.
+            words = error.message.splitlines()[0].rpartition("; ")[2]
+        else:
+            words = error.strerror or error
+        raise RunError(
+            f"{path}: cannot be written: {words}. Make room on the disk, or choose another place "
+            "with --out."
+        ) from None
+    finally:
+        logger.setLevel(level)
+
+
+def export_run(
+    run,
+    out=None,
+    layers=None,
+    pool="grid",
+    grid_size=2,
+    onnx=False,
+    litert=False,
+    litert_size=32,
+) -> list[Path]:
+    """Write `model.keras` and `saved_model/` of a run; on request `model.onnx`, `model.tflite` too.
+
+    Args:
+        run: from `kclr.load_run`.
+        out: the directory. When left out, one inside the run that is named after the top layer and
+            the pooling, as `exports/02-conv2-grid2`, so that one export replaces only its like, and
+            what `summary.json` vouches for stays as training left it.
+        layers: int, only that many, from the image upwards; all of them when left out.
+        pool: how `embed` makes a vector of a map: "mean", "max", "grid" or "flatten".
+        grid_size: int from 1 to 64, cells of the grid on each side.
+        onnx: bool, write `model.onnx` too.
+        litert: bool, write `model.tflite` too.
+        litert_size: int, height and width of the LiteRT model's images.
+
+    Returns:
+        The paths that were written.
+
+    Raises:
+        SpecError: an option is not possible.
+        RunError: `out` holds files of a finished run, or something could not be read or written.
+    """
+    if pool not in POOLS:
+        raise SpecError(f"pool: {pool!r} is not known. Use one of {', '.join(POOLS)}.")
+    if not 1 <= grid_size <= 64:
+        raise SpecError(f"grid_size: {grid_size} is not possible. Use 1 to 64.")
+    trained = run.layers
+    trained = trained[: _number_of_layers(trained, layers)]
+    if out is None:
+        cells = grid_size if pool == "grid" else ""
+        out = run.path / "exports" / f"{trained[-1].directory.name}-{pool}{cells}"
+    names = ["model.keras", "saved_model", *["model.onnx"] * onnx, *["model.tflite"] * litert]
+    paths = [Path(out) / name for name in names]
+    _check_free(Path(out), names)
+    model = stack_model(trained)
+    if onnx:
+        require_onnx()
+    if litert:
+        _check_litert_size(model, litert_size)
+    for path in paths:
+        if path.name == "model.keras":
+            write_keras(model, path)
+        elif path.name == "saved_model":
+            write_saved_model(model, path, pool, grid_size)
+        elif path.name == "model.onnx":
+            write_onnx(model, path, pool, grid_size)
+        else:
+            write_litert(model, path, litert_size, pool, grid_size)
+    return paths
+
+
+def _check_free(out, names):
+    """Refuse a place whose files a finished run vouches for."""
+    out = out.resolve()
+    for directory in (out, *out.parents):
+        if directory.exists() and not directory.is_dir():
+            raise RunError(f"{directory} is a file. Choose another place with --out.")
+        if not (directory / "spec.yaml").is_file():
+            continue
+        recorded = (Run(directory).summary or {}).get("sha256", {})
+        inside = out.relative_to(directory)
+        for name in names:
+            target = (inside / name).as_posix()
+            if any(path == target or path.startswith(f"{target}/") for path in recorded):
+                raise RunError(
+                    f"{directory / target} belongs to a finished run, whose summary.json has its "
+                    "sha256. Leave --out away, or choose another place with it."
+                )

@@ -1,0 +1,96 @@
+"""How a feature map of any size becomes one vector, for classifiers and for search by likeness."""
+
+import keras
+from keras import ops
+
+POOLS = ("mean", "max", "grid", "flatten")
+
+
+def grid_mean(maps, grid_size):
+    """Mean of each cell of a grid laid over every map, whatever the map's size.
+
+    Cell i of n on an axis of length s runs from floor(i s / n) up to, not including,
+    ceil((i + 1) s / n), as in PyTorch's adaptive average pooling. Where n divides s the cells are
+    equal and apart; else neighbours share a row, so that every map of at least one cell will do
+    (`numpy.array_split` would leave cells empty where s < n).
+
+    Args:
+        maps: float (batch, height, width, channels); height and width may be unknown in a graph.
+        grid_size: int n, cells on each side.
+
+    Returns:
+        float (batch, n, n, channels), in the dtype of `maps`.
+    """
+    for axis in (1, 2):
+        size = ops.shape(maps)[axis]
+        means = []
+        for cell in range(grid_size):
+            start = cell * size // grid_size
+            # Not as -(-a // b): ONNX divides whole numbers towards zero.
+            stop = ((cell + 1) * size + grid_size - 1) // grid_size
+            part = maps[:, start:stop] if axis == 1 else maps[:, :, start:stop]
+            means.append(ops.mean(part, axis=axis))
+        maps = ops.stack(means, axis=axis)
+    return maps
+
+
+def pool_maps(maps, pool="grid", grid_size=2):
+    """One vector of each feature map.
+
+    Args:
+        maps: float (batch, height, width, channels), of at least one cell.
+        pool: "mean" or "max" over the whole map; "grid" for the mean of each cell of a grid, row by
+            row (see `grid_mean`); "flatten" for the map itself.
+        grid_size: int, cells of the grid on each side.
+
+    Returns:
+        float (batch, length), the channels side by side for every cell: `channels` numbers for
+        "mean" and "max", grid_size^2 * channels for "grid", height * width * channels for
+        "flatten", whose length so depends on the size of the images.
+    """
+    if pool == "mean":
+        return ops.mean(maps, axis=(1, 2))
+    if pool == "max":
+        return ops.max(maps, axis=(1, 2))
+    if pool == "grid":
+        maps = grid_mean(maps, grid_size)
+    batch, height, width, channels = ops.shape(maps)
+    return ops.reshape(maps, (batch, height * width * channels))
+
+
+@keras.saving.register_keras_serializable(package="kclr")
+class MapPooling(keras.layers.Layer):
+    """`pool_maps` as a layer: what comes between a stack's map and a classifier.
+
+    Args:
+        pool: "mean", "max", "grid" or "flatten".
+        grid_size: int, cells of the grid on each side.
+
+    Raises:
+        ValueError: an argument is none of these.
+    """
+
+    def __init__(self, pool="grid", grid_size=2, **kwargs):
+        super().__init__(**kwargs)
+        if pool not in POOLS:
+            raise ValueError(f"pool must be one of {', '.join(POOLS)}; got {pool!r}")
+        if not isinstance(grid_size, int) or grid_size < 1:
+            raise ValueError(f"grid_size must be a whole number above 0; got {grid_size!r}")
+        self.pool = pool
+        self.grid_size = grid_size
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def call(self, inputs):
+        return pool_maps(inputs, self.pool, self.grid_size)
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        if self.pool in ("mean", "max"):
+            return (batch, channels)
+        if self.pool == "grid":
+            return (batch, self.grid_size**2 * channels)
+        known = height is not None and width is not None
+        return (batch, height * width * channels if known else None)
+
+    def get_config(self):
+        return super().get_config() | {"pool": self.pool, "grid_size": self.grid_size}
