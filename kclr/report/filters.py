@@ -1,0 +1,147 @@
+"""What there is to see in a layer's filters: an order of them, and patches that excite them."""
+
+import numpy as np
+
+# Optimal leaf ordering grows with the cube of the filters: 0.2 s for 512, 20 s for 2,048, and four
+# times that where they are nearly equal, as in a layer that collapsed.
+MOST_FOR_OPTIMAL_ORDER = 512
+
+# Gray, red-green and blue-yellow: apart, so that a gray edge and a coloured one are not alike.
+OPPONENT_COLOURS = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]]) / np.sqrt([[3], [2], [6]])
+
+
+def filter_order(kernel):
+    """Put filters in an order in which alike ones stand together.
+
+    The order is that of the leaves of a hierarchical clustering (Ward 1963), turned so that
+    neighbours are closest (Bar-Joseph et al. 2001, "Fast optimal leaf ordering") where there are
+    no more than `MOST_FOR_OPTIMAL_ORDER` filters. Filters are compared without their mean and at
+    unit norm. On gray and colour images the amplitude spectrum counts besides the weights:
+    gratings of one direction look alike to an eye, yet are orthogonal when their phases differ.
+
+    Args:
+        kernel: float (kernel_height, kernel_width, channels, filters).
+
+    Returns:
+        int64 (filters,), indices of filters. Filters without any contrast come after the others,
+        darkest first; dead ones (all zero, or with a value that is not finite) last.
+    """
+    kernel = np.asarray(kernel, np.float64)
+    weights = np.moveaxis(kernel, -1, 0).reshape(kernel.shape[-1], np.prod(kernel.shape[:3]))
+    finite = np.isfinite(weights).all(axis=1)
+    largest = np.abs(weights).max(axis=1, initial=0)
+    dead = ~finite | (largest == 0)
+    # Dividing by the largest weight first keeps the squares of tiny or huge weights in range.
+    weights = np.where(dead[:, None], 0, weights) / np.where(dead, 1, largest)[:, None]
+    mean = weights.mean(axis=1)
+    contrast = weights - mean[:, None]
+    flat = ~dead & (np.linalg.norm(contrast, axis=1) <= 1e-6)
+    lively = np.flatnonzero(~dead & ~flat)
+
+    features = _unit(contrast[lively])
+    if kernel.shape[2] in (1, 3):
+        shape = (len(lively), *kernel.shape[:3])
+        features = np.hstack([_amplitudes(features.reshape(shape)), 0.4 * features])
+    flat = np.flatnonzero(flat)
+    return np.concatenate(
+        [
+            lively[_leaf_order(features)],
+            flat[np.argsort((mean * largest)[flat], kind="stable")],
+            np.flatnonzero(dead),
+        ]
+    )
+
+
+def _unit(rows):
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(norms, np.finfo(float).tiny)
+
+
+def _amplitudes(filters):
+    """Amplitude spectra of filters (filters, height, width, 1 or 3), as rows of unit norm."""
+    if filters.shape[-1] == 3:
+        filters = filters @ OPPONENT_COLOURS.T
+    # Twice the size, so that shifts inside the kernel do not wrap around.
+    size = (2 * filters.shape[1], 2 * filters.shape[2])
+    spectrum = np.abs(np.fft.rfft2(filters, s=size, axes=(1, 2)))
+    return _unit(spectrum.reshape(len(filters), np.prod(spectrum.shape[1:])))
+
+
+def _leaf_order(features):
+    if len(features) < 3:
+        return np.arange(len(features))
+    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+    from scipy.spatial.distance import squareform
+
+    # Not `pdist`: that takes 5 s for 2,048 filters of 512 channels, the product 0.2 s.
+    products = features @ features.T
+    lengths = np.diagonal(products)
+    squares = np.maximum(lengths[:, None] + lengths - 2 * products, 0)
+    np.fill_diagonal(squares, 0)
+    distances = squareform(np.sqrt(squares), checks=False)
+    tree = linkage(distances, "ward")
+    if len(features) <= MOST_FOR_OPTIMAL_ORDER:
+        tree = optimal_leaf_ordering(tree, distances)
+    return leaves_list(tree).astype(np.int64)
+
+
+def top_patches(batches, jump, start, size, per_filter=9, filters=None):
+    """Find the image patches that excite each filter most.
+
+    A patch is what a cell of the feature map sees: its receptive field, cut from the image, whose
+    border pixels are repeated where the field reaches beyond it. An image gives a filter one
+    patch at most, and only where the response is above zero. Of equal responses the earlier wins.
+    Only the winners are kept, so memory does not grow with the images.
+
+    Args:
+        batches: iterable of (images, maps): images uint8 (batch, height, width, channels), and
+            their feature maps float (batch, map_height, map_width, filters). Batches may differ
+            in height and width.
+        jump: int or (int, int), px of the image between neighbouring cells (y, x).
+        start: int or (int, int), px of the image where the first cell's field starts (y, x);
+            negative with padding.
+        size: int or (int, int), px of the receptive field (height, width).
+        per_filter: int, how many patches to keep for each filter.
+        filters: int (chosen,), which filters to follow, in this order; by default all.
+
+    Returns:
+        patches: uint8 (chosen, per_filter, *size, channels), strongest first; responses: float32
+        (chosen, per_filter), 0 where no further image excites the filter (the patch is black).
+
+    Raises:
+        ValueError: there are no batches.
+    """
+    jump, start, size = (np.broadcast_to(value, 2) for value in (jump, start, size))
+    responses = patches = None
+    for images, maps in batches:
+        images, maps = np.asarray(images), np.asarray(maps)
+        if filters is not None:
+            maps = maps[..., np.asarray(filters)]
+        cells = maps.reshape(len(maps), -1, maps.shape[-1]).astype(np.float32, copy=False)
+        cells = np.where(cells > 0, cells, 0)
+        if responses is None:
+            responses = np.zeros((per_filter, maps.shape[-1]), np.float32)
+            patches = np.zeros((*responses.shape, *size, images.shape[-1]), images.dtype)
+        best = cells.argmax(axis=1)
+        candidates = np.concatenate(
+            [responses, np.take_along_axis(cells, best[:, None], axis=1)[:, 0]]
+        )
+        winners = np.argsort(-candidates, axis=0, kind="stable")[:per_filter]
+        responses = np.take_along_axis(candidates, winners, axis=0)
+        patches = np.take_along_axis(
+            patches, np.minimum(winners, per_filter - 1)[..., None, None, None], axis=0
+        )
+        rank, column = np.nonzero((winners >= per_filter) & (responses > 0))
+        image = winners[rank, column] - per_filter
+        y, x = np.divmod(best[image, column], maps.shape[2])
+        patches[rank, column] = _windows(images, image, start + jump * np.stack([y, x], 1), size)
+    if responses is None or patches is None:
+        raise ValueError("there are no images to look for patches in")
+    return patches.swapaxes(0, 1), responses.T
+
+
+def _windows(images, image, corners, size):
+    """Cut a window of `size` at each corner (windows, 2), repeating the border pixels outside."""
+    rows = np.clip(corners[:, :1] + np.arange(size[0]), 0, images.shape[1] - 1)
+    columns = np.clip(corners[:, 1:] + np.arange(size[1]), 0, images.shape[2] - 1)
+    return images[image[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -1,0 +1,62 @@
+"""What a probe found, as a table for people."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+BASELINES = {
+    "random": "random (Glorot uniform)",
+    "whitened": "random whitened patches",
+    "kmeans": "spherical k-means on whitened patches",
+    "pca": "principal components",
+}
+CLASSIFIERS = {"ridge": "ridge", "logistic": "logistic regression", "knn": "nearest neighbours"}
+
+
+def probe_table(summaries: Sequence[Any]) -> Table:
+    """Test accuracies in percent: a row for each kind of features, a column for each classifier and
+    amount of labels.
+
+    Args:
+        summaries: from `kclr.transfer.probe.summaries`.
+    """
+    columns = list(dict.fromkeys((s.classifier, s.labels, s.label_count) for s in summaries))
+    cells = {(s.features, s.classifier, s.labels, s.label_count): s for s in summaries}
+    spread = any(summary.spread is not None for summary in summaries)
+    names = ", ".join(dict.fromkeys(summary.data for summary in summaries))
+    title = f"test accuracy on {names}, %" + (", mean ± standard deviation" if spread else "")
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("filters")
+    for classifier, labels, count in columns:
+        table.add_column(
+            f"{CLASSIFIERS.get(classifier, classifier)}\n{_amount(labels, count)}", justify="right"
+        )
+    for features in dict.fromkeys(summary.features for summary in summaries):
+        found = (cells.get((features, *column)) for column in columns)
+        table.add_row(_filters(features), *(_accuracy(summary) for summary in found))
+    return table
+
+
+def print_probe(summaries: Sequence[Any]) -> None:
+    """Print the table of a probe."""
+    Console().print(probe_table(summaries), highlight=False)
+
+
+def _filters(features):
+    name, comma, rest = features.partition(",")
+    return BASELINES.get(name, name) + comma + rest
+
+
+def _amount(labels, count):
+    if labels > 1:
+        return f"{labels:g} labels a class"
+    return "all labels" if labels == 1 else f"{100 * labels:g} % of labels ({count:,})"
+
+
+def _accuracy(summary):
+    if summary is None:
+        return ""
+    mean = f"{100 * summary.mean:.1f}"
+    return mean if summary.spread is None else f"{mean} ± {100 * summary.spread:.1f}"

@@ -1,0 +1,144 @@
+"""How a training is shown: bars on a terminal, lines elsewhere, JSON for machines."""
+
+import json
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from kclr.learners import Listener
+
+
+def listener_for(json_lines=False) -> Listener:
+    """The way to show a training that fits where the output goes."""
+    if json_lines:
+        return JsonLines()
+    return Bars() if sys.stderr.isatty() else Lines()
+
+
+class JsonLines(Listener):
+    """One JSON object a line on standard output, each with the key `event`."""
+
+    def _print(self, event, **facts):
+        print(json.dumps({"event": event, **facts}), flush=True)
+
+    def layer(self, index, layer, sizes):
+        self._name = layer.name
+        self._print("layer", layer=layer.name, index=index)
+
+    def kept(self, index, layer):
+        self._print("kept", layer=layer.name, index=index)
+
+    def started(self, total, done, patches):
+        self._print("started", layer=self._name, steps=total, done=done)
+
+    def row(self, row):
+        self._print("row", layer=self._name, **row)
+
+    def warned(self, message):
+        self._print("warning", layer=self._name, message=message)
+
+    def learned(self, index, layer, facts):
+        self._print("learned", layer=layer.name, index=index, **facts)
+
+    def finished(self, run):
+        self._print("finished", run=str(run.path))
+
+
+class Lines(Listener):
+    """A line for each layer's start and end, for logs and pipes; warnings on standard error."""
+
+    def layer(self, index, layer, sizes):
+        self._name = layer.name
+        print(f"{layer.name}: preparing", flush=True)
+
+    def kept(self, index, layer):
+        print(f"{layer.name}: finished before, kept", flush=True)
+
+    def started(self, total, done, patches):
+        since = f" after step {done:,}" if done else ""
+        print(f"{self._name}: training {total:,} steps{since}", flush=True)
+
+    def warned(self, message):
+        print(f"{self._name}: {message}", file=sys.stderr, flush=True)
+
+    def learned(self, index, layer, facts):
+        print(f"{layer.name}: {describe(facts)}", flush=True)
+
+
+class Bars(Listener):
+    """A bar for each layer: loss, active share, patches a second, time left."""
+
+    def __init__(self):
+        self._console = Console(stderr=True)
+        self._bar = None
+
+    def preparing(self):
+        self._status = self._console.status("loading TensorFlow")
+        self._status.start()
+
+    def layer(self, index, layer, sizes):
+        self._name = layer.name
+        self._status.update(f"{layer.name}: preparing")
+        self._status.start()
+
+    def kept(self, index, layer):
+        self._console.print(f"[bold]{layer.name}[/]: finished before, kept", highlight=False)
+
+    def started(self, total, done, patches):
+        self._status.stop()
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}[/]"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task(self._name, total=total, completed=done, facts="")
+        self._patches, self._done, self._since = patches, done, time.perf_counter()
+        self._bar.start()
+
+    def stepped(self, step, metrics):
+        speed = (step - self._done) * self._patches / (time.perf_counter() - self._since)
+        facts = [f"loss {float(metrics['loss']):.3f}"]
+        if "active_share" in metrics:
+            facts.append(f"active {float(metrics['active_share']):.0%}")
+        facts.append(f"{speed:,.0f} patches/s")
+        self._bar.update(self._task, completed=step, facts="  ".join(facts))
+
+    def warned(self, message):
+        self._console.print(f"[yellow]{self._name}: {message}[/]", highlight=False)
+
+    def finished(self, run):
+        self.close()
+
+    def learned(self, index, layer, facts):
+        self.close()
+        self._status.update("drawing and exporting")
+        self._console.print(f"[bold]{layer.name}[/]: {describe(facts)}", highlight=False)
+
+    def close(self):
+        """Take the bar away, as after an interruption."""
+        self._status.stop()
+        if self._bar:
+            self._bar.stop()
+
+
+def describe(facts) -> str:
+    """A finished layer in a line."""
+    words = (
+        f"{facts['steps']:,} steps in {facts['seconds']:.1f} s, "
+        f"{facts['patches_per_second']:,.0f} patches/s, loss {facts['loss']:.3f}, "
+        f"effective rank {facts['effective_rank']:.1f}"
+    )
+    for key, noun in (("dead_filters", "dead"), ("duplicate_filters", "duplicate")):
+        if facts[key]:
+            words += f", {facts[key]} {noun} filter{'s' if facts[key] > 1 else ''}"
+    if facts["skipped_images"]:
+        words += f", {facts['skipped_images']} images skipped"
+    return words

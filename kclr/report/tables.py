@@ -1,0 +1,130 @@
+"""Specs and runs as tables for people."""
+
+import yaml
+
+from kclr.run import Run, load_run
+from kclr.spec.geometry import layer_geometry, output_size
+from kclr.spec.schema import Spec
+
+EXAMPLE = (96, 96, 3)
+
+
+def print_spec(spec: Spec) -> None:
+    """The resolved spec, and the sizes of its layers for the smallest of its images."""
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    values = spec.model_dump(mode="json")
+    print(yaml.dump(values, Dumper=dumper, sort_keys=False, allow_unicode=True))
+    print(geometry_table(spec))
+
+
+def geometry_table(spec: Spec) -> str:
+    """Each layer's sizes: what it is trained on, and what it makes of a whole image.
+
+    Plain text of the same width everywhere, so that it can be piped. Where the size of the images
+    is not known before they are read, the second table is for images of `EXAMPLE`.
+    """
+    trained = [("layer", "crop", "patch", "patches a crop", "map of a patch")]
+    whole = [("layer", "input", "output", "receptive field", "jump")]
+    unknown = []
+    for index, layer in enumerate(spec.stack):
+        sizes = layer_geometry(spec.stack, index)
+        name = layer.name or ""
+        trained.append(
+            (
+                name,
+                f"{_square(sizes.image_crop)} px",
+                f"{_square(sizes.image_patch)} px",
+                str(sizes.views),
+                f"{_square(sizes.patch_map)}x{layer.block.filters}",
+            )
+        )
+        shape = (layer.data or spec.data).image_shape()
+        if shape is None:
+            unknown.append(name)
+        shapes = _shapes(spec, index, shape or EXAMPLE)
+        field, jump = f"{_square(sizes.receptive_field)} px", f"{sizes.jump} px"
+        whole.append((name, _joined(shapes[-2]), _joined(shapes[-1]), field, jump))
+    rows = ["What each layer is trained on, in pixels of the image:", *_aligned(trained), ""]
+    rows += ["What it makes of the smallest of its images:", *_aligned(whole)]
+    if unknown:
+        which = "" if len(unknown) == len(spec.stack) else f" of {', '.join(unknown)}"
+        rows += [
+            f"How large the images{which} are is not known before they are read; the second table",
+            f"takes {_joined(EXAMPLE)} for an example.",
+        ]
+    return "\n".join(rows)
+
+
+def _shapes(spec, index, shape):
+    """Shapes of an image, and of its maps up to layer `index`."""
+    shapes = [shape]
+    for layer in spec.stack[: index + 1]:
+        height, width = (output_size(layer.block, side) for side in shapes[-1][:2])
+        shapes.append((height, width, layer.block.filters))
+    return shapes
+
+
+def _joined(shape):
+    return "nothing" if 0 in shape else "x".join(map(str, shape))
+
+
+def _square(size):
+    return f"{size}x{size}"
+
+
+def _aligned(rows):
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  " + "  ".join(cells).rstrip()
+
+
+def print_run(run: Run) -> None:
+    """A run's layers, and where it was made."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    summary = run.summary
+    table = Table(title=str(run.path), title_justify="left", title_style="bold")
+    columns = {
+        "layer": lambda layer: layer.name,
+        "kernel": lambda layer: "x".join(map(str, layer.kernel.shape)),
+        "steps": lambda layer: f"{layer.facts['steps']:,}",
+        "seconds": lambda layer: f"{layer.facts['seconds']:.1f}",
+        "patches/s": lambda layer: f"{layer.facts['patches_per_second']:,.0f}",
+        "loss": lambda layer: f"{layer.facts['loss']:.4f}",
+        "effective rank": lambda layer: f"{layer.facts['effective_rank']:.1f}",
+        "dead": lambda layer: str(layer.facts["dead_filters"]),
+        "duplicate": lambda layer: str(layer.facts["duplicate_filters"]),
+    }
+    for heading in columns:
+        table.add_column(heading, justify="left" if heading == "layer" else "right")
+    for layer in run.layers:
+        table.add_row(*(column(layer) for column in columns.values()))
+    console.print(table)
+    if summary is None:
+        console.print("Not finished. Go on with: kclr train SPEC --resume", highlight=False)
+        return
+    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    hardware = summary["hardware"]
+    console.print(
+        f"kclr {summary['kclr']}, {versions}; {hardware['cores']} cores, "
+        f"{', '.join(hardware['gpus']) or 'no GPU'}; seed {summary['seed']}; "
+        f"finished {summary['finished']}",
+        highlight=False,
+    )
+
+
+def print_uses(path) -> None:
+    """What a finished run has, and the three lines of Python that use it."""
+    run = load_run(path)
+    first = run.layers[0]
+    height, width, _, filters = first.kernel.shape
+    print(f"\nfilters     {first.directory / 'filters.png'}")
+    print(f"SavedModel  {run.path / 'saved_model'}")
+    print(f"run         {run.path}\n")
+    size = height if height == width else (height, width)
+    print("import keras, kclr")
+    print(f'kernel = kclr.initializers.ContrastiveKernel("{run.path}")')
+    print(f'layer = keras.layers.Conv2D({filters}, {size}, kernel_initializer=kernel)')

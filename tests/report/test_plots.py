@@ -1,0 +1,504 @@
+"""Pictures: what stands beside what, what is cut from where, and files that open."""
+
+import csv
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.signal import correlate2d
+
+from kclr.report import plots
+from kclr.report.plots import (
+    curves_png,
+    filter_order,
+    filters_png,
+    patches_png,
+    top_patches,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # Among older matplotlib and newer pyparsing, say; no user sees those.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    from sklearn.datasets import load_sample_images
+
+    return load_sample_images().images
+
+
+def crops(photographs, count, size):
+    generator = np.random.default_rng(3)
+    found = []
+    for index in range(count):
+        photograph = photographs[index % len(photographs)]
+        y, x = (generator.integers(side - size) for side in photograph.shape[:2])
+        found.append(photograph[y : y + size, x : x + size])
+    return np.array(found)
+
+
+def patch_filters(photographs, count, size=6):
+    """Mean-free patches of photographs, as a kernel (size, size, 3, count)."""
+    patches = crops(photographs, count, size).astype(np.float64)
+    return np.moveaxis(patches - patches.mean((1, 2, 3), keepdims=True), 0, -1)
+
+
+def history(rows=40):
+    fading = np.exp(-np.arange(rows) / 10)
+    return [
+        {
+            "step": 20 * (index + 1),
+            "loss": 0.4 + 1.6 * fade,
+            "positive_distance": 4 + fade,
+            "negative_distance": 8 - 3 * fade,
+            "active_share": 0.2 + 0.7 * fade,
+            "triplet_accuracy": 0.97 - 0.4 * fade,
+            "effective_rank": 120 - 100 * fade,
+            "learning_rate": 1e-3,
+            "patches_per_second": 180_000,
+        }
+        for index, fade in enumerate(fading)
+    ]
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        picture.load()
+        return np.array(picture)
+
+
+# filter_order
+
+
+def test_copies_of_a_filter_stand_together_whatever_their_gain_and_offset(photographs):
+    originals = patch_filters(photographs, 30)
+    kernel = np.concatenate([originals, 3 * originals, 0.01 * originals + 0.2], axis=-1)
+    shuffled = np.random.default_rng(0).permutation(90)
+    order = filter_order(kernel[..., shuffled])
+    family = shuffled[order] % 30
+    assert np.count_nonzero(np.diff(family)) == 29
+
+
+def test_gratings_of_one_direction_stand_together_whatever_their_phase():
+    y, x = np.mgrid[:8, :8]
+    directions = [(1, 0), (0, 1), (0.7, 0.7), (0.7, -0.7)]
+    gratings = np.array(
+        [
+            np.cos(1.6 * (a * x + b * y) + phase)
+            for phase in np.linspace(0, 2 * np.pi, 6, endpoint=False)
+            for a, b in directions
+        ]
+    )
+    kernel = np.moveaxis(np.repeat(gratings[..., None], 3, axis=-1), 0, -1)
+    direction = filter_order(kernel) % 4
+    assert np.count_nonzero(np.diff(direction)) == 3
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 8])
+def test_neighbours_in_the_order_are_more_alike_than_in_any_of_100_shuffles(photographs, channels):
+    kernel = patch_filters(photographs, 60)[..., np.arange(channels) % 3, :]
+    order = filter_order(kernel)
+    assert sorted(order) == list(range(60))
+    rows = kernel.reshape(-1, 60).T
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def walk(rows):
+        return np.linalg.norm(np.diff(rows, axis=0), axis=1).sum()
+
+    generator = np.random.default_rng(0)
+    shuffled = min(walk(generator.permutation(rows)) for _ in range(100))
+    assert walk(rows[order]) < 0.9 * shuffled
+
+
+def test_flat_filters_come_after_the_others_and_dead_ones_last(photographs):
+    kernel = patch_filters(photographs, 10)
+    kernel[..., [0, 4]] = 0
+    kernel[..., 2] = 0.7
+    kernel[..., 7] = -0.7
+    kernel[0, 0, 0, 9] = np.nan
+    order = filter_order(kernel)
+    assert list(order[-5:]) == [7, 2, 0, 4, 9]
+    assert sorted(order) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    "shape", [(6, 6, 3, 1), (6, 6, 3, 2), (1, 1, 3, 9), (1, 1, 1, 5), (3, 2, 4, 7)]
+)
+@pytest.mark.parametrize("gain", [1, 1e-300, 1e300, 0])
+def test_every_filter_has_a_place_in_small_kernels_of_any_scale(shape, gain):
+    kernel = gain * np.random.default_rng(0).normal(size=shape)
+    assert sorted(filter_order(kernel)) == list(range(shape[-1]))
+
+
+def test_no_filters_have_an_empty_order():
+    assert filter_order(np.zeros((6, 6, 3, 0))).shape == (0,)
+
+
+def test_very_many_filters_are_ordered_too(photographs):
+    count = plots.MOST_FOR_OPTIMAL_ORDER // 2 + 1
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 1, count))
+    family = filter_order(np.concatenate([kernel, kernel], axis=-1)) % count
+    assert np.count_nonzero(np.diff(family)) == count - 1
+
+
+# top_patches
+
+
+def responses_of(images, kernel, stride, padding):
+    """Feature maps of images by scipy, image by image and channel by channel, after a ReLU."""
+    padded = np.pad(images / 255.0, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+    return np.maximum(
+        [
+            np.stack(
+                [
+                    sum(
+                        correlate2d(image[..., c], kernel[..., c, f], "valid")
+                        for c in range(image.shape[-1])
+                    )[::stride, ::stride]
+                    for f in range(kernel.shape[-1])
+                ],
+                axis=-1,
+            )
+            for image in padded
+        ],
+        0,
+    )
+
+
+def strongest_patches(images, maps, jump, start, size, per_filter):
+    """What `top_patches` must find: every image's best cell, sorted, cut from the padded image."""
+    expected = np.zeros((maps.shape[-1], per_filter, size, size, images.shape[-1]), np.uint8)
+    strengths = np.zeros((maps.shape[-1], per_filter))
+    for f in range(maps.shape[-1]):
+        best = []
+        for index, cells in enumerate(maps[..., f]):
+            y, x = np.unravel_index(cells.argmax(), cells.shape)
+            if cells[y, x] > 0:
+                best.append((-cells[y, x], index, y, x))
+        for rank, (strength, index, y, x) in enumerate(sorted(best)[:per_filter]):
+            padded = np.pad(images[index], [(50, 50), (50, 50), (0, 0)], mode="edge")
+            top, left = 50 + start + y * jump, 50 + start + x * jump
+            expected[f, rank] = padded[top : top + size, left : left + size]
+            strengths[f, rank] = -strength
+    return expected, strengths
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 0), (2, 3)])
+def test_patches_are_those_that_a_plain_search_finds(photographs, stride, padding):
+    images = crops(photographs, 23, 20)
+    kernel = patch_filters(photographs, 7)
+    maps = responses_of(images, kernel, stride, padding).astype(np.float32)
+    batches = [(images[i : i + 5], maps[i : i + 5]) for i in range(0, 23, 5)]
+    patches, responses = top_patches(batches, stride, -padding, 6, per_filter=4)
+    expected, strengths = strongest_patches(images, maps, stride, -padding, 6, 4)
+    assert patches.dtype == np.uint8
+    np.testing.assert_array_equal(patches, expected)
+    np.testing.assert_array_equal(responses, strengths.astype(np.float32))
+
+
+def test_a_patch_alone_gives_the_response_that_it_was_chosen_for(photographs):
+    images = crops(photographs, 12, 24)
+    kernel = patch_filters(photographs, 5)
+    maps = responses_of(images, kernel, 3, 0)
+    patches, responses = top_patches([(images, maps)], 3, 0, 6, per_filter=3)
+    for f in range(5):
+        alone = responses_of(patches[f], kernel[..., f : f + 1], 1, 0)[:, 0, 0, 0]
+        np.testing.assert_allclose(alone, responses[f], rtol=1e-5)
+
+
+def test_patches_do_not_depend_on_how_images_are_batched(photographs):
+    images = np.repeat(crops(photographs, 6, 12), 2, axis=0)  # every response twice: ties
+    maps = responses_of(images, patch_filters(photographs, 4), 1, 0)
+    whole = top_patches([(images, maps)], 1, 0, 6, per_filter=5)
+    single = top_patches(zip(images[:, None], maps[:, None], strict=True), 1, 0, 6, per_filter=5)
+    for one, other in zip(whole, single, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_filter_that_nothing_excites_has_no_patches():
+    images = np.full((3, 8, 8, 3), 200, np.uint8)
+    maps = np.zeros((3, 3, 3, 4), np.float32)
+    maps[..., 1] = -5
+    maps[..., 2] = np.nan
+    maps[1, 2, 0, 3] = 1.5
+    patches, responses = top_patches([(images, maps)], 1, 0, 6, per_filter=9)
+    assert responses.shape == (4, 9)
+    np.testing.assert_array_equal(np.argwhere(responses > 0), [[3, 0]])
+    assert (patches[3, 0] == 200).all()
+    assert not patches[:3].any()
+
+
+def test_chosen_filters_come_in_the_order_asked_for(photographs):
+    images = crops(photographs, 8, 16)
+    maps = responses_of(images, patch_filters(photographs, 6), 2, 0)
+    every, _ = top_patches([(images, maps)], 2, 0, 6, per_filter=2)
+    chosen, _ = top_patches([(images, maps)], 2, 0, 6, per_filter=2, filters=[4, 1])
+    np.testing.assert_array_equal(chosen, every[[4, 1]])
+
+
+def test_images_and_fields_need_not_be_square_nor_of_one_size(photographs):
+    tall, wide = photographs[0][:40, :20], photographs[1][:10, :30]
+    maps = np.zeros((1, 4, 2, 1)), np.zeros((1, 1, 3, 1))
+    maps[0][0, 3, 1] = 1
+    maps[1][0, 0, 2] = 2
+    batches = [(tall[None], maps[0]), (wide[None], maps[1])]
+    patches, _ = top_patches(batches, (9, 10), (0, -2), (10, 8), per_filter=2)
+    np.testing.assert_array_equal(patches[0, 0], wide[:10, 18:26])
+    np.testing.assert_array_equal(patches[0, 1], tall[27:37, 8:16])
+
+
+def test_no_images_at_all_is_said_in_words():
+    with pytest.raises(ValueError, match="no images"):
+        top_patches([], 1, 0, 6)
+
+
+# filters_png
+
+
+def test_a_filter_is_drawn_around_mid_gray_and_enlarged_without_blur(tmp_path):
+    kernel = np.zeros((2, 2, 3, 4))
+    kernel[0, 0, :, 0] = [4, 0, -4]
+    kernel[1, 1, :, 0] = 2
+    kernel[0, 1, 1, 3] = -1e-20
+    filters_png(tmp_path / "filters.png", kernel, order=[3, 0, 1, 2])
+    picture = pixels(tmp_path / "filters.png")
+    tile, gap, margin = 2 * 48, 2, 8
+    assert picture.shape == (2 * tile + gap + 2 * margin, 2 * tile + gap + 2 * margin, 4)
+    assert not picture[:margin, :, 3].any()
+    assert not picture[:, margin + tile : margin + tile + gap, 3].any()
+
+    def block(line, column):
+        top, left = margin + line * (tile + gap), margin + column * (tile + gap)
+        found = picture[top : top + tile, left : left + tile].reshape(2, 48, 2, 48, 4)
+        assert (found == found[:, :1, :, :1]).all()
+        assert (found[..., 3] == 255).all()
+        return found[:, 0, :, 0, :3].tolist()
+
+    gray = [128] * 3
+    assert block(0, 0) == [[gray, [128, 1, 128]], [gray, gray]]
+    assert block(0, 1) == [[[255, 128, 1], gray], [gray, [192] * 3]]
+    assert block(1, 0) == block(1, 1) == [[gray, gray], [gray, gray]]
+
+
+def test_gray_filters_are_gray(tmp_path, photographs):
+    filters_png(tmp_path / "filters.png", patch_filters(photographs, 12)[..., :1, :])
+    picture = pixels(tmp_path / "filters.png")
+    assert (picture[..., 0] == picture[..., 2]).all()
+    assert len(np.unique(picture[..., 0])) > 50
+
+
+@pytest.mark.parametrize("channels", [2, 5, 64])
+def test_filters_of_upper_layers_keep_zero_at_mid_gray(tmp_path, channels):
+    kernel = np.random.default_rng(0).normal(size=(3, 3, channels, 9)) + 1
+    kernel[1, 1] = 0
+    filters_png(tmp_path / "filters.png", kernel, order=range(9))
+    picture = pixels(tmp_path / "filters.png")
+    middles = picture[8 + 48 :: 98, 8 + 48 :: 98, :3][:3, :3]
+    assert (middles == 128).all()
+    assert len(np.unique(picture[..., 0])) > 30
+
+
+def test_a_picture_with_too_many_filters_says_how_many_it_shows(tmp_path):
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 1, 300))
+    filters_png(tmp_path / "most.png", kernel[..., :256])
+    filters_png(tmp_path / "more.png", kernel)
+    most, more = pixels(tmp_path / "most.png"), pixels(tmp_path / "more.png")
+    assert most.shape[1] == more.shape[1]
+    assert 10 < len(more) - len(most) < 40
+    assert plots._caption("edges", 256, 1300) == "edges, 256 of 1,300 filters"
+    assert plots._caption("edges", 256, 256) == "edges"
+
+
+def test_a_title_is_written_as_it_is_and_fits_on_the_picture(tmp_path):
+    kernel = np.ones((1, 1, 3, 1))
+    filters_png(tmp_path / "short.png", kernel, title="a")
+    filters_png(tmp_path / "long.png", kernel, title="layer $1_2$ \\alpha " + 40 * "w")
+    short, long = pixels(tmp_path / "short.png"), pixels(tmp_path / "long.png")
+    assert long.shape[1] > 400 > short.shape[1]
+    # The text ends before the margin: nothing is cut.
+    assert not long[:, -7:, 3].any()
+    assert long[:, -40:-7, 3].any()
+
+
+@pytest.mark.parametrize(
+    "shape", [(6, 6, 3, 0), (6, 6, 3, 1), (1, 1, 1, 7), (1, 1, 3, 2), (40, 3, 1, 5), (7, 7, 4, 3)]
+)
+@pytest.mark.parametrize("fill", [0.0, 0.5, -1e-40, np.nan])
+def test_constant_filters_of_any_shape_can_be_drawn(tmp_path, shape, fill):
+    filters_png(tmp_path / "filters.png", np.full(shape, fill, np.float32), title="constant")
+    assert pixels(tmp_path / "filters.png").shape[2] == 4
+
+
+# patches_png
+
+
+def test_mosaics_show_the_patches_and_leave_missing_ones_pale(tmp_path, photographs):
+    patches = crops(photographs, 2 * 9, 10).reshape(2, 9, 10, 10, 3)
+    responses = np.ones((2, 9))
+    responses[1, 4:] = 0
+    patches_png(tmp_path / "patches.png", patches, responses)
+    picture = pixels(tmp_path / "patches.png")
+    scale, margin = 8, 8
+    mosaic = 3 * 10 * scale + 2
+    assert picture.shape == (mosaic + 2 * margin, 2 * mosaic + 8 + 2 * margin, 4)
+    inside = picture[margin:-margin, margin:-margin]
+    step = 10 * scale + 1
+    np.testing.assert_array_equal(
+        inside[step : step + 80 : scale, 2 * step : 2 * step + 80 : scale, :3], patches[0, 5]
+    )
+    right = inside[:, mosaic + 8 :]
+    np.testing.assert_array_equal(right[step : step + 80 : scale, :80:scale, :3], patches[1, 3])
+    assert (right[step : step + 80, step : step + 80, 3] == 64).all()
+    assert not inside[:, mosaic : mosaic + 8, 3].any()
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 9, 5, 5, 3), (1, 1, 1, 1, 1), (70, 4, 6, 5, 1), (3, 2, 200, 200, 3)]
+)
+def test_mosaics_of_any_number_and_size_can_be_drawn(tmp_path, shape):
+    patches_png(tmp_path / "patches.png", np.full(shape, 90, np.uint8), title="02-parts")
+    assert pixels(tmp_path / "patches.png").shape[2] == 4
+
+
+# curves_png
+
+
+def test_curves_have_one_size_whatever_is_measured(tmp_path):
+    curves_png(tmp_path / "all.png", history(), title="01-edges")
+    four = [{k: v for k, v in row.items() if k[:4] not in ("lear", "patc")} for row in history()]
+    curves_png(tmp_path / "four.png", four)
+    curves_png(tmp_path / "one.png", [{"loss": row["loss"]} for row in history()])
+    assert pixels(tmp_path / "all.png").shape == (1456, 1600, 4)
+    assert pixels(tmp_path / "four.png").shape == (992, 1600, 4)
+    assert pixels(tmp_path / "one.png").shape == (528, 1600, 4)
+
+
+def test_a_history_file_gives_the_same_curves_as_its_rows(tmp_path):
+    rows = history()
+    rows[3]["loss"] = rows[5]["active_share"] = None
+    with open(tmp_path / "history.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    curves_png(tmp_path / "rows.png", rows)
+    curves_png(tmp_path / "file.png", tmp_path / "history.csv")
+    assert (tmp_path / "rows.png").read_bytes() == (tmp_path / "file.png").read_bytes()
+
+
+@pytest.mark.parametrize("missing", [np.nan, np.inf, None, "", "nan"])
+def test_a_missing_value_leaves_a_gap_instead_of_a_line_across(tmp_path, missing):
+    rows = [{"step": index, "loss": 1.0} for index in range(10)]
+    curves_png(tmp_path / "whole.png", rows)
+    for row in rows[3:7]:
+        row["loss"] = missing
+    curves_png(tmp_path / "gap.png", rows)
+    whole, gap = (blue(tmp_path / name) for name in ("whole.png", "gap.png"))
+    columns = np.flatnonzero(whole.any(axis=0))
+    assert np.diff(columns).max() == 1
+    gaps = np.diff(np.flatnonzero(gap.any(axis=0)))
+    assert gaps.max() == pytest.approx(np.ptp(columns) * 5 / 9, rel=0.03)
+    assert (gaps > 1).sum() == 1
+
+
+def blue(path):
+    """Where a picture has the colour of a first line."""
+    return (pixels(path)[..., :3] == [0x00, 0x72, 0xB2]).all(axis=-1)
+
+
+def test_a_single_row_and_a_lone_value_leave_a_dot(tmp_path):
+    curves_png(tmp_path / "row.png", [{"step": 20, "loss": 0.5}])
+    assert blue(tmp_path / "row.png").sum() > 50
+    lone = [{"step": i, "loss": 1.0 if i == 4 else np.nan} for i in range(9)]
+    curves_png(tmp_path / "lone.png", lone)
+    assert blue(tmp_path / "lone.png").sum() > 50
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{}],
+        [{"step": 1, "loss": None}],
+        [{"step": 5, "seconds": 1.0}],
+        [{"step": i, "loss": np.nan, "effective_rank": 0.0} for i in range(3)],
+        [{"step": 1, "active_share": 0.0, "patches_per_second": 2e7, "loss": 1e30}],
+        [{"step": i, "positive_distance": -0.9, "learning_rate": 0.0} for i in (0, 0, 7)],
+        [{"step": "", "loss": "2.5"}, {"step": None, "loss": "2.0"}],
+    ],
+)
+def test_odd_histories_are_drawn_without_a_warning(tmp_path, rows):
+    curves_png(tmp_path / "curves.png", rows, title="$odd")
+    assert pixels(tmp_path / "curves.png").shape[1] == 1600
+
+
+# files and figures
+
+
+def draw_all(folder):
+    filters_png(
+        folder / "filters.png", np.random.default_rng(0).normal(size=(3, 3, 3, 5)), title="a"
+    )
+    patches_png(folder / "patches.png", np.full((2, 4, 5, 5, 3), 50, np.uint8), title="b")
+    curves_png(folder / "curves.png", history(5), title="c")
+    return [(folder / name).read_bytes() for name in ("filters.png", "patches.png", "curves.png")]
+
+
+def test_a_failed_drawing_leaves_the_old_picture_and_nothing_else(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    curves_png(tmp_path / "curves.png", history(5))
+    before = (tmp_path / "curves.png").read_bytes()
+
+    def full_disk(self, path, **options):
+        path.write_bytes(b"half a pict")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        curves_png(tmp_path / "curves.png", history(6))
+    assert (tmp_path / "curves.png").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_pictures_do_not_take_on_the_callers_style(tmp_path):
+    import matplotlib
+
+    plain = draw_all(tmp_path)
+    style = {"axes.facecolor": "black", "font.size": 30, "text.color": "red", "savefig.dpi": 30}
+    style |= {"savefig.bbox": "tight", "figure.dpi": 17, "lines.marker": "x"}
+    with matplotlib.rc_context(style):
+        settings = dict(matplotlib.rcParams)
+        assert draw_all(tmp_path) == plain
+        assert dict(matplotlib.rcParams) == settings
+
+
+def test_drawing_needs_no_backend_and_import_no_matplotlib(tmp_path):
+    program = f"""
+import sys, pathlib
+import kclr.report.plots as plots
+heavy = {{"matplotlib", "scipy", "tensorflow", "keras", "PIL"}} & set(sys.modules)
+assert not heavy, heavy
+plots.curves_png(pathlib.Path({str(tmp_path)!r}) / "curves.png", [dict(step=1, loss=2)])
+assert "matplotlib.pyplot" not in sys.modules
+import matplotlib
+assert not isinstance(dict.__getitem__(matplotlib.rcParams, "backend"), str)
+matplotlib.use("svg")
+plots.curves_png(pathlib.Path({str(tmp_path)!r}) / "curves.png", [dict(step=1, loss=2)])
+assert matplotlib.get_backend().lower() == "svg"
+"""
+    environment = {"PATH": "", "MPLCONFIGDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=plots.__file__.rsplit("kclr", 1)[0],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
