@@ -1,0 +1,320 @@
+"""PatchTripletGenerator: images in, batches of overlapping patches out, as tf.data."""
+
+import numbers
+from functools import cached_property
+
+from kclr.data import pool, sampling
+from kclr.data.sources import as_images
+
+# Drawn apart, so that a step's crops are the same whatever is cut out of them.
+_CROPS, _WINDOWS = 0, 1
+
+
+class PatchTripletGenerator:
+    """Patch triplets, or whole crops, of images: a `tf.data` pipeline that is fast and repeatable.
+
+    From a random crop of an image, two overlapping windows are anchor and positive; the negative
+    is a window of another image's crop. Windows lie on a grid over the crop (`stride`; Zhao 2020
+    cuts patches of 7 px, one px apart, from crops of 8), or at two random places (`max_shift`).
+
+    A batch is a function of the seed and the number of its step: a pipeline that starts at step n
+    goes on, bit for bit, as one that started at 0. Within a batch all images are different ones as
+    long as there are `batch_size` of them.
+
+    Args:
+        images: whatever `kclr.data.sources.as_images` takes: `"tfds:cifar100"`, a path,
+            `"photos"`, uint8 arrays of (count, height, width, channels), a list of arrays, a
+            `tf.data.Dataset`, ...
+        patch_size: height and width of a patch, px.
+        crop_size: height and width of a crop, px. `patch_size + stride` when left out, or
+            `patch_size + max_shift`.
+        stride: distance of neighbouring patches on the grid, px.
+        max_shift: in place of the grid: anchor and positive lie up to so many px apart on each
+            axis, never at the same place.
+        batch_size: crops in a batch, 2 or more.
+        seed: any whole number.
+        memory: megabytes of pixels to keep; the source's own bound when left out.
+        crops_per_image: crops of each image in an epoch.
+
+    Attributes:
+        image_count: images that crops are taken from; estimated for a source that is larger than
+            `memory` and cut into tiles.
+        channels: 1 or 3.
+        steps_per_epoch: batches in an epoch.
+        skipped: names and reasons of the pictures that could not be used so far.
+
+    Raises:
+        ValueError: an argument is out of range, or the images cannot be used; the message ends
+            with the cure.
+
+    Example:
+        patches = PatchTripletGenerator("tfds:cifar100", 7, crop_size=8)
+        model.fit(patches.triplets(), steps_per_epoch=patches.steps_per_epoch)
+    """
+
+    def __init__(
+        self,
+        images,
+        patch_size,
+        crop_size=None,
+        stride=1,
+        max_shift=None,
+        batch_size=512,
+        seed=0,
+        memory=None,
+        crops_per_image=1,
+    ):
+        self.patch_size = _whole("patch_size", patch_size, 1)
+        self.max_shift = None if max_shift is None else _whole("max_shift", max_shift, 1)
+        self.stride = None if max_shift is not None else _whole("stride", stride, 1)
+        reach = self.max_shift or self.stride
+        least = self.patch_size + reach
+        self.crop_size = least if crop_size is None else _whole("crop_size", crop_size, 1)
+        self.batch_size = _whole("batch_size", batch_size, 2)
+        self.crops_per_image = _whole("crops_per_image", crops_per_image, 1)
+        self.seed = _whole("seed", seed, None) % (1 << 63)
+        memory = None if memory is None else _whole("memory", memory, 1)
+        if reach >= self.patch_size:
+            name = "max_shift" if self.max_shift else "stride"
+            raise ValueError(
+                f"{name} {reach} lets patches of {self.patch_size} px lie apart without "
+                f"overlapping. Use less than {self.patch_size}, or larger patches."
+            )
+        if self.crop_size < least:
+            raise ValueError(
+                f"crop_size {self.crop_size} holds no two patches of {self.patch_size} px that lie "
+                f"{reach} px apart. Use at least {least}."
+            )
+        self.images = as_images(images)
+        if self.images.tile is not None and self.images.tile < self.crop_size:
+            raise ValueError(
+                f"the images are cut into tiles of {self.images.tile} px, smaller than the crop of "
+                f"{self.crop_size} px. Use larger tiles: data.tile."
+            )
+        self.channels = self.images.channels
+        self._chunks = None
+        self._buffer = self._load(memory)
+        if self._buffer is None:
+            self._chunks = pool.Chunks(self.images, self.crop_size, memory, self.seed)
+            self.image_count = self._chunks.count * self._chunks.images_per_picture
+        self.steps_per_epoch = max(1, self.image_count * self.crops_per_image // self.batch_size)
+
+    def _load(self, memory):
+        """All images large enough, or None where they do not fit in memory."""
+        import numpy as np
+
+        buffer = pool.load(self.images, memory)
+        if buffer is None:
+            return None
+        large = np.minimum(buffer.heights, buffer.widths) >= self.crop_size
+        small = buffer.select(~large).names
+        self.images.skip(dict.fromkeys(small, f"smaller than the crop of {self.crop_size} px"))
+        self.image_count = int(large.sum())
+        if self.image_count < 2:
+            raise pool.too_few(self.images, self.image_count)
+        return buffer.select(large)
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        return self.images.skipped
+
+    @property
+    def failure(self):
+        """What went wrong while a chunk was read in the background, or None."""
+        return self._chunks.failure if self._chunks else None
+
+    @property
+    def windows(self):
+        """Where the grid's patches lie in a crop: int32 (patches, 2), y and x of the corner, px.
+
+        Raises:
+            ValueError: with `max_shift` the patches lie elsewhere in every crop.
+        """
+        import numpy as np
+
+        if self.max_shift:
+            raise ValueError(
+                "with max_shift there is no grid of windows. Use views(), or stride in its place."
+            )
+        starts = np.arange(0, self.crop_size - self.patch_size + 1, self.stride, dtype=np.int32)
+        return np.stack(np.meshgrid(starts, starts, indexing="ij"), axis=-1).reshape(-1, 2)
+
+    def crops(self, start=0):
+        """Whole crops, for a model that cuts its patches itself, from step `start` on, endless.
+
+        Returns:
+            Dataset of (crops, images): uint8 (batch, crop, crop, channels); int32 (batch,), the
+            number of each crop's image.
+        """
+        return self._dataset(start, None, self._crops)
+
+    def views(self, start=0):
+        """All patches of every crop, from step `start` on, endless.
+
+        Returns:
+            Dataset of (patches, images): uint8 (batch, patches, patch, patch, channels), those of
+            the grid in the order of `windows`, or anchor and positive with `max_shift`; int32
+            (batch,), the number of each crop's image.
+        """
+        return self._dataset(start, None, self._views)
+
+    def triplets(self, start=0, epochs=None):
+        """Anchors, positives and negatives, from step `start` on.
+
+        Args:
+            start: step to start at, counted over all epochs.
+            epochs: end after so many epochs, counted from step 0; endless when left out.
+
+        Returns:
+            Dataset of (anchor, positive, negative), each float32 (batch, patch, patch, channels)
+            with values in [0, 1].
+        """
+        if epochs is not None:
+            epochs = _whole("epochs", epochs, 1)
+        return self._dataset(start, epochs, self._triplets)
+
+    def __iter__(self):
+        return iter(self.triplets())
+
+    def _dataset(self, start, epochs, cut):
+        import tensorflow as tf
+
+        start = _whole("start", start, 0)
+        with tf.device("CPU:0"):
+            if self._chunks is None:
+                steps = tf.data.Dataset.counter(tf.constant(start, tf.int64))
+                zero = tf.constant(0, tf.int64)
+                dataset = self._steps(steps, zero, zero, cut, self._tensors)
+            else:
+                dataset = self._chunked(self._chunks, start, cut)
+            if epochs is not None:
+                dataset = dataset.take(max(0, epochs * self.steps_per_epoch - start))
+            options = tf.data.Options()
+            options.deterministic = True
+            # A step is too little work for more threads, and the training needs the others.
+            options.threading.max_intra_op_parallelism = 1
+            options.threading.private_threadpool_size = 2
+            return dataset.prefetch(4).with_options(options)
+
+    @cached_property
+    def _tensors(self):
+        import tensorflow as tf
+
+        buffer = self._buffer
+        # Without a copy: tf.constant makes two.
+        pixels = tf.experimental.dlpack.from_dlpack(buffer.pixels.__dlpack__())
+        return pixels, *map(tf.constant, (buffer.heights, buffer.widths, buffer.offsets))
+
+    def _chunked(self, chunks, start, cut):
+        import numpy as np
+        import tensorflow as tf
+
+        crops = chunks.pictures * chunks.images_per_picture * chunks.crops
+        length = max(1, crops // self.batch_size)
+
+        def read(index):
+            buffer = chunks.get(int(index))
+            return buffer.pixels, buffer.heights, buffer.widths, buffer.offsets
+
+        def steps(index):
+            tensors = tf.numpy_function(read, [index], [np.uint8, np.int32, np.int32, np.int64])
+            tensors[0].set_shape((None, self.channels))
+            for sizes in tensors[1:]:
+                sizes.set_shape((None,))
+            within = tf.data.Dataset.range(tf.maximum(start - index * length, 0), length)
+            return self._steps(within, index, index * length, cut, tensors)
+
+        first = tf.constant(start // length, tf.int64)
+        return tf.data.Dataset.counter(first).flat_map(steps)
+
+    def _steps(self, steps, chunk, before, cut, tensors):
+        """A batch for each number of `steps`, which start anew in each chunk, `before` steps on."""
+        import tensorflow as tf
+
+        pixels, heights, widths, offsets = tensors
+        # Narrow indices are faster; the wide ones reach beyond 2^31 pixels.
+        narrow = pixels.shape[0] is not None and pixels.shape[0] < 1 << 31
+        index_type = tf.int32 if narrow else tf.int64
+
+        def batch(step):
+            images = sampling.select_images(
+                self.seed, step, chunk, self.batch_size, tf.size(heights, tf.int64)
+            )
+            step += before
+            width = tf.gather(widths, images)
+            room = tf.stack([tf.gather(heights, images), width]) - (self.crop_size - 1)
+            random = sampling.uniform(self.seed, step, _CROPS, (2, self.batch_size))
+            top, left = tf.unstack(tf.cast(sampling.below(random, room), index_type))
+            width = tf.cast(width, index_type)
+            corners = tf.cast(tf.gather(offsets, images), index_type) + top * width + left
+            return cut(step, images, pixels, corners, width)
+
+        return steps.map(batch, num_parallel_calls=2, deterministic=True)
+
+    def _crops(self, step, images, pixels, corners, width):
+        import tensorflow as tf
+
+        crops = sampling.gather_windows(pixels, corners, width, self.crop_size)
+        return crops, tf.cast(images, tf.int32)
+
+    def _views(self, step, images, pixels, corners, width):
+        import tensorflow as tf
+
+        size = self.patch_size
+        if self.max_shift:
+            views = tf.split(self._pairs(step, pixels, corners, width), 2)
+        else:
+            crops = sampling.gather_windows(pixels, corners, width, self.crop_size)
+            views = [crops[:, y : y + size, x : x + size] for y, x in self.windows.tolist()]
+        return tf.stack(views, axis=1), tf.cast(images, tf.int32)
+
+    def _triplets(self, step, images, pixels, corners, width):
+        import tensorflow as tf
+
+        random = sampling.uniform(self.seed, step, _WINDOWS, (5, self.batch_size))
+        others = sampling.other_images(images, random[3])
+        if self.max_shift:
+            # The negative is the other crop's own anchor or positive.
+            pairs = sampling.shifted_pairs(
+                random[:3], self.patch_size, self.crop_size, self.max_shift
+            )
+            number = sampling.below(random[4], 2)
+            negatives = tf.gather(tf.transpose(pairs, (1, 0, 2)), others)
+            negatives = tf.gather(negatives, number, batch_dims=1)
+            places = tf.concat([pairs, negatives[None]], axis=0)
+        else:
+            windows = tf.constant(self.windows)
+            pairs = sampling.neighbours(self.windows, self.stride)
+            chosen = tf.gather(tf.constant(pairs), sampling.below(random[0], len(pairs)))
+            number = sampling.below(random[4], len(self.windows))
+            places = tf.gather(windows, tf.concat([tf.transpose(chosen), number[None]], axis=0))
+        corners = tf.stack([corners, corners, tf.gather(corners, others)])
+        widths = tf.stack([width, width, tf.gather(width, others)])
+        patches = self._cut(pixels, corners, widths, places)
+        return tuple(tf.split(tf.cast(patches, tf.float32) / 255.0, 3))
+
+    def _pairs(self, step, pixels, corners, width):
+        import tensorflow as tf
+
+        random = sampling.uniform(self.seed, step, _WINDOWS, (5, self.batch_size))
+        places = sampling.shifted_pairs(random[:3], self.patch_size, self.crop_size, self.max_shift)
+        return self._cut(pixels, tf.stack([corners] * 2), tf.stack([width] * 2), places)
+
+    def _cut(self, pixels, corners, widths, places):
+        """The windows at `places` (kinds, batch, 2) of the crops at `corners` (kinds, batch)."""
+        import tensorflow as tf
+
+        places = tf.cast(places, corners.dtype)
+        corners = corners + places[..., 0] * widths + places[..., 1]
+        return sampling.gather_windows(
+            pixels, tf.reshape(corners, [-1]), tf.reshape(widths, [-1]), self.patch_size
+        )
+
+
+def _whole(name, value, least):
+    """`value` as an int, or an error that says what it should be."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ValueError(f"{name} is {value!r}. Give a whole number.")
+    if least is not None and value < least:
+        raise ValueError(f"{name} is {value}. Give {least} or more.")
+    return int(value)

@@ -1,0 +1,283 @@
+"""Images in memory: one flat buffer of pixels, whole or chunk after chunk.
+
+Where images of all sizes lie one behind the other, a crop of each of a batch's images is a single
+gather, whatever their mix. A source that fits in its `memory` is read once; of a larger one a
+chunk is kept, used for a while, and replaced by the next one, which is read in the meantime.
+"""
+
+import math
+import threading
+import weakref
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from kclr.data.pixels import UnreadableError
+from kclr.data.sources import Images
+from kclr.errors import RunError
+
+TILE = 256  # px; of a larger image, a chunk keeps one random tile of this size
+_MEGABYTE = 1 << 20
+_PROBE = 64  # pictures that are read to tell whether all will fit
+# So many pixels take some seconds to decode: a run should not wait longer for its first step.
+_DECODED_PIXELS = 5e8
+_FEWEST = 64  # pictures in a chunk, so that a batch meets enough different ones
+_MOST_CROPS = 256  # crops of one image before its chunk is replaced
+
+_loaded: weakref.WeakKeyDictionary[Images, "PixelBuffer"] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class PixelBuffer:
+    """Images one behind the other.
+
+    Attributes:
+        pixels: uint8 (pixels, channels), each image row by row.
+        heights, widths: int32 (images,), px.
+        offsets: int64 (images,), where in `pixels` an image starts.
+        names: of the pictures that the images are from.
+    """
+
+    pixels: Any
+    heights: Any
+    widths: Any
+    offsets: Any
+    names: tuple[str, ...]
+
+    def __len__(self):
+        return len(self.heights)
+
+    def image(self, index):
+        """Image `index`: uint8 (height, width, channels)."""
+        height, width = int(self.heights[index]), int(self.widths[index])
+        start = int(self.offsets[index])
+        return self.pixels[start : start + height * width].reshape(height, width, -1)
+
+    def select(self, chosen):
+        """The images where `chosen`, bool (images,), is true; the pixels stay where they are."""
+        names = tuple(name for name, keep in zip(self.names, chosen, strict=True) if keep)
+        sizes = (self.heights[chosen], self.widths[chosen], self.offsets[chosen])
+        return PixelBuffer(self.pixels, *sizes, names)
+
+
+class _Packer:
+    """Fills a buffer of a bounded number of bytes."""
+
+    def __init__(self, size, channels):
+        import numpy as np
+
+        try:
+            # Memory that is never written to is never taken, so the bound may be generous. The
+            # first pixel lies where TensorFlow can use the buffer without a copy of it.
+            raw = np.empty(size + 64, np.uint8)
+        except MemoryError:
+            raise RunError(
+                f"{size // _MEGABYTE} MB for images are more than this machine has. "
+                "Lower data.memory."
+            ) from None
+        start = -raw.ctypes.data % 64
+        self.pixels = raw[start : start + size // channels * channels].reshape(-1, channels)
+        self.sizes: list[tuple[int, int]] = []
+        self.names: list[str] = []
+        self.used = 0
+
+    def add(self, name, image) -> bool:
+        """Append an image; False, and nothing happens, where it does not fit."""
+        height, width = image.shape[:2]
+        if self.used + height * width > len(self.pixels):
+            return False
+        self.pixels[self.used : self.used + height * width] = image.reshape(height * width, -1)
+        self.sizes.append((height, width))
+        self.names.append(name)
+        self.used += height * width
+        return True
+
+    def buffer(self) -> PixelBuffer:
+        import numpy as np
+
+        sizes = np.array(self.sizes, np.int32).reshape(-1, 2)
+        areas = sizes.astype(np.int64).prod(axis=1)
+        return PixelBuffer(
+            self.pixels[: self.used],
+            sizes[:, 0],
+            sizes[:, 1],
+            np.cumsum(areas) - areas,
+            tuple(self.names),
+        )
+
+
+def load(images: Images, memory=None) -> PixelBuffer | None:
+    """Read all images into memory; only once, for whoever shares an `Images`.
+
+    Args:
+        images: the images of a source.
+        memory: megabytes that their pixels may take; `images.memory` when left out.
+
+    Returns:
+        The images, or None where they do not fit.
+
+    Raises:
+        RunError: too many pictures are unreadable.
+    """
+    size = (images.memory if memory is None else memory) * _MEGABYTE
+    loaded = _loaded.get(images)
+    if loaded is not None and loaded.pixels.nbytes <= size:
+        return loaded
+    packer = _Packer(size, images.channels)
+    for number, (name, found) in enumerate(images.pictures(), 1):
+        if not all(packer.add(name, image) for image in found):
+            return None
+        # Half as much again: the first pictures may be larger than the others.
+        used = packer.used * images.channels
+        if number == _PROBE and images.count and used / number * images.count > 1.5 * size:
+            return None
+    _loaded[images] = packer.buffer()
+    return _loaded[images]
+
+
+class Chunks:
+    """The chunks of a source that is larger than the memory for it.
+
+    Chunk k holds what pictures k n to (k + 1) n of the endlessly repeated source give, n being
+    `pictures`: of an image larger than `TILE` one random tile; of a picture that was cut into many
+    tiles as many random ones as are its share of the memory. So a chunk is a function of its
+    number and the seed alone, and a run that starts in the middle meets the same ones.
+
+    Args:
+        images: the images of a source.
+        crop_size: px; smaller images are skipped.
+        memory: megabytes, for the chunk in use, the next one and the copy in between.
+        seed: of the random tiles.
+
+    Attributes:
+        count: pictures in the source.
+        pictures: pictures in a chunk.
+        crops: crops to take of each image of a chunk, about as many as would cover it once.
+        images_per_picture: more than one where the source is cut into tiles.
+    """
+
+    def __init__(self, images, crop_size, memory=None, seed=0):
+        memory = images.memory if memory is None else memory
+        self.images, self.crop_size, self.seed = images, crop_size, seed
+        self.tile = max(TILE, crop_size)
+        self.bytes = max(memory * _MEGABYTE // 3, 4 * self.tile**2 * images.channels)
+        self.count = images.count or sum(1 for _ in images.pictures())
+        raw, kept, found = self._probe()
+        self.images_per_picture = max(1, round(found))
+        fitting = int(self.bytes / (kept * images.channels * 1.1))
+        decoded = max(_FEWEST, int(_DECODED_PIXELS / raw))
+        self.pictures = max(2, min(self.count, fitting, decoded))
+        self.crops = max(1, min(_MOST_CROPS, math.ceil(kept / found / crop_size**2)))
+        self._position = -1
+        self._reader = None
+        self._next: tuple[int, Future] | None = None
+        self._lock = threading.Lock()
+        self.failure: Exception | None = None
+
+    def _probe(self):
+        """Mean pixels decoded and kept, and images, of a picture: of the first ones that serve."""
+        sizes = []
+
+        def measure(number, images):
+            raw = sum(image.shape[0] * image.shape[1] for image in images)
+            kept = self._reduce(number, images)
+            return raw, sum(image.shape[0] * image.shape[1] for image in kept), len(kept)
+
+        for _, size in self.images.pictures(0, measure):
+            sizes += [size] if size else []
+            if len(sizes) == _PROBE:
+                break
+        if not sizes:
+            raise RunError(
+                f"{self.images.name}: none of its pictures can be used"
+                + "".join(f"\n  {name}: {reason}" for name, reason in self.images.skipped[:5])
+            )
+        return [sum(column) / len(sizes) for column in zip(*sizes, strict=True)]
+
+    def _reduce(self, number, images):
+        import numpy as np
+
+        images = [image for image in images if min(image.shape[:2]) >= self.crop_size]
+        if not images:
+            raise UnreadableError(f"smaller than the crop of {self.crop_size} px")
+        random = np.random.default_rng([self.seed % (1 << 63), number])
+        fitting = max(1, self.bytes // _FEWEST // images[0].nbytes)
+        if len(images) > fitting:
+            chosen = np.sort(random.permutation(len(images))[:fitting])
+            images = [images[index] for index in chosen]
+        return [self._random_tile(image, random) for image in images]
+
+    def _random_tile(self, image, random):
+        height, width = (min(side, self.tile) for side in image.shape[:2])
+        top = random.integers(image.shape[0] - height + 1)
+        left = random.integers(image.shape[1] - width + 1)
+        # A copy, so that the whole picture can go.
+        return image[top : top + height, left : left + width].copy()
+
+    def get(self, index) -> PixelBuffer:
+        """Chunk `index`; the one after it is then read in the background."""
+        with self._lock:
+            waiting, self._next = self._next, None
+            if waiting and waiting[0] == index:
+                buffer = waiting[1].result()
+            else:
+                if waiting:
+                    waiting[1].exception()  # the reader serves one chunk at a time
+                buffer = self._load(index)
+            future: Future = Future()
+            self._next = index + 1, future
+        threading.Thread(
+            target=self._fill, args=(index + 1, future), daemon=True, name="kclr-chunk"
+        ).start()
+        return buffer
+
+    def _fill(self, index, future):
+        try:
+            future.set_result(self._load(index))
+        except Exception as error:  # whoever asks for the chunk gets it
+            future.set_exception(error)
+
+    def _load(self, index):
+        try:
+            return self._read(index)
+        except Exception as error:
+            # TensorFlow passes on the text of an exception, not the exception.
+            self.failure = error
+            raise
+
+    def _read(self, index):
+        packer = _Packer(self.bytes, self.images.channels)
+        position = index * self.pictures
+        stop = position + self.pictures
+        # A chunk needs two images; more pictures are read where nearly all are unusable.
+        while position < stop or (len(packer.sizes) < 2 and position < stop + self.count):
+            name, images = self._picture(position)
+            for image in images:
+                packer.add(name, image)
+            position += 1
+        if len(packer.sizes) < 2:
+            raise too_few(self.images, len(packer.sizes))
+        return packer.buffer()
+
+    def _picture(self, position):
+        """The images of a picture, read on where the last one ended if that is the one before."""
+        if self._reader is None or position != self._position or position % self.count == 0:
+            turn = position // self.count
+
+            def reduce(number, images):
+                return self._reduce(turn * self.count + number, images)
+
+            if self._reader is not None:
+                self._reader.close()
+            self._reader = self.images.pictures(position % self.count, reduce)
+        self._position = position + 1
+        return next(self._reader, ("", []))
+
+
+def too_few(images, count) -> RunError:
+    """The error for a source of less than two usable images."""
+    return RunError(
+        f"{images.name}: {count or 'no'} usable image{'s' if count != 1 else ''}. Negatives come "
+        "from another image, so at least two are needed. Add images, or cut large ones into "
+        f"several: data: {{source: {images.name}, tile: 64}}"
+    )

@@ -1,0 +1,147 @@
+"""What a step draws, as functions of its number: images, places, and the windows cut there.
+
+All of it is vectorised over a batch, and nothing has a state, so a pipeline starts at any step. The
+spec's checks import this file too, so TensorFlow is imported where it is used.
+"""
+
+
+def uniform(seed, step, stream, shape):
+    """Random numbers in [0, 1) that depend on nothing but seed, step and stream.
+
+    Args:
+        seed: int in [0, 2^63).
+        step: int64 scalar.
+        stream: 0 or 1, to draw twice in a step.
+        shape: shape of the result.
+
+    Returns:
+        float32 of that shape.
+    """
+    import tensorflow as tf
+
+    key = tf.stack([tf.constant(seed, tf.int64), 2 * step + stream])
+    # The default generator may be another one on another device.
+    return tf.random.stateless_uniform(shape, key, dtype=tf.float32, alg="philox")
+
+
+def below(random, bound):
+    """Whole numbers from 0 up to, not including, `bound`, from uniform numbers in [0, 1).
+
+    Args:
+        random: float32.
+        bound: int32 of a shape that broadcasts, 1 or more.
+
+    Returns:
+        int32.
+    """
+    import tensorflow as tf
+
+    bound = tf.convert_to_tensor(bound, tf.int32)
+    # The product can be rounded up to the bound itself.
+    drawn = tf.cast(random * tf.cast(bound, tf.float32), tf.int32)
+    return tf.minimum(drawn, bound - 1)
+
+
+def select_images(seed, step, chunk, batch_size, count):
+    """The images of a step: the next `batch_size` of an endless row of permutations of them all.
+
+    Where there are more images than a batch has, each permutation is cut to whole batches, so that
+    all images of a batch are different. Any place of a permutation can be asked for by itself.
+
+    Args:
+        seed: int in [0, 2^63).
+        step: int64 scalar, counted within the chunk.
+        chunk: int64 scalar, which makes the permutations of each chunk different ones.
+        batch_size: int.
+        count: int64 scalar, images to choose from.
+
+    Returns:
+        int64 (batch_size,), each from 0 to count - 1.
+    """
+    import tensorflow as tf
+
+    used = tf.where(count >= batch_size, count // batch_size * batch_size, count)
+    place = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+    same = tf.zeros_like(place)
+    seeds = tf.stack([same + seed, place // used, same + chunk], axis=1)
+    return tf.raw_ops.RandomIndexShuffle(
+        index=place % used, seed=seeds, max_index=count - 1, rounds=4
+    )
+
+
+def other_images(images, random):
+    """For each crop of a batch, the place of a crop of another image, each as likely as the next.
+
+    Args:
+        images: int64 (batch,), the crops' images; at least two different ones.
+        random: float32 (batch,), uniform in [0, 1).
+
+    Returns:
+        int32 (batch,), places in the batch.
+    """
+    import tensorflow as tf
+
+    order = tf.argsort(images, stable=True)
+    in_order = tf.gather(images, order)
+    first = tf.searchsorted(in_order, images, side="left")
+    own = tf.searchsorted(in_order, images, side="right") - first
+    drawn = below(random, tf.size(images) - own)
+    return tf.gather(order, tf.where(drawn < first, drawn, drawn + own))
+
+
+def gather_windows(pixels, corners, widths, size):
+    """Cut a square window out of each of many images.
+
+    Args:
+        pixels: uint8 (pixels, channels), all images row by row, one behind the other.
+        corners: int32 or int64 (windows,), where in `pixels` a window's first pixel is.
+        widths: same type (windows,), of the windows' images, px.
+        size: int, px.
+
+    Returns:
+        uint8 (windows, size, size, channels).
+    """
+    import tensorflow as tf
+
+    side = tf.range(size, dtype=corners.dtype)
+    rows = corners[:, None] + widths[:, None] * side
+    return tf.gather(pixels, rows[:, :, None] + side)
+
+
+def neighbours(windows, stride):
+    """All ordered pairs of windows of a grid that lie next to each other, diagonally too.
+
+    Args:
+        windows: int (windows, 2), y and x of the corners.
+        stride: px between neighbouring windows.
+
+    Returns:
+        int32 (pairs, 2), numbers of windows.
+    """
+    import numpy as np
+
+    apart = np.abs(windows[:, None] - windows[None]).max(axis=-1)
+    return np.argwhere(apart == stride).astype(np.int32)
+
+
+def shifted_pairs(random, patch_size, crop_size, max_shift):
+    """Two windows of each crop that lie up to `max_shift` px apart on each axis, not in one place.
+
+    All shifts are as likely, and so are all places of the pair in the crop.
+
+    Args:
+        random: float32 (3, crops), uniform in [0, 1).
+        patch_size, crop_size, max_shift: int, px.
+
+    Returns:
+        int32 (2, crops, 2): corners (y, x) of anchors and of positives.
+    """
+    import tensorflow as tf
+
+    side = 2 * max_shift + 1
+    number = below(random[0], side**2 - 1)
+    number += tf.cast(number >= side**2 // 2, tf.int32)  # the middle is no shift at all
+    shift = tf.stack([number // side, number % side], axis=-1) - max_shift
+    room = crop_size - patch_size - tf.abs(shift) + 1
+    place = below(tf.transpose(random[1:]), room)
+    return tf.stack([place + tf.maximum(-shift, 0), place + tf.maximum(shift, 0)])

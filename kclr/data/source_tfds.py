@@ -1,0 +1,295 @@
+"""`tfds:NAME`: a data set of TensorFlow Datasets, from disk, or downloaded if there is a network.
+
+What is on disk is found and described from its JSON files alone, without TensorFlow.
+"""
+
+import difflib
+import json
+import os
+import re
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from kclr.data.network import reachable
+from kclr.data.sources import Source, digest
+from kclr.errors import RunError, SpecError
+from kclr.spec.registry import register
+
+_VERSION = re.compile(r"\d+\.\d+\.\d+$")
+_PROBED = ("storage.googleapis.com", "www.tensorflow.org")
+_BATCH = 256  # images of one size are decoded and handed to Python in batches
+
+
+@register("source", "tfds")
+class Tfds(Source):
+    """A data set of TensorFlow Datasets, with the images of one of its features."""
+
+    name: str = Field(exclude=True)
+    """Name of the data set, with its config and version if wanted: `cifar10_1/v4:1.1.0`."""
+    split: str = "train"
+    """Which part of it: a split, a slice (`train[:90%]`, `test[1000:]`) or a sum (`train+test`)."""
+    data_dir: str | None = None
+    """Directory of all data sets; `TFDS_DATA_DIR` or ~/tensorflow_datasets when left out."""
+    feature: str = "image"
+    """The feature that holds the images."""
+
+    argument: ClassVar[str | None] = "name"
+
+    def problem(self):
+        place = self._place()
+        if place is None:
+            near = difflib.get_close_matches(self.name, self._on_disk(), n=1, cutoff=0.7)
+            if near and near[0] != self.name:
+                return f"{self._missing()}. Did you mean tfds:{near[0]}, which is?"
+            return None if reachable(_PROBED) else self._not_downloaded("no network")
+        try:
+            splits, feature = self._described(place)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return (
+                f"{place} is damaged ({type(error).__name__}: {error}). "
+                "Copy or download the data set again."
+            )
+        for term in self.split.split("+"):
+            base = term.strip().partition("[")[0]
+            if base != "all" and base not in splits:
+                return (
+                    f"tfds:{self.name} has no split {base!r}. "
+                    f"Choose from {', '.join(sorted(splits)) or 'none: it is empty'}."
+                )
+            if not re.fullmatch(r"[^\[\]]+(\[[^\[\]]*:[^\[\]]*\])?", term.strip()):
+                return (
+                    f"{term.strip()!r} is no slice of a split. "
+                    f"Write it as {base}[:90%] or {base}[1000:2000]."
+                )
+        return self._feature_problem(feature)
+
+    def image_shape(self):
+        place = self._place()
+        try:
+            feature = self._described(place)[1][self.feature]
+            dimensions = feature["image"]["shape"]["dimensions"]
+            height, width, channels = (int(dimension) for dimension in dimensions)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if min(height, width) < 1:
+            return None
+        if self.tile:
+            height, width = min(height, self.tile), min(width, self.tile)
+        return height, width, self.channels or (1 if channels == 1 else 3)
+
+    def open(self):
+        problem = self._download() if self._place() is None else self.problem()
+        if problem:
+            raise SpecError(problem)
+
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(self._place())
+        ranges = self._ranges(builder)
+        shape = builder.info.features[self.feature].shape
+        count = sum(stop - start for _, start, stop in ranges)
+        if count == 0:
+            raise SpecError(f"tfds:{self.name}: the split {self.split} is empty. Widen its slice.")
+
+        def records(start):
+            number = start
+            for image in _read(builder, self.feature, ranges, start):
+                yield f"{self.split} {number}", lambda image=image: image
+                number += 1
+
+        return self._images(
+            records,
+            count=count,
+            channels=1 if shape[-1] == 1 else 3,
+            fingerprint=digest(builder.info.full_name, self.feature, ranges),
+        )
+
+    def _root(self):
+        """The directory of all data sets, as it is written in messages."""
+        return self.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+
+    def _place(self):
+        """The directory of the wanted version, or None where it is not on disk."""
+        name, _, version = self.name.partition(":")
+        folder = os.path.join(os.path.expanduser(self._root()), *name.split("/"))
+        if not name or not os.path.isdir(folder):
+            return None
+        if not _versions(folder) and "/" not in name:
+            config = _only_config(folder)
+            folder = os.path.join(folder, config) if config else folder
+        versions = [found for found in _versions(folder) if version in ("", found)]
+        return os.path.join(folder, versions[-1]) if versions else None
+
+    def _on_disk(self):
+        """Names of the data sets on disk, with their configs."""
+        root = os.path.expanduser(self._root())
+        names = []
+        for name in _folders(root):
+            if _versions(os.path.join(root, name)):
+                names.append(name)
+            for config in _folders(os.path.join(root, name)):
+                if not _VERSION.match(config) and _versions(os.path.join(root, name, config)):
+                    names.append(f"{name}/{config}")
+        return names
+
+    def _described(self, place) -> tuple[set[str], dict[str, Any]]:
+        """Names of the splits, and the features as their JSON describes them."""
+        with open(os.path.join(place, "dataset_info.json"), encoding="utf-8") as file:
+            splits = {split["name"] for split in json.load(file).get("splits", ())}
+        with open(os.path.join(place, "features.json"), encoding="utf-8") as file:
+            features = json.load(file)
+        return splits, features.get("featuresDict", {}).get("features", {})
+
+    def _feature_problem(self, features):
+        found = features.get(self.feature)
+        if found and str(found.get("pythonClassName", "")).endswith(".Image"):
+            return None
+        images = [
+            name
+            for name, described in features.items()
+            if str(described.get("pythonClassName", "")).endswith(".Image")
+        ]
+        cure = (
+            f"Choose an image feature: feature: {' or '.join(sorted(images))}."
+            if images
+            else "It holds no images; choose another data set."
+        )
+        return (
+            f"tfds:{self.name} has no image feature {self.feature!r}; "
+            f"its features are {', '.join(sorted(features)) or 'unnamed'}. {cure}"
+        )
+
+    def _missing(self):
+        return f"tfds:{self.name} is not on this machine (looked in {self._root()})"
+
+    def _not_downloaded(self, reason):
+        others = self._on_disk()
+        there = f" (there are: {', '.join(others[:8])})" if others else ""
+        return (
+            f"{self._missing()} and could not be downloaded: {reason}. Copy the data set "
+            f"there{there}, or train on your own pictures: data: folder:PATH"
+        )
+
+    def _download(self):
+        """Download and prepare the data set; what went wrong, or None.
+
+        Nothing is asked of the network before a quick look whether there is one: the library
+        itself tries for minutes.
+        """
+        import urllib.parse
+
+        import tensorflow_datasets as tfds
+
+        try:
+            builder = tfds.builder(self.name, data_dir=os.path.expanduser(self._root()))
+        except tfds.core.DatasetNotFoundError:
+            names = [*self._on_disk(), *tfds.list_builders(with_community_datasets=False)]
+            near = difflib.get_close_matches(self.name.partition("/")[0], names, n=1)
+            cure = (
+                f"Did you mean tfds:{near[0]}?"
+                if near
+                else "The names are listed at https://www.tensorflow.org/datasets/catalog"
+            )
+            return f"TensorFlow Datasets knows no {self.name!r}. {cure}"
+        except (ValueError, AssertionError, RuntimeError) as error:
+            return f"tfds:{self.name}: {_first_line(error)}. Check its config and its version."
+        urls = [urllib.parse.urlparse(url).hostname for url in builder.url_infos or ()]
+        hosts = list(dict.fromkeys(host for host in urls if host))[:4]
+        if not reachable(hosts or _PROBED):
+            return self._not_downloaded("no network")
+        try:
+            builder.download_and_prepare(file_format="tfrecord")
+        except Exception as error:  # many libraries meet here, each with its own kinds
+            manual = getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
+            if manual and isinstance(error, AssertionError):
+                return f"tfds:{self.name} has to be downloaded by hand. {manual.strip()}"
+            raise RunError(self._not_downloaded(_first_line(error))) from None
+        return self.problem()
+
+    def _ranges(self, builder):
+        """The wanted slices as (split, first, end) in examples."""
+        import tensorflow_datasets as tfds
+
+        lengths = builder.info.splits
+        if self.split == "all":
+            return [(name, 0, lengths[name].num_examples) for name in sorted(lengths)]
+        try:
+            absolute = tfds.core.ReadInstruction.from_spec(self.split).to_absolute(lengths)
+        except (ValueError, AssertionError, KeyError) as error:
+            raise SpecError(
+                f"tfds:{self.name}: {self.split!r} is no slice that can be read: "
+                f"{_first_line(error)}. Write it as train[:90%] or train[1000:2000]."
+            ) from None
+        ranges = []
+        for part in absolute:
+            size = lengths[part.splitname].num_examples
+            start, stop, _ = slice(part.from_, part.to).indices(size)
+            ranges.append((part.splitname, start, max(start, stop)))
+        return ranges
+
+
+def _read(builder, feature, ranges, start):
+    """The images of `ranges` in the order of the files, from number `start` on."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    shape = builder.info.features[feature].shape
+    # Several files at once would make the order depend on where reading starts.
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    for split, first, stop in ranges:
+        size = stop - first
+        if start >= size:
+            start -= size
+            continue
+        try:
+            with tf.device("CPU:0"):
+                dataset = builder.as_dataset(
+                    split=tfds.core.ReadInstruction(
+                        split, from_=first + start, to=stop, unit="abs"
+                    ),
+                    decoders=tfds.decode.PartialDecoding({feature: True}),
+                    read_config=config,
+                ).map(lambda example: example[feature])
+                fixed = None not in shape
+                dataset = dataset.batch(_BATCH) if fixed else dataset
+                for value in dataset.prefetch(2).as_numpy_iterator():
+                    yield from value if fixed else (value,)
+        except (tf.errors.OpError, OSError) as error:
+            raise RunError(
+                f"{builder.data_dir} cannot be read: {_first_line(error)}. "
+                "Copy or download the data set again."
+            ) from None
+        start = 0
+
+
+def _folders(path):
+    try:
+        return sorted(e.name for e in os.scandir(path) if e.is_dir() and e.name[0] != ".")
+    except OSError:
+        return []
+
+
+def _versions(folder):
+    """The versions that are complete in a data set's folder, oldest first."""
+    found = [
+        name
+        for name in _folders(folder)
+        if _VERSION.match(name) and os.path.isfile(os.path.join(folder, name, "features.json"))
+    ]
+    return sorted(found, key=lambda version: [int(number) for number in version.split(".")])
+
+
+def _only_config(folder):
+    """The config that a data set without one in its name means: its default, or the only one."""
+    try:
+        with open(os.path.join(folder, ".config", "metadata.json"), encoding="utf-8") as file:
+            return json.load(file)["default_config_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        configs = [name for name in _folders(folder) if _versions(os.path.join(folder, name))]
+        return configs[0] if len(configs) == 1 else None
+
+
+def _first_line(error):
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

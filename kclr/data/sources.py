@@ -1,0 +1,285 @@
+"""Where images come from: the base of all sources, and what every source hands over.
+
+A source is one registered class in a file of its own (`source_folder.py` is a short example). A
+spec names it as `NAME` or `NAME:ARGUMENT`, alone or in a mapping beside its options. Nothing here
+imports TensorFlow, so that a spec can be checked quickly.
+"""
+
+import difflib
+import hashlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from kclr.data.pixels import UnreadableError, tiles, to_channels
+from kclr.errors import RunError, SpecError
+from kclr.spec.registry import Part, parts
+
+# A record is the name that messages give a picture, and a call that decodes it.
+Record = tuple[str, Callable[[], Any]]
+
+
+class Source(Part):
+    """What all sources have in common."""
+
+    channels: Literal[1, 3] | None = None
+    """Color channels of the images: 1 (gray) or 3 (RGB); the source's own when left out."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Use only the first so many pictures, in the source's fixed order."""
+    tile: Annotated[int, Field(ge=2, le=65536)] | None = None
+    """Cut every picture into tiles of so many px, each an image of its own. For few, large ones."""
+    memory: Annotated[int, Field(ge=1)] = 1024
+    """Megabytes of pixels kept in memory. A larger source is read again and again, in chunks."""
+    max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of pictures that may be unreadable or too small; above it the run stops."""
+
+    argument: ClassVar[str | None] = None  # the field that stands behind the colon
+
+    def spec_name(self) -> str:
+        value = getattr(self, self.argument) if self.argument else None
+        return self.part_name if value is None else f"{self.part_name}:{value}"
+
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Height, width and channels of the smallest images, or None where unknown.
+
+        It is cheap and needs no TensorFlow. The few that `max_unreadable` forgives do not count.
+        """
+        return None
+
+    def problem(self) -> str | None:
+        """What keeps the source from being opened, with the cure, or None. Cheap, no TensorFlow."""
+        return None
+
+    def open(self) -> "Images":
+        """The source's images.
+
+        Raises:
+            SpecError: the source is not there, or is not what its options say.
+        """
+        raise NotImplementedError
+
+    def _images(self, records, count, channels, fingerprint, threads=1) -> "Images":
+        """`Images` with this source's options; `count` and `fingerprint` are of all pictures."""
+        return Images(
+            records=records,
+            channels=self.channels or channels,
+            fingerprint=digest(
+                self.part_name,
+                fingerprint,
+                self.channels or channels,
+                self.limit,
+                self.tile,
+                self.memory,
+            ),
+            count=count if self.limit is None or count is None else min(count, self.limit),
+            limit=self.limit,
+            tile=self.tile,
+            memory=self.memory,
+            max_unreadable=self.max_unreadable,
+            threads=threads,
+            name=self.spec_name(),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images of an opened source, in one fixed order.
+
+    A *picture* is what the source holds (a file, a record); with `tile`, every picture is several
+    images. Pictures that cannot be read are skipped, and listed in `skipped`.
+
+    Attributes:
+        records: from the number of a picture, the records from there to the end.
+        channels: 1 or 3, the channels of every image.
+        fingerprint: changes when the pictures or the options change.
+        count: pictures, or None where only reading them all would tell.
+        memory: megabytes of pixels to keep at once.
+        threads: how many pictures are decoded side by side.
+    """
+
+    records: Callable[[int], Iterable[Record]]
+    channels: int
+    fingerprint: str
+    count: int | None = None
+    limit: int | None = None
+    tile: int | None = None
+    memory: int = 1024
+    max_unreadable: float = 0.1
+    threads: int = 1
+    name: str = "images"
+    _reasons: dict[str, str] = field(default_factory=dict, repr=False)
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Names and reasons of the pictures that could not be used so far."""
+        with self._lock:
+            return list(self._reasons.items())
+
+    def read(self, start=0) -> Iterator[Any]:
+        """The images from picture `start` on: uint8 (height, width, channels), sizes may differ.
+
+        Raises:
+            RunError: more than the share `max_unreadable` of the pictures cannot be read.
+        """
+        for _, images in self.pictures(start):
+            yield from images
+
+    def pictures(self, start=0, reduce=None) -> Iterator[tuple[str, Any]]:
+        """Name and images of each picture from `start` on; no images where it is skipped.
+
+        Args:
+            start: number of the first picture.
+            reduce: called beside the decoding, with a picture's number and its images; what it
+                returns is yielded in their place, so that large pictures need not pile up. It may
+                raise `UnreadableError`.
+        """
+
+        def work(number, load):
+            images = tiles(to_channels(load(), self.channels), self.tile)
+            return reduce(number, images) if reduce else images
+
+        seen = start
+        for name, finish in self._decoded(start, work):
+            seen += 1
+            try:
+                images = finish()
+            except UnreadableError as error:
+                self.skip({name: str(error)})
+                images = []
+            yield name, images
+        if self.count is None and start == 0:
+            self._check_share(seen)
+
+    def _decoded(self, start, work):
+        """Names, and calls that return what `work` made of a picture or raise what it raised."""
+        records = iter(self.records(start))
+        if self.threads < 2:
+            for number, (name, load) in enumerate(records, start):
+                if self.limit is not None and number >= self.limit:
+                    return
+                yield name, lambda number=number, load=load: work(number, load)
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        ahead: deque = deque()
+        executor = ThreadPoolExecutor(self.threads, thread_name_prefix="kclr-decode")
+        try:
+            for number, (name, load) in enumerate(records, start):
+                if self.limit is not None and number >= self.limit:
+                    break
+                ahead.append((name, executor.submit(work, number, load).result))
+                if len(ahead) > self.threads:
+                    yield ahead.popleft()
+            while ahead:
+                yield ahead.popleft()
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def skip(self, reasons):
+        """Count pictures as unusable, given a reason for each name.
+
+        Raises:
+            RunError: these are now more than the share `max_unreadable`.
+        """
+        with self._lock:
+            self._reasons.update(reasons)
+        if self.count is not None:
+            self._check_share(self.count)
+
+    def _check_share(self, count):
+        skipped = self.skipped
+        if not skipped or len(skipped) <= self.max_unreadable * count:
+            return
+        shown = "".join(f"\n  {name}: {reason}" for name, reason in skipped[:5])
+        small = any(reason.startswith("smaller") for _, reason in skipped)
+        cure = "Use a smaller crop_size or patch_size. " if small else ""
+        more = f"\n  and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        raise RunError(
+            f"{self.name}: {len(skipped)} of {count} pictures cannot be used, more than "
+            f"max_unreadable allows ({self.max_unreadable:g} of them):{shown}{more}\n"
+            f"{cure}Mend or remove them, or raise data.max_unreadable."
+        )
+
+
+def digest(*values) -> str:
+    """A short hash of values that have a stable `repr`."""
+    return hashlib.blake2b(repr(values).encode(), digest_size=16).hexdigest()
+
+
+def split_source(text) -> tuple[str, dict[str, Any]]:
+    """Split a spec's `NAME:ARGUMENT` or path into a source's name and its field.
+
+    Returns:
+        The registered name and {field: argument}; a word that is neither comes back as it is, with
+        no field.
+    """
+    sources = parts("source")
+    if text in sources:
+        return text, {}
+    scheme, colon, argument = text.partition(":")
+    name = getattr(sources.get(scheme), "argument", None)
+    if colon and name:
+        return scheme, {name: argument}
+    if "://" not in text and (
+        "/" in text or os.sep in text or text.startswith((".", "~")) or os.path.isdir(text)
+    ):
+        return "folder", {"path": text}
+    return (scheme if colon and scheme and scheme not in sources else text), {}
+
+
+def source(text, **options) -> Any:
+    """The source that a spec would name as `text`, with its options.
+
+    Raises:
+        SpecError: no source is called so, or an option is not one of its.
+    """
+    from pydantic import ValidationError
+
+    sources = parts("source")
+    name, argument = split_source(text)
+    if name not in sources:
+        near = difflib.get_close_matches(name, sources, n=1)
+        raise SpecError(
+            f"{name!r} is no known source. "
+            + (f"Did you mean {near[0]!r}?" if near else f"Choose from {', '.join(sources)}.")
+        )
+    try:
+        return sources[name](**argument, **options)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise SpecError(f"{text}: {wrong}") from None
+
+
+def as_images(images, **options) -> Images:
+    """Images of whatever Python callers have.
+
+    Args:
+        images: `Images`, a `Source`, a source's name (`"tfds:cifar100"`, a path), an array of
+            (count, height, width) or (count, height, width, channels), a list of arrays of mixed
+            sizes, or a `tf.data.Dataset` of images, of tuples that start with one, or of
+            dictionaries with the key `image`; batched or not, in the same order every time.
+            Numbers are uint8, or floats in [0, 1].
+        **options: those of every `Source`, where `images` is not opened or described already.
+
+    Raises:
+        SpecError: it is nothing of these.
+    """
+    if isinstance(images, (Images, Source)):
+        if options:
+            raise SpecError(f"{', '.join(options)}: give these where the source is described.")
+        return images.open() if isinstance(images, Source) else images
+    if isinstance(images, (str, os.PathLike)):
+        text = os.fspath(images)
+        known = isinstance(images, str) and split_source(text)[0] in parts("source")
+        return source(
+            text if known or isinstance(images, str) else os.path.join(text, ""), **options
+        ).open()
+    from kclr.data.arrays import Arrays
+
+    return Arrays(images=images, **options).open()

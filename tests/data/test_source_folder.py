@@ -1,0 +1,254 @@
+"""Folders of whatever pictures people have."""
+
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from kclr.data import image_files
+from kclr.data.pixels import UnreadableError
+from kclr.data.sources import as_images, source
+from kclr.errors import RunError, SpecError
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return Image.fromarray(load_sample_image("flower.jpg")[100:180, 200:320])
+
+
+def read(folder, **options):
+    return list(source(str(folder), **options).open().read())
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.jpg", "a.JPEG", "a.webp", "a.gif", "a.bmp"])
+def test_every_format_is_read(tmp_path, photo, name):
+    photo.save(tmp_path / name)
+    (image,) = read(tmp_path)
+    assert image.shape == (80, 120, 3)
+    assert image.dtype == np.uint8
+    assert np.abs(image.astype(int) - np.asarray(photo)).mean() < 16
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr"])
+def test_every_mode_becomes_rgb(tmp_path, photo, mode):
+    name = "a.jpg" if mode in ("CMYK", "YCbCr") else "a.png"
+    photo.convert("RGB" if mode == "YCbCr" else mode).save(tmp_path / name, quality=95)
+    (image,) = read(tmp_path)
+    # PIL takes every mode but those with alpha to RGB by itself.
+    plain = {"RGBA": "RGB", "LA": "L", "YCbCr": "RGB", "CMYK": "RGB"}.get(mode, mode)
+    exact = np.asarray(photo.convert(plain).convert("RGB")).astype(int)
+    assert image.shape == (80, 120, 3)
+    assert np.abs(image - exact).mean() < (4 if name == "a.jpg" else 1e-9)
+
+
+def test_transparent_pixels_are_white(tmp_path):
+    pixels = np.zeros((2, 8, 4), np.uint8)
+    pixels[0, :, 3] = 255
+    pixels[1, :4, 3] = 51
+    Image.fromarray(pixels).save(tmp_path / "alpha.png")
+    (image,) = read(tmp_path)
+    np.testing.assert_array_equal(image[:, [0, 7], 0], [[0, 0], [204, 255]])
+
+
+def test_transparent_palette_color_is_white(tmp_path):
+    picture = Image.new("P", (8, 8), 1)
+    picture.putpalette([255, 0, 0, 0, 0, 255])
+    picture.putpixel((0, 0), 0)
+    picture.save(tmp_path / "palette.png", transparency=0)
+    (image,) = read(tmp_path)
+    np.testing.assert_array_equal(image[0, :2], [[255, 255, 255], [0, 0, 255]])
+
+
+def test_sixteen_bits_are_scaled_not_cut(tmp_path):
+    deep = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    (image,) = read(tmp_path, channels=1)
+    np.testing.assert_array_equal(image[..., 0], np.arange(256).reshape(16, 16))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_rotated_pictures_stand_upright(tmp_path, photo, orientation):
+    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # PIL's transposition that undoes each
+    inverse = {0: 0, 1: 1, 2: 4, 3: 3, 4: 2, 5: 5, 6: 6}
+    stored = photo
+    if orientation > 1:
+        stored = photo.transpose(Image.Transpose(inverse[turns[orientation]]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "turned.png", exif=exif)
+    (image,) = read(tmp_path)
+    np.testing.assert_array_equal(image, np.asarray(photo))
+    assert source(str(tmp_path)).image_shape() == (80, 120, 3)
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (9, 7), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    (image,) = read(tmp_path)
+    np.testing.assert_array_equal(image[3, 3], [255, 0, 0])
+
+
+def test_phone_picture_that_holds_a_second_one(tmp_path, photo):
+    photo.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[photo.rotate(180)])
+    (image,) = read(tmp_path)
+    assert np.abs(image.astype(int) - np.asarray(photo)).mean() < 8
+
+
+def test_sixteen_bit_color(tmp_path):
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    deep = np.linspace(0, 65535, 4 * 5 * 3).astype(">u2").reshape(4, 15)
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 4, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    (image,) = read(tmp_path)
+    assert np.abs(image.astype(int) - deep.reshape(4, 5, 3) / 257).max() <= 1
+
+
+def spoil(folder, photo):
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("not a picture")
+    photo.save(folder / "whole.jpg")
+    whole = (folder / "whole.jpg").read_bytes()
+    (folder / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    photo.save(folder / "whole.png")
+    whole = (folder / "whole.png").read_bytes()
+    (folder / "half.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "noise.bmp").write_bytes(b"BM" + bytes(range(256)))
+    os.symlink(folder / "nowhere", folder / "dangling.gif")
+
+
+def test_broken_files_are_named_and_skipped(tmp_path, photo):
+    spoil(tmp_path, photo)
+    images = source(str(tmp_path), max_unreadable=0.8).open()
+    assert len(list(images.read())) == 2
+    reasons = dict(images.skipped)
+    assert reasons.keys() == {
+        "empty.png", "text.jpg", "half.jpg", "half.png", "noise.bmp", "dangling.gif",
+    }  # fmt: skip
+    assert reasons["empty.png"] == "an empty file"
+    assert reasons["text.jpg"] == "not a picture of a known format"
+    assert reasons["half.jpg"] == "cut off"
+    list(images.read())
+    assert len(images.skipped) == 6
+
+
+def test_too_many_broken_files_stop_the_run(tmp_path, photo):
+    spoil(tmp_path, photo)
+    with pytest.raises(RunError) as error:
+        read(tmp_path)
+    text = str(error.value)
+    assert "of 8 pictures cannot be used, more than max_unreadable allows (0.1 of them)" in text
+    assert "Mend or remove them, or raise data.max_unreadable." in text
+    assert any(name in text for name in ("empty.png", "text.jpg", "half.jpg", "half.png"))
+
+
+def test_picture_of_absurd_size_is_skipped_not_loaded(tmp_path, photo, monkeypatch):
+    photo.save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UnreadableError, match="far too many pixels"):
+        image_files.decode(tmp_path / "bomb.png")
+
+
+def test_program_in_disguise_is_not_run(tmp_path):
+    (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
+    with pytest.raises(UnreadableError, match="known format"):
+        image_files.decode(tmp_path / "a.png")
+
+
+def make(folder, count=12):
+    for number in range(count):
+        place = folder / f"class {number % 3}"
+        place.mkdir(exist_ok=True)
+        Image.new("L", (10 + number, 20), number).save(place / f"{number}.png")
+
+
+def test_order_is_fixed_and_mixes_the_subfolders(tmp_path):
+    make(tmp_path, 30)
+    first = [image[0, 0, 0] for image in read(tmp_path)]
+    assert first == [image[0, 0, 0] for image in read(tmp_path)]
+    assert sorted(first) == list(range(30))
+    assert first != sorted(first)
+    assert len({number % 3 for number in first[:8]}) > 1
+    images = source(str(tmp_path)).open()
+    assert [image[0, 0, 0] for image in images.read(7)] == first[7:]
+    limited = source(str(tmp_path), limit=5).open()
+    assert limited.count == 5
+    assert [image[0, 0, 0] for image in limited.read()] == first[:5]
+
+
+def test_hidden_files_and_loops_of_links_are_left_alone(tmp_path):
+    make(tmp_path, 3)
+    (tmp_path / ".hidden").mkdir()
+    Image.new("L", (9, 9)).save(tmp_path / ".hidden" / "a.png")
+    Image.new("L", (9, 9)).save(tmp_path / "._b.png")
+    (tmp_path / "class 0" / "up").symlink_to(tmp_path, target_is_directory=True)
+    assert source(str(tmp_path)).open().count == 3
+
+
+def test_linked_folders_are_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    make(tmp_path / "elsewhere", 3)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert source(str(tmp_path / "pictures")).open().count == 3
+
+
+def test_fingerprint_follows_the_files(tmp_path):
+    make(tmp_path)
+    before = source(str(tmp_path)).open().fingerprint
+    assert before == as_images(tmp_path).fingerprint
+    os.utime(tmp_path / "class 0" / "0.png", ns=(1, 1))
+    touched = source(str(tmp_path)).open().fingerprint
+    (tmp_path / "class 0" / "0.png").unlink()
+    removed = source(str(tmp_path)).open().fingerprint
+    assert len({before, touched, removed}) == 3
+
+
+def test_fingerprint_survives_a_move(tmp_path):
+    (tmp_path / "here").mkdir()
+    make(tmp_path / "here")
+    before = source(str(tmp_path / "here")).open().fingerprint
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert source(str(tmp_path / "there")).open().fingerprint == before
+
+
+def test_size_of_the_smallest_picture_is_known_beforehand(tmp_path):
+    make(tmp_path)
+    assert source(str(tmp_path), max_unreadable=0.0).image_shape() == (20, 10, 3)
+    assert source(str(tmp_path), max_unreadable=0.1).image_shape() == (20, 11, 3)
+    assert source(str(tmp_path), tile=8, channels=1).image_shape() == (8, 8, 1)
+
+
+def test_tiles_are_images_of_their_own(tmp_path, photo):
+    photo.save(tmp_path / "a.png")
+    tiles = read(tmp_path, tile=32)
+    assert len(tiles) == 2 * 3
+    np.testing.assert_array_equal(tiles[4], np.asarray(photo)[32:64, 32:64])
+
+
+def test_missing_folder_names_the_nearest(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(SpecError, match=r"picturs: no such folder\. Did you mean .*/pictures\?"):
+        read(tmp_path / "picturs")
+    with pytest.raises(SpecError, match=r"no such folder\. Check its spelling"):
+        read(tmp_path / "something else")
+
+
+def test_folder_without_pictures_and_file_are_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(SpecError, match="no pictures in this folder or below it"):
+        read(tmp_path)
+    with pytest.raises(SpecError, match=r"is a file\. Name the folder it is in"):
+        read(tmp_path / "notes.txt")
+    assert source(str(tmp_path)).image_shape() is None
