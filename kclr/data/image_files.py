@@ -40,7 +40,9 @@ def size(path) -> tuple[int, int] | None:
     try:
         with Image.open(path, formats=_FORMATS) as image:
             width, height = image.size
-            turned = image.getexif().get(_ORIENTATION) in _TURNED
+            # PIL decodes all of a PNG to look for EXIF data behind the pixels.
+            headed = image.format != "PNG" or "exif" in image.info
+            turned = headed and image.getexif().get(_ORIENTATION) in _TURNED
     except Exception:  # as in decode
         return None
     return (width, height) if turned else (height, width)

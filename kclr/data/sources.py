@@ -18,7 +18,7 @@ from pydantic import Field
 
 from kclr.data.pixels import UnreadableError, tiles, to_channels
 from kclr.errors import RunError, SpecError
-from kclr.spec.registry import Part, parts
+from kclr.spec.registry import Part, parts, splits
 
 # A record is the name that messages give a picture, and a call that decodes it.
 Record = tuple[str, Callable[[], Any]]
@@ -212,6 +212,7 @@ def digest(*values) -> str:
     return hashlib.blake2b(repr(values).encode(), digest_size=16).hexdigest()
 
 
+@splits("source")
 def split_source(text) -> tuple[str, dict[str, Any]]:
     """Split a spec's `NAME:ARGUMENT` or path into a source's name and its field.
 

@@ -1,0 +1,176 @@
+"""What may stand at a place of a spec: the schema, walked along a key's path."""
+
+import types
+import typing
+from typing import Any
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+from kclr.spec.registry import Named, Part, parts
+from kclr.spec.schema import KerasObject, Spec
+from kclr.spec.wording import any_of
+
+
+class Slot:
+    """A place of a spec, with what the schema says about it.
+
+    Attributes:
+        types: the plain types that may stand here; None is not among them.
+        optional: whether null may stand here.
+        field: pydantic's description of the key, where the place is one.
+    """
+
+    def __init__(self, annotation, metadata=(), field: FieldInfo | None = None):
+        self.types: list[Any] = []
+        self.metadata: list[Any] = []
+        self.optional = False
+        self.field = field
+        self.config_of: tuple[type[KerasObject], str] | None = None
+        self._take(annotation)
+        self._describe(metadata)
+
+    def _take(self, annotation):
+        origin = typing.get_origin(annotation)
+        if origin is typing.Annotated:
+            inner, *metadata = typing.get_args(annotation)
+            self._take(inner)
+            self._describe(metadata)
+        elif origin in (typing.Union, types.UnionType):
+            for part in typing.get_args(annotation):
+                self._take(part)
+        elif annotation is type(None):
+            self.optional = True
+        else:
+            self.types.append(annotation)
+
+    def _describe(self, metadata):
+        for data in metadata:
+            self.metadata += data.metadata if isinstance(data, FieldInfo) else [data]
+
+    @property
+    def named(self) -> Named | None:
+        """How a registered part is named here, or None where none is."""
+        return next((data for data in self.metadata if isinstance(data, Named)), None)
+
+    @property
+    def model(self) -> type[Part] | None:
+        """The class whose fields may be written below, where it does not depend on a name."""
+        # In Python 3.10 dict[str, int] is an instance of `type`.
+        plain = [t for t in self.types if isinstance(t, type) and typing.get_origin(t) is None]
+        models = [t for t in plain if issubclass(t, Part)]
+        return models[0] if models else None
+
+    @property
+    def items(self) -> Any:
+        """The type of a list's items, or None where no list may stand."""
+        for annotation in self.types:
+            if typing.get_origin(annotation) in (tuple, list):
+                return typing.get_args(annotation)[0]
+        return None
+
+    @property
+    def choices(self) -> list[Any]:
+        """The values to choose from, where they are few."""
+        return [
+            choice
+            for annotation in self.types
+            if typing.get_origin(annotation) is typing.Literal
+            for choice in typing.get_args(annotation)
+        ]
+
+    @property
+    def shorthand(self) -> str | None:
+        """The key that is meant where a text stands in place of a mapping."""
+        if self.named:
+            return self.named.key
+        return "class_name" if self.model and issubclass(self.model, KerasObject) else None
+
+    def part(self, value) -> type[Part] | None:
+        """The class whose fields may be written below, given what is written."""
+        return self.named.part(value) if self.named else self.model
+
+    def keys(self, value) -> list[str]:
+        """The keys that may be written below, given what is written."""
+        if self.config_of:
+            keras_class, name = self.config_of
+            return list({**keras_class.nested, **(keras_class.arguments(name) or {})})
+        part = self.part(value)
+        own = list(part.model_fields) if part else []
+        return [self.named.key, *own] if self.named else own
+
+    def below(self, key, value) -> "Slot | None":
+        """The place of a key or of an item, or None where the schema has none."""
+        if self.config_of:
+            nested = self.config_of[0].nested.get(key)
+            return Slot(nested) if nested else Slot(Any)
+        if isinstance(key, int):
+            return Slot(self.items) if self.items is not None else None
+        if self.named and key == self.named.key:
+            return Slot(str)
+        part = self.part(value)
+        if part is None or key not in part.model_fields:
+            return None
+        field = part.model_fields[key]
+        slot = Slot(field.annotation, field.metadata, field)
+        if issubclass(part, KerasObject) and key == "config":
+            name = value.get("class_name") if isinstance(value, dict) else value
+            slot.config_of = (part, name if isinstance(name, str) else "")
+        return slot
+
+    def range(self) -> str:
+        """The range of a number, as in "1 to 64"; empty where there is none."""
+        low = high = ""
+        whole = int in self.types
+        for bound in self.metadata:
+            if isinstance(bound, Ge):
+                low = f"{bound.ge}"
+            elif isinstance(bound, Gt):
+                low = f"{int(str(bound.gt)) + 1}" if whole else f"more than {bound.gt}"
+            elif isinstance(bound, Le):
+                high = f"{bound.le}"
+            elif isinstance(bound, Lt):
+                high = f"{int(str(bound.lt)) - 1}" if whole else f"less than {bound.lt}"
+        if low.isdigit() and not high:
+            return f"{low} or more"
+        if high and "less" not in high and "more" not in low:
+            return f"{low} to {high}" if low else f"at most {high}"
+        high = high if "less" in high or not high else f"at most {high}"
+        return " and ".join(bound for bound in (low, high) if bound)
+
+    def allowed(self) -> str:
+        """What may stand here, in a few words."""
+        if self.named:
+            names = [name + self.named.argument(name) for name in sorted(parts(self.named.kind))]
+            return f"{any_of(names)}, or a mapping with the key {self.named.key}"
+        if self.shorthand:
+            return "a name, or a mapping with the keys class_name and config"
+        if self.choices:
+            return any_of(self.choices)
+        if self.items is not None:
+            return "a list"
+        if self.model:
+            return f"keys and values, as in {{{next(iter(self.model.model_fields))}: ...}}"
+        if any(typing.get_origin(annotation) is dict for annotation in self.types):
+            return "a mapping"
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        known = [words[t] for t in self.types if t in words]
+        text = any_of(known) if known else "a value"
+        return f"{text}, {self.range()}" if self.range() else text
+
+
+def slot_at(path, value) -> Slot | None:
+    """The place at a path of a spec whose plain value is `value`; None where there is no such."""
+    slot: Slot | None = Slot(Spec)
+    for key in path:
+        slot = slot.below(key, value) if slot else None
+        value = item(value, key)
+    return slot
+
+
+def item(value, key):
+    """A plain value's item at a key or index, or None."""
+    try:
+        return value[key]
+    except (KeyError, IndexError, TypeError):
+        return None

@@ -1,0 +1,285 @@
+"""Everything that is wrong with a spec, gathered in one go: each with place, value and cure."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from kclr.errors import SpecError
+from kclr.spec.complaints import complaint
+from kclr.spec.fields import item, slot_at
+from kclr.spec.overrides import override
+from kclr.spec.reading import read_yaml
+from kclr.spec.schema import Spec
+from kclr.spec.sizes import name_findings, size_findings
+from kclr.spec.wording import Finding, nearest, shown
+
+__all__ = ["Draft", "Finding", "describe", "load_spec", "nearest", "parse_spec", "read_draft"]
+
+# Keys of a block or of patches that no size depends on.
+_NO_SIZES = {
+    "activation", "augment", "augment_views", "filters", "padding", "use_bias", "whitening",
+    "whitening_epsilon",
+}  # fmt: skip
+# With so many mistakes, what else may be wrong can wait.
+_MANY = 300
+
+
+@dataclass
+class Draft:
+    """A spec as far as it could be made sense of, and all that is to mend in it.
+
+    Attributes:
+        name: the file.
+        spec: the checked spec, with defaults in the place of what is wrong; None where too little
+            is left.
+        findings: what is to mend.
+        doubtful: paths of what is wrong, so that nothing is said about what depends on it.
+        places: for each path that was written down, where: "line 9", or "--set".
+    """
+
+    name: str
+    spec: Spec | None = None
+    findings: list[Finding] = field(default_factory=list)
+    doubtful: set[tuple] = field(default_factory=set)
+    places: dict[tuple, str] = field(default_factory=dict)
+
+    def trusted(self, *path) -> bool:
+        """Whether nothing at this path, below or above it is wrong."""
+        return not any(
+            wrong[: len(path)] == path or path[: len(wrong)] == wrong for wrong in self.doubtful
+        )
+
+    def sizes_trusted(self, index, below=False) -> bool:
+        """Whether nothing that the sizes of layer `index` are made from is wrong.
+
+        Args:
+            index: the layer's number from 0.
+            below: also ask for the blocks of all layers below it.
+        """
+        for wrong in self.doubtful:
+            top, layer, part, key = (*wrong, None, None, None, None)[:4]
+            if top != "stack" or (layer is not None and not 0 <= layer <= index):
+                continue
+            if part in ("name", "objective", "train", "data"):
+                continue
+            if part in ("block", "patches") and key in _NO_SIZES:
+                continue
+            if layer in (index, None) or (below and part != "patches"):
+                return False
+        return True
+
+    def finished(self) -> Spec:
+        """The spec.
+
+        Raises:
+            SpecError: something is to mend; the message lists all of it.
+        """
+        if self.findings or self.spec is None:
+            raise SpecError(describe(self.name, self.findings, self.places))
+        return self.spec
+
+
+def load_spec(path, overrides=()) -> Spec:
+    """Read a spec from a YAML file, with `key.path=value` overrides, and check all of it.
+
+    Whether its images are there and large enough is `kclr.data.checks.load_checked`.
+
+    Raises:
+        SpecError: the file cannot be read, or something in it must be mended; the message lists
+            everything at once.
+    """
+    return read_draft(path, overrides).finished()
+
+
+def parse_spec(text, overrides=(), name="spec") -> Spec:
+    """`load_spec` for a text; `name` stands for the file in messages."""
+    return draft(text, overrides, name).finished()
+
+
+def read_draft(path, overrides=()) -> Draft:
+    """`draft` of a file.
+
+    Raises:
+        SpecError: the file cannot be read, or is not YAML.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file.{_similar_file(path)}") from None
+    except IsADirectoryError:
+        raise SpecError(f"{path} is a directory; a spec is a YAML file.{_inside(path)}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise SpecError(f"{path}:{line}: this is not UTF-8 text. Save the file as UTF-8.") from None
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}.") from None
+    return draft(text, overrides, str(path))
+
+
+def draft(text, overrides: Iterable[str] = (), name="spec") -> Draft:
+    """Check a spec's text and gather what is wrong, in the layers' sizes too.
+
+    Raises:
+        SpecError: the text is not YAML.
+    """
+    document = read_yaml(text, name)
+    made = Draft(name, places={path: f"line {line}" for path, line in document.lines.items()})
+    value = document.value
+    for path, line in dict.fromkeys(document.repeated):
+        made.places[path] = f"line {line}"
+        made.findings.append(Finding(path, "the key is given twice. Remove one of the two."))
+    for assignment in overrides:
+        try:
+            value, path = override(value, assignment)
+        except SpecError as error:
+            made.places[("--set", assignment)] = "--set"
+            made.findings.append(Finding(("--set", assignment), str(error)))
+            continue
+        made.places = {p: w for p, w in made.places.items() if p[: len(path)] != path}
+        for length in range(len(path), 0, -1):
+            made.places.setdefault(path[:length], "--set")
+    if value is None:
+        made.findings.append(
+            Finding((), "the spec is empty. `kclr init` writes one to start from.")
+        )
+    elif not isinstance(value, dict):
+        words = f"a spec is a mapping with the key `stack`, not {shown(value)}. See `kclr init`."
+        made.findings.append(Finding((), words))
+    else:
+        _validate(value, made)
+    if made.spec is not None:
+        made.findings += [f for f in name_findings(made.spec) if made.trusted(*f.path)]
+        for index in range(len(made.spec.stack)):
+            if made.sizes_trusted(index):
+                made.findings += size_findings(made.spec, index)
+    for finding in made.findings:
+        made.doubtful.add(finding.path)
+    return made
+
+
+def _validate(value, made: Draft) -> None:
+    """Validate, and again without what was found wrong, until what is left is right.
+
+    Some checks only run when the values that they need are right; so nothing is hidden behind
+    something else.
+    """
+    left = value
+    while True:
+        try:
+            made.spec = Spec.model_validate(left)
+            return
+        except ValidationError as error:
+            found = [
+                complaint(details, left)
+                for details in error.errors(include_url=False)
+                if not _only_seems_short(details)
+            ]
+        smaller = left
+        for path, message in _one_each(found, left):
+            if made.trusted(*path):
+                made.findings.append(Finding(path, message))
+        made.doubtful |= {path for path, _ in found}
+        if len(found) > _MANY:
+            return
+        for path, _ in found:
+            smaller = _without(smaller, path, left)
+        if smaller == left or not isinstance(smaller, dict):
+            return
+        left = smaller
+
+
+def _one_each(found, value):
+    """One message for a place where several types are allowed and none fits."""
+    messages: dict[tuple, list[str]] = {}
+    for path, message in dict.fromkeys(found):
+        messages.setdefault(path, []).append(message)
+    for path, several in messages.items():
+        slot = slot_at(path, value)
+        if len(several) > 1 and slot and len(slot.types) > 1:
+            given = value
+            for key in path:
+                given = item(given, key)
+            several = [f"{shown(given)} is not allowed. Use {slot.allowed()}."]
+        yield from ((path, message) for message in several)
+
+
+def _only_seems_short(details):
+    """Whether a list is called too short because its items are wrong."""
+    return details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]
+
+
+def _without(value, path, whole):
+    """A copy of a plain value without what is at `path`, or without what is useless without it."""
+    if not path:
+        return None
+    above = slot_at(path[:-1], whole)
+    holder = whole
+    for key in path[:-1]:
+        holder = item(holder, key)
+    names_it = above is not None and above.shorthand == path[-1]
+    absent = not isinstance(holder, list) and (
+        not isinstance(holder, dict) or path[-1] not in holder
+    )
+    in_list = isinstance(holder, list) and path[:-1] != ("stack",)
+    if names_it or absent or in_list:
+        return _without(value, path[:-1], whole)
+    return _removed(value, path)
+
+
+def _removed(value, path):
+    key, *rest = path
+    if item(value, key) is None and not (isinstance(value, dict) and key in value):
+        return value  # removed already, with something around it
+    changed = list(value) if isinstance(value, list) else dict(value)
+    if rest:
+        changed[key] = _removed(value[key], rest)
+    elif isinstance(changed, list):
+        changed[key] = {}
+    else:
+        del changed[key]
+    return changed
+
+
+def describe(name, findings, places=None) -> str:
+    """The message of a `SpecError`: the file, how many things, and a line for each."""
+    places = places or {}
+    count = "1 thing" if len(findings) == 1 else f"{len(findings)} things"
+    rows = [f"{name}: {count} to mend"]
+    for finding in sorted(findings, key=lambda f: _order(f.path, places)):
+        place = _place(finding.path, places)
+        written = "" if finding.path[:1] == ("--set",) else ".".join(map(str, finding.path))
+        head = ", ".join(part for part in (place, written) if part)
+        rows.append(f"  {head}: {finding.message}" if head else f"  {finding.message}")
+    return "\n".join(rows)
+
+
+def _place(path, places):
+    """Where a key stands, or the nearest thing around it that was written down."""
+    for length in range(len(path), 0, -1):
+        if path[:length] in places:
+            return places[path[:length]]
+    return ""
+
+
+def _order(path, places):
+    """In the order of the file, and what `--set` says after it."""
+    place = _place(path, places)
+    word = place.rpartition(" ")[2]
+    return (place == "--set", int(word) if word.isdigit() else 0)
+
+
+def _similar_file(path):
+    names = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    if near:
+        return f" Did you mean {path.parent / near[0]}?"
+    return " `kclr init` writes one to start from."
+
+
+def _inside(path):
+    names = sorted(p.name for p in path.glob("*.y*ml"))
+    return f" Did you mean {path / names[0]}?" if names else ""

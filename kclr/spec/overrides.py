@@ -1,0 +1,109 @@
+"""`--set key.path=value` on top of a spec's plain value."""
+
+import re
+from typing import Any
+
+from pydantic import BaseModel
+
+from kclr.errors import SpecError
+from kclr.spec.fields import Slot, item, slot_at
+from kclr.spec.reading import read_yaml
+from kclr.spec.wording import nearest, shown
+
+_EXAMPLE = "as in --set stack.0.train.steps=200"
+
+
+def override(value: Any, assignment: str) -> tuple[Any, tuple]:
+    """Apply one `key.path=value` of `--set`.
+
+    The value is read as YAML. Mappings on the way are made where they are missing; what stands
+    there by its name alone (`objective: triplet`) or by default becomes a mapping first. An item
+    of a list must exist.
+
+    Returns:
+        The changed value, and the path as a tuple of keys and indices. What was given is left as
+        it is.
+
+    Raises:
+        SpecError: the assignment has no `=`, its value is not YAML, or its path leads past the end
+            of a list or through a value that has no keys.
+    """
+    dotted, equals, text = assignment.partition("=")
+    words = [word.strip() for word in dotted.split(".")]
+    if not equals or not all(words):
+        raise SpecError(f"{assignment!r} is not of the form KEY.PATH=VALUE, {_EXAMPLE}.")
+    try:
+        new = read_yaml(text, "value").value
+    except SpecError as error:
+        reason = str(error).partition(": ")[2]
+        raise SpecError(f"{dotted.strip()}: {text!r} cannot be read: {reason}") from None
+    value = {} if value is None else value
+    path: tuple = ()
+    # Each step makes what it passes ready to be entered, so that the schema is asked about what
+    # will be there.
+    for word in words[:-1]:
+        path = (*path, _key(value, path, word, dotted))
+        value = _enterable(value, path, dotted)
+    path = (*path, _key(value, path, words[-1], dotted))
+    return _with(value, path, new), path
+
+
+def _key(value, path, word, dotted):
+    """A word of a path as an index, where it names an item of a list, or as a key."""
+    here = _at(value, path)
+    if not isinstance(here, list):
+        return word
+    if re.fullmatch("[0-9]{1,9}", word) and int(word) < len(here):
+        return int(word)
+    items = f"its items are 0 to {len(here) - 1}" if here else "it is empty"
+    if here and len(here) == 1:
+        items = "its only item is 0"
+    name = ".".join(map(str, path))
+    raise SpecError(f"{dotted.strip()}: {name} has no item {shown(word)}; {items}.")
+
+
+def _enterable(value, path, dotted):
+    """The spec's value with a mapping or a list at `path`."""
+    here, slot = _at(value, path), slot_at(path, value)
+    if isinstance(here, (dict, list)):
+        return value
+    name = ".".join(map(str, path))
+    if slot is None:
+        if here is None:
+            parent = slot_at(path[:-1], value)
+            keys = parent.keys(_at(value, path[:-1])) if parent else []
+            raise SpecError(f"{dotted.strip()}: no key {name}.{nearest(path[-1], keys)}")
+    elif slot.shorthand and (here is None or isinstance(here, str)):
+        return _with(value, path, _in_full(here, slot))
+    elif here is None and slot.items is not None:
+        raise SpecError(f"{dotted.strip()}: {name} is empty. Set all of it: {name}=[...].")
+    elif here is None and (slot.model or slot.config_of):
+        return _with(value, path, {})
+    raise SpecError(
+        f"{dotted.strip()}: {name} is {shown(here)}, which has no keys. Set all of it: {name}=..."
+    )
+
+
+def _in_full(here, slot: Slot) -> dict[str, Any]:
+    """What a text, or nothing, stands for where a mapping may stand."""
+    if here is None and slot.field is not None:
+        here = slot.field.get_default(call_default_factory=True)
+    if isinstance(here, BaseModel):
+        return here.model_dump(mode="json")
+    return {} if here is None else {slot.shorthand or "": here}
+
+
+def _at(value, path):
+    for key in path:
+        value = item(value, key)
+    return value
+
+
+def _with(value, path, new):
+    """A copy of a plain value that has `new` at `path`."""
+    if not path:
+        return new
+    key, *rest = path
+    changed = list(value) if isinstance(value, list) else dict(value)
+    changed[key] = _with(item(value, key), rest, new)
+    return changed

@@ -1,0 +1,199 @@
+"""YAML into plain values that remember their lines.
+
+Read is the part of YAML that everybody knows: mappings, lists and plain values, with anchors,
+aliases and merge keys. Tags, dates, octal numbers and base 60 are not; what looks like one stays
+text. Keys are always text.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from kclr.errors import SpecError
+
+# So that a small file whose aliases refer to aliases cannot fill the memory.
+MOST_VALUES = 100_000
+DEEPEST = 50
+
+# YAML 1.1 reads 1e-3 as a word, 010 as eight and 1:30 as ninety; nobody means these.
+_FLOAT = re.compile(
+    r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"
+    r"|^[-+]?[0-9][0-9_]*\.[0-9_]*$"
+    r"|^[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?$"
+    r"|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+)
+_INT = re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$")
+_OURS = {"tag:yaml.org,2002:float", "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp"}
+_PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str")}
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """PyYAML's safe loader, in C where it is built so, with everybody's numbers."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OURS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+
+
+@dataclass
+class Document:
+    """What a YAML text holds.
+
+    Attributes:
+        value: its plain value: dicts, lists, texts, numbers, booleans and None.
+        lines: for the path of each key and item (a tuple of keys and indices) its line, from 1.
+        repeated: path and line of keys that are given twice; the later one counts.
+    """
+
+    value: Any = None
+    lines: dict[tuple, int] = field(default_factory=dict)
+    repeated: list[tuple[tuple, int]] = field(default_factory=list)
+
+
+def read_yaml(text: str, name: str) -> Document:
+    """Parse a YAML text safely; whatever it holds, that takes a bounded time.
+
+    Raises:
+        SpecError: the text is not YAML, or not of the part that is read; the message has `name`
+            and, where it is known, the line and the column.
+    """
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        document = Document()
+        if node is not None:
+            document.value = _Plain(loader, document).value(node, ())
+        return document
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        if mark and mark.line >= len(text.splitlines()) > 0:
+            place = f":{len(text.splitlines())}"  # the end of the file, as an editor shows it
+        raise SpecError(f"{name}{place}: {_words(error, text, mark)}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, text.find(chr(error.character))) + 1
+        raise SpecError(
+            f"{name}:{line}: the character {chr(error.character)!r} is not allowed in YAML. "
+            "Remove it."
+        ) from None
+    except (yaml.YAMLError, RecursionError, UnicodeEncodeError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise SpecError(f"{name}: this is not YAML that can be read: {reason}.") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _words(error, text, mark):
+    """A YAML library's complaint in words for people."""
+    problem = str(error.problem)
+    lines = text.splitlines()
+    line = lines[mark.line] if mark and mark.line < len(lines) else ""
+    if isinstance(error, _NotReadError):
+        return problem
+    if "another document" in problem:
+        return "a second document starts here. Keep one of the two."
+    if "undefined alias" in problem:
+        return f"{problem.removeprefix('found ')}. Write its anchor (&name) further up."
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return "this line is indented with a tab. Use spaces."
+    if "nesting depth" in problem:
+        return "this is nested too deeply."
+    hint = ""
+    if "mapping values are not allowed" in problem:
+        hint = " Check the indentation, or put text with a colon in quotes."
+    elif "expected <block end>" in problem or "could not find expected ':'" in problem:
+        hint = " Check the indentation and the colons around this line."
+    elif any(words in problem for words in ("expected ',' or", "end of stream", "node content")):
+        hint = " Check that every quote and bracket is closed."
+    context = f"{error.context}, " if error.context else ""
+    return f"this is not YAML that can be read: {context}{problem}.{hint}"
+
+
+class _NotReadError(yaml.MarkedYAMLError):
+    """YAML that kclr does not read."""
+
+    def __init__(self, problem, node):
+        super().__init__(problem=problem, problem_mark=node.start_mark)
+
+
+class _Plain:
+    """Turns nodes into plain values and writes down where they stand."""
+
+    def __init__(self, loader, document):
+        self.loader, self.document = loader, document
+        self.values = 0
+        self.open: set[int] = set()
+
+    def value(self, node, path):
+        self.values += 1
+        if self.values > MOST_VALUES:
+            raise _NotReadError(
+                f"this makes more than {MOST_VALUES:,} values. Write fewer, or fewer aliases.", node
+            )
+        if len(path) > DEEPEST:
+            raise _NotReadError("this is nested too deeply.", node)
+        if id(node) in self.open:
+            raise _NotReadError("this holds itself, by an alias. Write it out.", node)
+        self.document.lines.setdefault(path, node.start_mark.line + 1)
+        self.open.add(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(node, path)
+            if isinstance(node, yaml.SequenceNode):
+                self._check_tag(node, "tag:yaml.org,2002:seq")
+                return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+            return self._scalar(node)
+        finally:
+            self.open.discard(id(node))
+
+    def _mapping(self, node, path):
+        self._check_tag(node, "tag:yaml.org,2002:map")
+        own: dict[str, Any] = {}
+        merged: list[yaml.Node] = []
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                several = isinstance(value_node, yaml.SequenceNode)
+                merged += value_node.value if several else [value_node]
+                continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _NotReadError("a key must be a word. Put text with brackets in quotes.",
+                                    key_node)  # fmt: skip
+            key, line = key_node.value, key_node.start_mark.line + 1
+            if key in own:
+                self.document.repeated.append(((*path, key), line))
+                self.document.lines[(*path, key)] = line
+            self.document.lines.setdefault((*path, key), line)
+            own[key] = self.value(value_node, (*path, key))
+        for source in merged:
+            if not isinstance(source, yaml.MappingNode):
+                raise _NotReadError("`<<` takes in a mapping (*name), or a list of them.", source)
+            own = self.value(source, path) | own
+        return own
+
+    def _scalar(self, node):
+        self._check_tag(node, *_PLAIN)
+        try:
+            return self.loader.construct_object(node)
+        except ValueError:  # int("9" * 5000), or a number tag on a word
+            raise _NotReadError(
+                f"{_start(node.value)} is no number that can be read.", node
+            ) from None
+
+    def _check_tag(self, node, *allowed):
+        if node.tag not in allowed:
+            raise _NotReadError(
+                f"tags such as {_start(node.tag)} are not read. Leave it out.", node
+            )
+
+
+def _start(text):
+    return text if len(text) <= 40 else f"{text[:37]}..."

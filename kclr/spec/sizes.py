@@ -1,0 +1,120 @@
+"""Sizes that cannot be: a kernel larger than its patch, a crop larger than the images, ..."""
+
+from kclr.spec.geometry import layer_geometry, output_size, window
+from kclr.spec.schema import Spec
+from kclr.spec.wording import Finding
+
+
+def size_findings(spec: Spec, index: int) -> list[Finding]:
+    """What is impossible in layer `index` whatever the images and the layers below it."""
+    at = ("stack", index, "patches")
+    block, patches = spec.stack[index].block, spec.stack[index].patches
+    size, crop = patches.patch_size or 0, patches.crop_size or 0
+    least = window([block], 1)
+    if size < block.kernel_size:
+        return [
+            Finding(
+                (*at, "patch_size"),
+                f"{size} is smaller than the kernel ({block.kernel_size}). Use at least {least}, "
+                "or a smaller kernel_size.",
+            )
+        ]
+    sizes = layer_geometry(spec.stack, index)
+    findings = []
+    if sizes.patch_map < 1:
+        findings.append(
+            Finding(
+                (*at, "patch_size"),
+                f"the patch has shrunk to nothing: {size} leaves {_cells(sizes.patch_conv)} after "
+                f"the convolution, less than the max-pool's {block.pool_size}. Use at least "
+                f"{least}, or a smaller pool_size.",
+            )
+        )
+    if patches.max_shift:
+        if patches.max_shift >= size:
+            findings.append(
+                Finding(
+                    (*at, "max_shift"),
+                    f"{patches.max_shift} lets patches of {size} lie apart without overlapping. "
+                    f"Use 1 to {size - 1}.",
+                )
+            )
+        if crop != size + patches.max_shift:
+            findings.append(
+                Finding(
+                    (*at, "crop_size"),
+                    f"{crop} is not the patch and the largest shift ({size} + "
+                    f"{patches.max_shift}). Leave it out.",
+                )
+            )
+    elif patches.stride and patches.stride >= size:
+        findings.append(
+            Finding(
+                (*at, "stride"),
+                f"{patches.stride} leaves no overlap between patches of {size}. "
+                f"Use 1 to {size - 1}.",
+            )
+        )
+    elif patches.stride and crop < size + patches.stride:
+        room = "no" if crop < size else "a single"
+        findings.append(
+            Finding(
+                (*at, "crop_size"),
+                f"{crop} holds {room} patch of {size}. Use at least {size + patches.stride}, so "
+                "that two patches lie next to each other.",
+            )
+        )
+    return findings
+
+
+def name_findings(spec: Spec) -> list[Finding]:
+    """Layers that are called alike, or alike but for the case, which not every disk can tell."""
+    findings = []
+    names: dict[str, int] = {}
+    for index, layer in enumerate(spec.stack):
+        name = (layer.name or "").lower()
+        if name in names:
+            words = f"{layer.name!r} is the name of layer {names[name]} too. Give each its own."
+            findings.append(Finding(("stack", index, "name"), words))
+        names.setdefault(name, index)
+    return findings
+
+
+def image_findings(spec: Spec, index: int, height: int, width: int) -> list[Finding]:
+    """What is wrong with layer `index` for images whose smallest is `height` x `width` px."""
+    smallest = min(height, width)
+    patches = spec.stack[index].patches
+    crop = layer_geometry(spec.stack, index).image_crop
+    if crop > smallest:
+        below = [layer.block for layer in spec.stack[:index]]
+        largest = patches.crop_size or 0
+        while largest > 0 and window(below, largest) > smallest:
+            largest -= 1
+        least = (patches.patch_size or 0) + (patches.max_shift or patches.stride or 0)
+        cure = f"Use {largest} or less" if largest >= least else "Use a smaller patch_size"
+        if index:
+            words = (
+                f"{patches.crop_size} needs crops of {crop} px, larger than the images "
+                f"({height}x{width}). {cure}, smaller layers below, or larger images."
+            )
+        else:
+            words = (
+                f"{crop} is larger than the images ({height}x{width}). {cure}, or larger images."
+            )
+        return [Finding(("stack", index, "patches", "crop_size"), words)]
+    size = smallest
+    for layer in spec.stack[: index + 1]:
+        size = output_size(layer.block, size)
+    if size < 1:
+        return [
+            Finding(
+                ("stack", index, "block"),
+                f"nothing is left of {height}x{width} images after this layer. Use smaller "
+                "kernels, strides or pools, padding: same, or fewer layers.",
+            )
+        ]
+    return []
+
+
+def _cells(count):
+    return "1 cell" if count == 1 else f"{count} cells"

@@ -1,0 +1,72 @@
+"""Values, choices and cures in words, for messages about a spec."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+OURS = "kclr"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to mend: the key's path in the spec, and words that end with the cure."""
+
+    path: tuple
+    message: str
+
+
+def nearest(word, allowed, choices=None) -> str:
+    """The end of a message: " Did you mean ...?" for the nearest spelling, or all the choices.
+
+    Args:
+        word: what was written.
+        allowed: the right spellings.
+        choices: how to list them, where that is not by their spelling alone.
+    """
+    choices = [str(option) for option in choices or allowed]
+    lower = {str(option).lower(): str(option) for option in allowed}
+    near = difflib.get_close_matches(str(word)[:80].lower(), lower, n=1, cutoff=0.65)
+    if near:
+        return f" Did you mean {lower[near[0]]!r}?"
+    return f" Choose from {', '.join(choices)}." if choices else ""
+
+
+def shown(value: Any) -> str:
+    """A value as a spec would have it, on one line and cut short."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int) and abs(value) >= 10**18:
+        return "a very large number"
+    if isinstance(value, dict):
+        text = "{" + ", ".join(f"{key}: {shown(item)}" for key, item in _few(value.items())) + "}"
+    elif isinstance(value, (list, tuple)):
+        text = "[" + ", ".join(shown(item) for item in _few(value)) + "]"
+    else:
+        text = repr(value[:100] if isinstance(value, str) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _few(items):
+    return [item for item, _ in zip(items, range(20), strict=False)]
+
+
+def any_of(words) -> str:
+    """`a, b or c`."""
+    *first, last = [shown(word) if not isinstance(word, str) else word for word in words]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def to_mend(message: str, *key, value: Any = None) -> ValidationError:
+    """What a validator raises so that `message` is what a person reads, at `key` below its place.
+
+    Nothing is added to the message, which starts with what is wrong and ends with the cure.
+    """
+    error = PydanticCustomError(OURS, "{message}", {"message": message})  # type: ignore[arg-type]
+    return together([InitErrorDetails(type=error, loc=key, input=value)])
+
+
+def together(errors: list[InitErrorDetails]) -> ValidationError:
+    """Several errors as one."""
+    return ValidationError.from_exception_data("spec", errors)

@@ -1,0 +1,157 @@
+"""What is generated from the schema is up to date and right: page, JSON Schema, examples."""
+
+import importlib.machinery
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pydantic
+import pytest
+import yaml
+
+from kclr.spec import parse_spec, schema
+from kclr.spec.registry import descriptions, parts
+from kclr.spec.schema import json_schema
+from kclr.spec.starter import STARTER
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def docs():
+    loader = importlib.machinery.SourceFileLoader("kclr_tools_docs", str(ROOT / "tools" / "docs"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
+
+
+def test_the_generated_files_are_those_of_the_schema(docs):
+    if tuple(map(int, pydantic.VERSION.split(".")[:2])) < (2, 11):
+        pytest.skip("older releases of pydantic describe nested classes otherwise")
+    for path, text in docs.pages().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name} is stale: run tools/docs"
+
+
+def test_a_stale_file_is_found_and_written(docs, tmp_path, monkeypatch, capsys):
+    (tmp_path / "docs").mkdir()
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    assert docs.main(["--check"]) == 1
+    assert "docs/spec.md, docs/spec.schema.json" in capsys.readouterr().out
+    assert docs.main([]) == 0
+    assert docs.main(["--check"]) == 0
+
+
+def test_every_key_is_described():
+    models = [schema.Spec, schema.Layer, schema.Block, schema.Patches, schema.Train, schema.Export]
+    models += [schema.Optimizer, schema.Schedule, schema.Augmentation]
+    models += [*parts("objective").values(), *parts("source").values()]
+    for model in models:
+        assert set(model.model_fields) <= set(descriptions(model)), model.__name__
+
+
+def test_every_example_is_a_valid_value(docs):
+    places = {
+        schema.Spec: "", schema.Layer: "stack.0.", schema.Block: "stack.0.block.",
+        schema.Patches: "stack.0.patches.", schema.Train: "stack.0.train.",
+        schema.Export: "export.", "objective": "stack.0.objective.",
+    }  # fmt: skip
+    for model, place in places.items():
+        for key, example in docs.EXAMPLES[model].items():
+            assert parse_spec("stack: [{}]", [f"{place}{key}={example}"])
+    for key, example in docs.EXAMPLES["source"].items():
+        text = "data: tfds:cifar100\nstack: [{}]"
+        assert parse_spec(text, [f"data.{key}={example}"])
+    for model in (schema.Optimizer, schema.Schedule, schema.Augmentation):
+        assert model.model_validate({k: yaml.safe_load(v) for k, v in docs.EXAMPLES[model].items()})
+
+
+def test_examples_on_the_page_are_valid(docs):
+    blocks = re.findall(r"```yaml\n(.*?)```", docs.spec_page(), re.DOTALL)
+    assert len(blocks) >= 3
+    for block in blocks:
+        value = yaml.safe_load(block) or {}
+        if "optimizer" in value:
+            value = {"stack": [{"train": value}]}
+        assert parse_spec(yaml.safe_dump({"stack": [{}]} | value))
+
+
+def test_the_starter_spells_out_the_defaults():
+    assert parse_spec(STARTER) == parse_spec("stack: [{}]")
+
+
+def test_the_starters_second_layer_is_valid_when_its_comment_is_taken_away():
+    head, _, tail = STARTER.partition("  # - name: conv2")
+    text = head + "  # - name: conv2".replace("# ", "") + tail.replace("  # ", "  ")
+    spec = parse_spec(text)
+    assert spec.stack[1].name == "conv2"
+    assert spec.stack[1].block.filters == 128
+
+
+VALID = [
+    STARTER,
+    "stack: [{}]",
+    "{data: ./pictures, stack: [{}]}",
+    "{data: {source: folder:pictures, limit: 3}, stack: [{data: {source: ../x, tile: 9}}]}",
+    "{data: {source: 'tfds:cifar10', split: test}, stack: [{objective: triplet}]}",
+    "stack: [{objective: {margin: 1}, block: {whitening: true, pool_strides: 1}}]",
+    "stack: [{train: {optimizer: SGD, jit: false, epochs: 3, checkpoint_seconds: 0}}]",
+    "stack: [{train: {optimizer: {class_name: Adam, config: {learning_rate: {class_name: "
+    "CosineDecay, config: {initial_learning_rate: 0.1}}}}}}]",
+    "stack: [{patches: {max_shift: 2, augment: [RandomFlip, {class_name: RandomHue, config: "
+    "{factor: 0.1}}]}, train: {optimizer: 'my>Own'}}]",
+]
+INVALID = [
+    "{}",
+    "stack: []",
+    "{sed: 3, stack: [{}]}",
+    "{seed: -1, stack: [{}]}",
+    "{data: 3, stack: [{}]}",
+    "{data: {tile: 3}, stack: [{}]}",
+    "{data: {source: photos, split: test}, stack: [{}]}",
+    "{data: {source: 'tfds:cifar10', path: x}, stack: [{}]}",
+    "stack: [{block: {filters: many}}]",
+    "stack: [{block: {padding: vald}}]",
+    "stack: [{block: {activation: rellu}}]",
+    "stack: [{objective: tripled}]",
+    "stack: [{objective: {name: tripled}}]",
+    "stack: [{objective: {margn: 3}}]",
+    "stack: [{train: {optimizer: Adm}}]",
+    "stack: [{train: {optimizer: {config: {}}}}]",
+    "stack: [{train: {optimizer: {class_name: Adam, config: {learning_rate: -1}}}}]",
+    "stack: [{train: {optimizer: {class_name: Adam, config: {learning_rate: CosinDecay}}}}]",
+    "stack: [{patches: {augment: [RandomFlp]}}]",
+    "stack: [{patches: {augment: RandomFlip}}]",
+]
+
+
+@pytest.mark.parametrize("text", VALID)
+def test_what_kclr_takes_an_editor_takes(text):
+    validator = pytest.importorskip("jsonschema").Draft202012Validator(json_schema())
+    assert parse_spec(text)
+    assert [error.message for error in validator.iter_errors(yaml.safe_load(text))] == []
+
+
+@pytest.mark.parametrize("text", INVALID)
+def test_what_kclr_refuses_an_editor_refuses(text):
+    validator = pytest.importorskip("jsonschema").Draft202012Validator(json_schema())
+    with pytest.raises(ValueError, match="to mend"):
+        parse_spec(text)
+    assert not validator.is_valid(yaml.safe_load(text))
+
+
+def test_the_json_schema_is_sound_and_every_reference_in_it_leads_somewhere():
+    made = json_schema()
+    text = json.dumps(made)
+    for name in set(re.findall(r'"#/\$defs/(\w+)"', text)):
+        assert name in made["$defs"]
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator.check_schema(made)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_configs_name_the_schema_and_are_valid(path):
+    first, _, rest = path.read_text().partition("\n")
+    relative = first.partition("$schema=")[2]
+    assert (path.parent / relative).resolve() == ROOT / "docs" / "spec.schema.json"
+    assert parse_spec(rest)
