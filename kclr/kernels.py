@@ -144,6 +144,7 @@ def fit(kernel, shape):
 
 
 def refusal(part, own, wanted):
+    """The words for a kernel that may not be adapted."""
     return f"the run's kernel has {own}, the layer {wanted}. Make them equal, or adapt {part!r}"
 
 
@@ -207,6 +208,7 @@ def checked(array, dimensions, error, what):
 
 
 def encode(array):
+    """An array as plain values for a config: shape, and base64 of its float32 numbers."""
     return {
         "shape": list(array.shape),
         "float32": base64.b64encode(array.astype("<f4").tobytes()).decode("ascii"),

@@ -1,0 +1,109 @@
+"""ContrastiveLoss: any registered objective as a Keras loss."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+from pydantic import ValidationError
+
+from kclr.errors import SpecError
+from kclr.spec.complaints import complaint
+from kclr.spec.findings import Finding, describe, nearest
+from kclr.spec.registry import Part, parts
+
+
+@keras.saving.register_keras_serializable(package="kclr")
+class ContrastiveLoss(keras.losses.Loss):
+    """A registered objective as a Keras loss.
+
+    Args:
+        objective: name of a registered objective, as a spec names it ("triplet"), or the objective
+            itself.
+        name: str, the loss's name; the objective's when left out.
+        **options: of the objective, as in a spec.
+
+    Call: `y_true` is int (crops,), the image of each crop; `y_pred` is float (crops, patches,
+    dimensions), the embeddings of each crop's patches. Patches of a crop belong together, patches
+    of other images do not. Computed in float32.
+
+    Raises:
+        SpecError: no such objective, or options that it does not have.
+
+    Example:
+        >>> loss = kclr.losses.ContrastiveLoss("triplet", margin=1.0, mining="hardest")
+        >>> loss(images, embeddings)
+    """
+
+    def __init__(self, objective="triplet", name=None, **options):
+        if isinstance(objective, str):
+            objective = _objective(objective, options)
+        elif not isinstance(objective, Part) or options:
+            raise SpecError(
+                "ContrastiveLoss takes an objective's name and its options, or an objective alone."
+            )
+        super().__init__(
+            name=name or f"{objective.part_name}_loss", reduction="sum", dtype="float32"
+        )
+        self.objective = objective
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        # Keras' own would turn image numbers into floats, which hold whole numbers to 2**24 only.
+        if sample_weight is not None:
+            raise ValueError("a contrastive loss compares crops and takes no sample_weight")
+        return share_of_replica(self.call(y_true, y_pred))
+
+    def call(self, y_true, y_pred):
+        return self.with_statistics(y_true, y_pred)[0]
+
+    def with_statistics(self, y_true, y_pred):
+        """The loss and what the objective says of the batch, a dict of scalars."""
+        images = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+        embeddings = ops.cast(y_pred, "float32")
+        if len(embeddings.shape) != 3:
+            raise ValueError(
+                "a contrastive loss needs embeddings (crops, patches, dimensions), not "
+                f"{tuple(embeddings.shape)}. Train on `generator.views()` or `generator.crops()`."
+            )
+        counts = images.shape[0], embeddings.shape[0]
+        if None not in counts and counts[0] != counts[1]:
+            raise ValueError(
+                f"{counts[0]} image numbers do not belong to {counts[1]} crops. Give one for each."
+            )
+        return self.objective(images, embeddings)
+
+    def get_config(self):
+        return {
+            "objective": self.objective.part_name,
+            "name": self.name,
+            **self.objective.model_dump(mode="json"),
+        }
+
+
+def share_of_replica(loss):
+    """A replica's part of the loss: Keras adds up those of all (`tf.distribute`).
+
+    Args:
+        loss: float scalar, the mean over the replica's batch.
+
+    Returns:
+        float scalar.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return loss / replicas if replicas > 1 else loss
+
+
+def _objective(name, options):
+    known = parts("objective")
+    if name not in known:
+        raise SpecError(f"{name!r} is no known objective.{nearest(name, known)}")
+    try:
+        return known[name](**options)
+    except ValidationError as error:
+        # In the words of a spec, and so as if it stood in one.
+        place = ("stack", 0, "objective")
+        spec = {"stack": [{"objective": {"name": name, **options}}]}
+        found = [
+            complaint(details | {"loc": (*place, *details["loc"])}, spec)
+            for details in error.errors(include_url=False)
+        ]
+    findings = [Finding(path[len(place) :], message) for path, message in found]
+    raise SpecError(describe(f"objective {name!r}", findings))

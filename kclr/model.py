@@ -1,0 +1,253 @@
+"""TripletModel: an encoder, what makes its map an embedding, and an objective under compile/fit."""
+
+import types
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from kclr.losses import ContrastiveLoss, share_of_replica
+
+
+def effective_rank(embeddings):
+    """How many directions a batch of embeddings spreads over.
+
+    The participation ratio of the covariance's eigenvalues, `(sum l)^2 / sum l^2`: the order-2 form
+    of the effective rank of Roy and Vetterli (2007), which needs no decomposition and is never
+    more than theirs. It is 1 for embeddings on a line, `dimensions` for a round cloud, and 0 where
+    all are equal.
+
+    Args:
+        embeddings: float (embeddings, dimensions).
+
+    Returns:
+        float scalar.
+    """
+    centred = embeddings - ops.mean(embeddings, axis=0, keepdims=True)
+    # The scale cancels out, but its fourth power would leave the range of floats.
+    largest = ops.max(ops.abs(centred))
+    centred = centred / ops.where(largest > 0, largest, 1.0)
+    total = ops.sum(ops.square(centred))
+    rows, columns = centred.shape
+    if rows is not None and rows < (columns or 0):
+        products = ops.matmul(centred, ops.transpose(centred))
+    else:
+        products = ops.matmul(ops.transpose(centred), centred)
+    squares = ops.sum(ops.square(products))
+    return ops.square(total) / ops.where(squares > 0, squares, 1.0)
+
+
+def spread(embeddings):
+    """Root mean square distance of embeddings from their mean, per dimension; float scalar."""
+    centred = embeddings - ops.mean(embeddings, axis=0, keepdims=True)
+    return ops.sqrt(ops.mean(ops.square(centred)))
+
+
+@keras.saving.register_keras_serializable(package="kclr")
+class TripletModel(keras.Model):
+    """Trains an encoder so that patches of one crop embed close, patches of other images far.
+
+    It is compiled and fitted like every Keras model:
+
+        patches = kclr.PatchTripletGenerator("photos", patch_size=7, crop_size=8)
+        model = kclr.TripletModel(kclr.ContrastiveConvBlock(64, 6))
+        model.compile("adam", loss=kclr.losses.ContrastiveLoss("triplet", margin=2.0))
+        model.fit(patches.views(), steps_per_epoch=200)
+
+    Args:
+        encoder: Keras layer or model, from a patch (batch, height, width, channels) to a map or a
+            vector; or from a crop to the maps of its patches (batch, patches, height, width,
+            filters), as `kclr.layers.SharedPatches` is.
+        embedding: "flatten" or "mean", how a map becomes a vector.
+        head: Keras layer or None, applied to the vector; left behind when the encoder is used.
+        augment: Keras layer or None, applied in training to patches with values in [0, 1]; needs
+            patches, not crops, as input.
+        augment_anchor: bool, whether the first patch of a crop is augmented too.
+
+    Input of fit and evaluate, as a data set or as arrays. Whole numbers are taken as 0 to 255 and
+    scaled to [0, 1]; other types are used as they are.
+        - `(patches, images)`: (crops, patches, height, width, channels), and int (crops,);
+        - `(crops, images)`: (crops, height, width, channels), where the encoder makes the patches;
+        - `(anchor, positive, negative)`: three times (triplets, height, width, channels). With
+          arrays: `fit((anchor, positive, negative))`.
+    `predict` and call take the same without images, and single patches (batch, height, width,
+    channels). They return embeddings, float32 (..., dimensions); those of triplets are (triplets,
+    3, dimensions).
+
+    Metrics: loss; what the objective says of its batch (for triplets active_share,
+    positive_distance, negative_distance, triplet_accuracy), a mean over batches; effective_rank
+    and spread of the embeddings of each crop's first patch, which fall towards 1 and 0 where the
+    embeddings collapse. Metrics of your own get the images and the embeddings; with ready triplets
+    there are no images, and metrics that need them cannot be used.
+
+    Raises:
+        ValueError: an argument is none of these; in training, sample weights are given, crops are
+            to be augmented, or the objective takes no ready triplets.
+    """
+
+    def __init__(
+        self, encoder, embedding="flatten", head=None, augment=None, augment_anchor=True, **kwargs
+    ):
+        super().__init__(**kwargs)
+        if embedding not in ("flatten", "mean"):
+            raise ValueError(f"embedding must be 'flatten' or 'mean'; got {embedding!r}")
+        self.encoder, self.embedding, self.head = encoder, embedding, head
+        self.augment, self.augment_anchor = augment, augment_anchor
+        self._statistics = types.MappingProxyType({})
+        self._predicted_rank = None
+
+    def build(self, input_shape):
+        patch = tuple(input_shape)
+        if isinstance(patch[0], (tuple, list)):  # of ready triplets
+            patch = tuple(patch[0])
+        if len(patch) == 5:
+            patch = (None, *patch[2:])
+        if not self.encoder.built:
+            self.encoder.build(patch)
+        if self.head is not None and not self.head.built:
+            shape = self.encoder.compute_output_shape(patch)
+            self.head.build((None, self._dimensions(shape)))
+        self.built = True
+
+    def _dimensions(self, shape):
+        if len(shape) == 2 or self.embedding == "mean":
+            return shape[-1]
+        return shape[-3] * shape[-2] * shape[-1]
+
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+        """Keras' own; the loss defaults to the triplet objective with its defaults."""
+        loss = ContrastiveLoss() if loss is None else loss
+        names = ["effective_rank", "spread"]
+        if isinstance(loss, ContrastiveLoss):
+            names += loss.objective.statistics
+        # Keras adds metrics that it finds in a dictionary to those of an earlier compile.
+        self._statistics = types.MappingProxyType(
+            {name: keras.metrics.Mean(name=name) for name in names}
+        )
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        if isinstance(loss, ContrastiveLoss):
+            self._compare = loss.with_statistics
+            if not self.jit_compile and not tf.config.list_physical_devices("GPU"):
+                # Or else mining would write its (embeddings, embeddings) to memory many times over.
+                self._compare = tf.function(loss.with_statistics, jit_compile=True)
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    @property
+    def metrics(self):
+        return [*super().metrics, *self._statistics.values()]
+
+    def call(self, inputs, training=None):
+        if isinstance(inputs, (tuple, list)):
+            inputs = ops.stack(inputs, axis=1)
+        inputs = ops.convert_to_tensor(inputs)
+        if not keras.backend.is_float_dtype(inputs.dtype):
+            inputs = ops.cast(inputs, self.compute_dtype) / 255
+        lead = (-1,)
+        if len(inputs.shape) == 5:
+            lead = (-1, inputs.shape[1])
+            if training and self.augment is not None:
+                inputs = self._augmented(inputs)
+            inputs = ops.reshape(inputs, (-1, *inputs.shape[2:]))
+        elif training and self.augment is not None:
+            raise ValueError(
+                "crops cannot be augmented, since their patches would be so alike. Fit on "
+                "`generator.views()`, and use an encoder of patches."
+            )
+        maps = self.encoder(inputs, training=training)
+        if len(maps.shape) == 5:
+            lead = (-1, maps.shape[1])
+        if len(maps.shape) >= 4 and self.embedding == "mean":
+            maps = ops.mean(maps, axis=(-3, -2))
+        vectors = ops.reshape(maps, (-1, self._dimensions(maps.shape)))
+        if self.head is not None:
+            vectors = self.head(vectors, training=training)
+        return ops.cast(ops.reshape(vectors, (*lead, vectors.shape[-1])), "float32")
+
+    def _augmented(self, patches):
+        first = 0 if self.augment_anchor else 1
+        chosen = patches[:, first:]
+        flat = ops.reshape(chosen, (-1, *patches.shape[2:]))
+        flat = ops.cast(self.augment(flat, training=True), patches.dtype)
+        flat = ops.reshape(flat, (-1, patches.shape[1] - first, *patches.shape[2:]))
+        return ops.concatenate([patches[:, :first], flat], axis=1) if first else flat
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        anchors = y_pred[:, 0] if len(y_pred.shape) == 3 else y_pred
+        self._statistics["effective_rank"].update_state(effective_rank(anchors))
+        self._statistics["spread"].update_state(spread(anchors))
+        loss = self.loss
+        if not isinstance(loss, ContrastiveLoss):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        if sample_weight is not None:
+            raise ValueError("a contrastive loss compares crops and takes no sample_weight")
+        if y is not None and len(y.shape) > 2:
+            # Only under tf.distribute, where Keras looks at a batch before train_step does.
+            raise ValueError(
+                "tf.distribute takes ready triplets as one input each. Use "
+                "`triplets.map(lambda *images: (images,))`, or `generator.views()`."
+            )
+        if y is not None:
+            value, statistics = self._compare(y, y_pred)
+        elif hasattr(loss.objective, "of_triplets"):
+            value, statistics = loss.objective.of_triplets(*ops.unstack(y_pred, 3, axis=1))
+        else:
+            raise ValueError(
+                f"the objective {loss.objective.part_name!r} takes no ready triplets. Fit on "
+                "`generator.views()` or `generator.crops()`."
+            )
+        for name, statistic in statistics.items():
+            self._statistics[name].update_state(statistic)
+        for penalty in self.losses:
+            value = value + ops.cast(penalty, value.dtype)
+        return share_of_replica(value)
+
+    def train_step(self, data):
+        return super().train_step(_unpack(data))
+
+    def test_step(self, data):
+        return super().test_step(_unpack(data))
+
+    def predict(self, x, *args, **kwargs):
+        rank = len(getattr(x, "shape", ()))
+        if rank != self._predicted_rank:
+            # Or else TensorFlow takes crops' patches and single patches as of unknown rank.
+            self.predict_function, self._predicted_rank = None, rank
+        return super().predict(x, *args, **kwargs)
+
+    def predict_step(self, data):
+        return super().predict_step(_unpack(data))
+
+    def get_config(self):
+        def packed(part):
+            return None if part is None else keras.saving.serialize_keras_object(part)
+
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            "encoder": packed(self.encoder),
+            "embedding": self.embedding,
+            "head": packed(self.head),
+            "augment": packed(self.augment),
+            "augment_anchor": self.augment_anchor,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        parts = {
+            part: config[part] and keras.saving.deserialize_keras_object(config[part])
+            for part in ("dtype", "encoder", "head", "augment")
+        }
+        return cls(**(config | parts))
+
+
+def _unpack(data):
+    """Three images are a triplet here, not Keras' inputs, targets and sample weights."""
+    three = isinstance(data, (tuple, list)) and len(data) == 3
+    if three and len(getattr(data[2], "shape", ())) >= 4:
+        return (tuple(data),)
+    return data
