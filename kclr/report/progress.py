@@ -72,7 +72,7 @@ class Bars(Listener):
 
     def __init__(self):
         self._console = Console(stderr=True)
-        self._bar = None
+        self._bar = self._status = None
 
     def preparing(self):
         self._status = self._console.status("loading TensorFlow")
@@ -114,9 +114,6 @@ class Bars(Listener):
     def warned(self, message):
         self._console.print(f"[yellow]{self._name}: {message}[/]", highlight=False)
 
-    def finished(self, run):
-        self.close()
-
     def learned(self, index, layer, facts):
         self.close()
         self._status.update("drawing and exporting")
@@ -124,7 +121,8 @@ class Bars(Listener):
 
     def close(self):
         """Take the bar away, as after an interruption."""
-        self._status.stop()
+        if self._status:
+            self._status.stop()
         if self._bar:
             self._bar.stop()
 

@@ -81,12 +81,6 @@ def _aligned(rows):
 
 def print_run(run: Run) -> None:
     """A run's layers, and where it was made."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    summary = run.summary
-    table = Table(title=str(run.path), title_justify="left", title_style="bold")
     columns = {
         "layer": lambda layer: layer.name,
         "kernel": lambda layer: "x".join(map(str, layer.kernel.shape)),
@@ -94,25 +88,25 @@ def print_run(run: Run) -> None:
         "seconds": lambda layer: f"{layer.facts['seconds']:.1f}",
         "patches/s": lambda layer: f"{layer.facts['patches_per_second']:,.0f}",
         "loss": lambda layer: f"{layer.facts['loss']:.4f}",
-        "effective rank": lambda layer: f"{layer.facts['effective_rank']:.1f}",
+        "rank": lambda layer: f"{layer.facts['effective_rank']:.1f}",
         "dead": lambda layer: str(layer.facts["dead_filters"]),
-        "duplicate": lambda layer: str(layer.facts["duplicate_filters"]),
+        "twins": lambda layer: str(layer.facts["duplicate_filters"]),
     }
-    for heading in columns:
-        table.add_column(heading, justify="left" if heading == "layer" else "right")
-    for layer in run.layers:
-        table.add_row(*(column(layer) for column in columns.values()))
-    console.print(table)
+    rows = [tuple(column(layer) for column in columns.values()) for layer in run.layers]
+    print(run.path)
+    print(*_aligned([tuple(columns), *rows]), sep="\n")
+    summary = run.summary
     if summary is None:
-        console.print("Not finished. Go on with: kclr train SPEC --resume", highlight=False)
+        print("  not finished; go on with: kclr train SPEC --resume")
         return
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     hardware = summary["hardware"]
-    console.print(
-        f"kclr {summary['kclr']}, {versions}; {hardware['cores']} cores, "
-        f"{', '.join(hardware['gpus']) or 'no GPU'}; seed {summary['seed']}; "
-        f"finished {summary['finished']}",
-        highlight=False,
+    print(
+        f"  rank is the effective rank of the embeddings; dead and twins count filters\n"
+        f"  seed {summary['seed']}, finished {summary['finished']}\n"
+        f"  {hardware['cores']} cores of {hardware['processor']}, "
+        f"{', '.join(hardware['gpus']) or 'no GPU'}\n"
+        f"  kclr {summary['kclr']}, {versions}"
     )
 
 
@@ -127,4 +121,4 @@ def print_uses(path) -> None:
     size = height if height == width else (height, width)
     print("import keras, kclr")
     print(f'kernel = kclr.initializers.ContrastiveKernel("{run.path}")')
-    print(f'layer = keras.layers.Conv2D({filters}, {size}, kernel_initializer=kernel)')
+    print(f"layer = keras.layers.Conv2D({filters}, {size}, kernel_initializer=kernel)")

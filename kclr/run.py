@@ -1,0 +1,285 @@
+"""The run directory: written atomically, checked when read, never overwritten by accident."""
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from kclr.errors import RunError, SpecError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@contextlib.contextmanager
+def atomic(path):
+    """A path to write a file or directory at; it takes `path`'s place when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    remove(temporary)
+    try:
+        yield temporary
+        if path.is_dir():
+            remove(path)
+        os.replace(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def remove(path):
+    """Remove a file or directory that may not be there."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sha256(path) -> str:
+    """Hex digest of a file."""
+    with Path(path).open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class TrainedLayer:
+    """One layer of a run.
+
+    Attributes:
+        directory: where its files are.
+        facts: what `layer.json` says: name, block, key, steps, seconds, loss, ...
+    """
+
+    directory: Path
+    facts: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The layer's name, as in the spec."""
+        return self.facts["name"]
+
+    @property
+    def block(self) -> dict[str, Any]:
+        """Arguments of the `ContrastiveConvBlock` that the layer is, without whitening."""
+        return self.facts["block"]
+
+    @cached_property
+    def kernel(self) -> "np.ndarray":
+        """float32 (kernel height, kernel width, channels in, filters), whitening folded in."""
+        return self._array("kernel.npy", 4)
+
+    @cached_property
+    def bias(self) -> "np.ndarray":
+        """float32 (filters,)."""
+        return self._array("bias.npy", 1)
+
+    def _array(self, name, axes):
+        import numpy as np
+
+        path = self.directory / name
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise RunError(
+                f"{path}: cannot be read: {error}. Train the layer again, or copy the file back."
+            ) from None
+        if array.ndim != axes or array.dtype != np.float32:
+            raise RunError(f"{path}: not a float32 array of {axes} axes. Train the layer again.")
+        return array
+
+    def history(self) -> list[dict[str, float]]:
+        """The rows of `history.csv`."""
+        with (self.directory / "history.csv").open(newline="") as file:
+            return [
+                {key: float(value) for key, value in row.items() if value}
+                for row in csv.DictReader(file)
+            ]
+
+
+class Run:
+    """A run directory. `kclr.load_run(path)` opens one that exists.
+
+    Attributes:
+        path: the directory. layers: its finished layers, from the image upwards.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def __repr__(self):
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def layers(self) -> list[TrainedLayer]:
+        """The finished layers, from the image upwards."""
+        found = []
+        for facts in sorted(self.path.glob("layers/[0-9]*/layer.json")):
+            try:
+                found.append(TrainedLayer(facts.parent, json.loads(facts.read_text())))
+            except (OSError, ValueError) as error:
+                raise RunError(
+                    f"{facts}: cannot be read: {error}. Train the layer again."
+                ) from None
+        return found
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What `summary.json` says; None while the run is not finished."""
+        path = self.path / "summary.json"
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read: {error}.") from None
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The spec of the run with every default, as plain values."""
+        return yaml.safe_load((self.path / "resolved.yaml").read_text())
+
+    def layer_directory(self, index, name) -> Path:
+        """Where layer `index` (from 0) is kept."""
+        return self.path / "layers" / f"{index + 1:02d}-{name}"
+
+    def checkpoint(self, index, name) -> Path:
+        """Where an unfinished layer's training state is kept."""
+        return self.path / "checkpoints" / f"{index + 1:02d}-{name}.npz"
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Keep other processes from training into this directory while the block runs.
+
+        Raises:
+            RunError: another process has it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                import fcntl
+            except ImportError:  # Windows has no flock; two trainings at once stay possible there.
+                yield
+                return
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(
+                    f"{self.path}: another process is training into this directory. Wait for it, "
+                    "or choose another one with --out."
+                ) from None
+            yield
+
+    def write_text(self, name, text):
+        """Write one of the run's text files."""
+        with atomic(self.path / name) as path:
+            path.write_text(text, encoding="utf-8")
+
+    def append(self, name, row):
+        """Add a line of JSON to one of the run's files."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def trim(self, name, keep):
+        """Keep only those JSON lines of a file for which `keep(row)` is true; damaged ones go."""
+        path = self.path / name
+        if not path.exists():
+            return
+        rows = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+        self.write_text(name, "".join(json.dumps(row) + "\n" for row in rows if keep(row)))
+
+    def rows(self, layer) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl` that belong to a layer, by its name."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        return [
+            {k: v for k, v in row.items() if k != "layer"}
+            for row in rows
+            if row.get("layer") == layer
+        ]
+
+
+def prepare(path, resume, overwrite) -> Run:
+    """The run directory to train into.
+
+    Raises:
+        RunError: it holds a run, and neither `resume` nor `overwrite` says what to do with it; or
+            it holds something else, which is never removed.
+    """
+    run = Run(path)
+    if run.path.exists() and not run.path.is_dir():
+        raise RunError(f"{run.path} is a file. Choose another place with --out.")
+    present = [p for p in run.path.iterdir() if p.name != ".lock"] if run.path.is_dir() else []
+    if not present:
+        return run
+    if not (run.path / "spec.yaml").exists():
+        raise RunError(
+            f"{run.path} is not empty and holds no run of kclr. Choose another place with --out."
+        )
+    if overwrite:
+        for entry in present:
+            remove(entry)
+    elif not resume:
+        state = "a finished run" if run.summary else "an unfinished run"
+        raise RunError(
+            f"{run.path} holds {state}. Go on with it with --resume (finished layers are kept), "
+            "start anew with --overwrite (it is lost), or choose another place with --out."
+        )
+    return run
+
+
+def load_run(path) -> Run:
+    """Open a run directory.
+
+    Args:
+        path: a directory that `kclr train` wrote, finished or not.
+
+    Returns:
+        A `Run`; its `layers` have `name`, `kernel`, `bias` and `block`.
+
+    Raises:
+        RunError: there is no run, or no layer of it is finished.
+    """
+    run = Run(path)
+    if not (run.path / "spec.yaml").is_file():
+        others = sorted(p.parent.name for p in run.path.parent.glob("*/spec.yaml"))
+        hint = f" Runs beside it: {', '.join(others[:5])}." if others else ""
+        raise RunError(
+            f"{run.path} is not a run: it has no spec.yaml.{hint} "
+            "`kclr train SPEC --out RUN` makes one."
+        )
+    if not run.layers:
+        raise RunError(
+            f"{run.path} has no finished layer yet. Go on with `kclr train ... --resume`."
+        )
+    return run
+
+
+def check_same(key, trained, where):
+    """Refuse to go on with a layer that was trained otherwise.
+
+    Raises:
+        SpecError: the layer's key (see `kclr.stack`) is not the trained one.
+    """
+    if trained != key:
+        raise SpecError(
+            f"{where} was trained with other settings or other images. Train into another "
+            "directory with --out, or start anew with --overwrite (what is there is lost)."
+        )

@@ -1,0 +1,272 @@
+"""The stack: layer after layer, each trained on the frozen output of those below (Zhao 2020).
+
+This is the only place that knows the order of training. Read from `train` downwards.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+import yaml
+
+from kclr import export
+from kclr.data.checks import source_findings
+from kclr.data.patches import PatchTripletGenerator
+from kclr.data.sources import as_images
+from kclr.errors import SpecError
+from kclr.keras_objects import check_keras_objects
+from kclr.layers import stacked
+from kclr.learners import Learned, Listener
+from kclr.learners.contrastive import learn
+from kclr.report import plots
+from kclr.report.filters import filter_order, top_patches
+from kclr.run import Run, TrainedLayer, atomic, check_same, prepare, remove, sha256
+from kclr.spec.findings import describe
+from kclr.spec.geometry import LayerGeometry, layer_geometry
+from kclr.spec.schema import Spec
+from kclr.version import __version__
+
+PICTURE_CROPS = 20_000
+
+
+def train(
+    spec: Spec,
+    out,
+    text: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+    name: str = "spec",
+) -> Run:
+    """Train every layer of a spec, export the stack, and write all of it to a run directory.
+
+    Args:
+        spec: from `kclr.load_spec`.
+        out: the run directory.
+        text: the spec as the user wrote it, kept as `spec.yaml`; the resolved one when left out.
+        resume: go on with what `out` holds; finished layers are kept, an unfinished one goes on
+            from its last checkpoint.
+        overwrite: remove the run that `out` holds first.
+        listener: is told how it goes.
+        name: of the spec, in messages.
+
+    Returns:
+        The finished `Run`.
+
+    Raises:
+        SpecError: the images or Keras do not fit the spec, or `out` was trained otherwise.
+        RunError: `out` cannot be trained into, or the training failed.
+    """
+    listener = listener or Listener()
+    if spec.export.onnx:
+        export.require_onnx()
+    check_keras_objects(spec, name)
+    findings = source_findings(spec)
+    if findings:
+        raise SpecError(describe(name, findings))
+    opened = {source: as_images(source) for source in _sources(spec)}
+    if tf.config.list_physical_devices("GPU"):
+        # On a CPU the operations that are used here are deterministic as they are.
+        tf.config.experimental.enable_op_determinism()
+    run = prepare(out, resume, overwrite)
+    with run.locked():
+        resolved = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
+        keys = _keys(spec, opened)
+        _check_finished(run, spec, keys)
+        run.write_text("spec.yaml", text or resolved)
+        run.write_text("resolved.yaml", resolved)
+        remove(run.path / "summary.json")
+        for index, layer in enumerate(spec.stack):
+            sizes = layer_geometry(spec.stack, index)
+            directory = run.layer_directory(index, layer.name)
+            if (directory / "layer.json").exists():
+                listener.kept(index, layer)
+                continue
+            listener.layer(index, layer, sizes)
+            checkpoint = run.checkpoint(index, layer.name)
+            run.write_text(checkpoint.with_suffix(".key").relative_to(run.path), keys[index])
+            recorder = _Recorder(run, layer.name, listener, tensorboard=spec.tensorboard)
+            images = opened[layer.data or spec.data]
+            learned = learn(
+                layer, sizes, run.layers, images, _seed(spec, index), checkpoint, recorder
+            )
+            below = run.layers
+            trained = _write_layer(run, index, layer, learned, keys[index])
+            _draw(trained, below, sizes, images, spec.seed)
+            remove(checkpoint)
+            listener.learned(index, layer, learned.facts)
+        _finish(run, spec)
+        listener.finished(run)
+    return run
+
+
+def _sources(spec):
+    return {layer.data or spec.data for layer in spec.stack}
+
+
+def _seed(spec, index):
+    """A layer's own seed, so that layers differ and adding one changes none below it."""
+    return int(np.random.SeedSequence([spec.seed, index]).generate_state(1)[0] >> 1)
+
+
+def _keys(spec, opened):
+    """For each layer a hash of all that its kernel depends on, those below included."""
+    keys = []
+    for index, layer in enumerate(spec.stack):
+        settings = layer.model_dump(mode="json", exclude={"name", "data"})
+        for key in ("log_every", "checkpoint_seconds", "on_collapse"):
+            del settings["train"][key]
+        facts = {
+            "format": 1,
+            "layer": settings,
+            "images": opened[layer.data or spec.data].fingerprint,
+            "seed": _seed(spec, index),
+            "below": keys[-1:],
+        }
+        keys.append(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
+    return keys
+
+
+def _check_finished(run, spec, keys):
+    """Refuse to go on in a directory whose layers the spec would train otherwise."""
+    expected = {}
+    for index, layer in enumerate(spec.stack):
+        expected[run.layer_directory(index, layer.name)] = keys[index]
+        started = run.checkpoint(index, layer.name).with_suffix(".key")
+        if started.exists():
+            check_same(keys[index], started.read_text(), f"{run.path}: layer {layer.name}")
+    for trained in run.layers:
+        if trained.directory not in expected:
+            raise SpecError(
+                f"{run.path}: layer {trained.name} is finished, and the spec has no such layer at "
+                "its place. Train into another directory with --out, or start anew with "
+                "--overwrite."
+            )
+        check_same(
+            expected[trained.directory], trained.facts["key"], f"{run.path}: layer {trained.name}"
+        )
+
+
+class _Recorder(Listener):
+    """Writes a layer's history as it grows, and passes everything on."""
+
+    def __init__(self, run, name, listener, tensorboard):
+        self._run, self._name, self._listener = run, name, listener
+        self.stepped, self.warned = listener.stepped, listener.warned
+        self._events = None
+        if tensorboard:
+            self._events = tf.summary.create_file_writer(str(run.path / "tensorboard" / name))
+
+    def started(self, total, done, patches):
+        # Rows that were written after the checkpoint will be written again.
+        self._run.trim(
+            "metrics.jsonl", lambda row: row.get("layer") != self._name or row["step"] <= done
+        )
+        self._listener.started(total, done, patches)
+
+    def row(self, row):
+        self._run.append("metrics.jsonl", {"layer": self._name, **row})
+        if self._events:
+            with self._events.as_default(step=row["step"]):
+                for name, value in row.items():
+                    tf.summary.scalar(name, value)
+        self._listener.row(row)
+
+
+def _write_layer(run, index, layer, learned: Learned, key) -> TrainedLayer:
+    """Write a finished layer: all of it, or nothing."""
+    block = layer.block.model_dump(exclude={"whitening", "whitening_epsilon", "use_bias"})
+    facts = {"name": layer.name, "block": block, "key": key, **learned.facts}
+    directory = run.layer_directory(index, layer.name)
+    rows = run.rows(layer.name)
+    with atomic(directory) as temporary:
+        temporary.mkdir(parents=True)
+        np.save(temporary / "kernel.npy", learned.kernel)
+        np.save(temporary / "bias.npy", learned.bias)
+        with (temporary / "history.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[-1]))
+            writer.writeheader()
+            writer.writerows(rows)
+        plots.curves_png(temporary / "curves.png", rows, title=f"{layer.name}: training")
+        (temporary / "layer.json").write_text(json.dumps(facts, indent=2) + "\n")
+    return TrainedLayer(directory, facts)
+
+
+def _draw(trained, below, sizes: LayerGeometry, images, seed):
+    """The picture of a layer's filters: themselves, or the image patches that excite them most."""
+    path = trained.directory / "filters.png"
+    order = filter_order(trained.kernel)
+    if not below:
+        plots.filters_png(path, trained.kernel, order, title=f"{trained.name}: filters")
+        return
+    size = sizes.receptive_field
+    generator = PatchTripletGenerator(images, patch_size=size, crop_size=size + 1, seed=seed)
+    encode = stacked([*below, trained], generator.channels, size=size, padding="valid")
+    batches = generator.views().take(-(-PICTURE_CROPS // generator.batch_size))
+    shown = order[: plots.MOST_MOSAICS]
+    pairs = (
+        (patches[:, 0].numpy(), encode.predict_on_batch(tf.cast(patches[:, 0], "float32") / 255))
+        for patches, _ in batches
+    )
+    patches, responses = top_patches(pairs, jump=sizes.jump, start=0, size=size, filters=shown)
+    title = f"{trained.name}: image patches that excite each filter most"
+    plots.patches_png(path, patches, responses, title=title)
+
+
+def _finish(run, spec):
+    """Export the stack and write the summary, which makes the run finished."""
+    options = spec.export
+    export.export_run(
+        run,
+        out=run.path,
+        pool=options.pool,
+        grid_size=options.grid_size,
+        onnx=options.onnx,
+        litert=options.litert,
+        litert_size=options.litert_size,
+    )
+    remove(run.path / "checkpoints")
+    summary = {
+        "kclr": __version__,
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+        },
+        "hardware": _hardware(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seed": spec.seed,
+        "layers": [
+            {"name": layer.name, "kernel_shape": list(layer.kernel.shape)}
+            | {key: value for key, value in layer.facts.items() if key not in ("name", "block")}
+            for layer in run.layers
+        ],
+        "sha256": {
+            path.relative_to(run.path).as_posix(): sha256(path)
+            for path in sorted(run.path.rglob("*"))
+            if path.is_file()
+            and path.name not in (".lock", "summary.json")
+            and "exports" not in path.relative_to(run.path).parts
+        },
+    }
+    run.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def _hardware():
+    gpus = tf.config.list_physical_devices("GPU")
+    return {
+        "machine": platform.machine(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "gpus": [
+            tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+            for gpu in gpus
+        ],
+    }

@@ -1,0 +1,240 @@
+"""Whole trainings: what a run holds, and that nothing in it depends on interruptions."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import kclr
+from kclr.spec import parse_spec
+
+ONE_LAYER = """
+data: photos
+stack:
+  - block: {filters: 8, kernel_size: 6}
+    train: {steps: 12, batch_size: 32, log_every: 5}
+"""
+TWO_LAYERS = (
+    ONE_LAYER
+    + """
+  - block: {filters: 6, kernel_size: 3}
+    train: {steps: 6, batch_size: 16, log_every: 5}
+"""
+)
+
+
+def train(text, out, **options):
+    return kclr.train(parse_spec(text), out, text=text, **options)
+
+
+def kernels(run):
+    return [layer.kernel for layer in kclr.load_run(run).layers]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(TWO_LAYERS, tmp_path_factory.mktemp("runs") / "two")
+
+
+def test_a_run_holds_what_the_documentation_lists(run):
+    names = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*")}
+    layer_files = ("kernel.npy", "bias.npy", "history.csv", "filters.png", "curves.png")
+    for directory in ("layers/01-conv1", "layers/02-conv2"):
+        assert {f"{directory}/{file}" for file in layer_files} <= names
+    assert {
+        "spec.yaml",
+        "resolved.yaml",
+        "metrics.jsonl",
+        "model.keras",
+        "saved_model",
+        "summary.json",
+    } <= names
+    assert (run.path / "spec.yaml").read_text() == TWO_LAYERS
+    assert parse_spec((run.path / "resolved.yaml").read_text()) == parse_spec(TWO_LAYERS)
+
+
+def test_kernels_have_the_documented_shape_and_type(run):
+    first, second = run.layers
+    assert first.kernel.shape == (6, 6, 3, 8)
+    assert second.kernel.shape == (3, 3, 8, 6)
+    for layer in run.layers:
+        assert layer.kernel.dtype == layer.bias.dtype == np.float32
+        assert np.isfinite(layer.kernel).all()
+        assert layer.bias.shape == layer.kernel.shape[-1:]
+
+
+def test_the_summary_says_what_was_done_and_its_hashes_are_those_of_the_files(run):
+    summary = run.summary
+    layer = summary["layers"][0]
+    assert layer["name"] == "conv1"
+    assert layer["kernel_shape"] == [6, 6, 3, 8]
+    assert layer["steps"] == 12
+    for key in ("seconds", "patches_per_second", "loss", "effective_rank"):
+        assert layer[key] > 0
+    assert summary["seed"] == 0
+    assert "layers/01-conv1/kernel.npy" in summary["sha256"]
+    for name, digest in summary["sha256"].items():
+        assert kclr.run.sha256(run.path / name) == digest
+
+
+def test_the_history_has_a_row_for_each_interval_and_one_for_the_rest(run):
+    assert [row["step"] for row in run.layers[0].history()] == [5, 10, 12]
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["layer"] for line in lines] == ["conv1"] * 3 + ["conv2"] * 2
+
+
+def test_the_keras_model_is_the_stack_of_the_kernels_on_disk(run):
+    import keras
+
+    model = keras.models.load_model(run.path / "model.keras")
+    for layer in run.layers:
+        kernel, bias = model.get_layer(layer.name).get_weights()
+        np.testing.assert_array_equal(kernel, layer.kernel)
+        np.testing.assert_array_equal(bias, layer.bias)
+
+
+def test_the_same_seed_gives_the_same_kernels_bit_for_bit(run, tmp_path):
+    again = train(TWO_LAYERS, tmp_path / "again")
+    for one, other in zip(kernels(run.path), kernels(again.path), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_another_seed_gives_other_kernels(run, tmp_path):
+    other = train("seed: 1\n" + ONE_LAYER, tmp_path / "other")
+    assert not np.allclose(kernels(run.path)[0], kernels(other.path)[0])
+
+
+def test_a_finished_run_is_not_overwritten_by_accident(run):
+    before = (run.path / "layers/01-conv1/kernel.npy").stat().st_mtime_ns
+    with pytest.raises(kclr.RunError, match=r"--resume .*--overwrite .*--out"):
+        train(TWO_LAYERS, run.path)
+    train(TWO_LAYERS, run.path, resume=True)
+    assert (run.path / "layers/01-conv1/kernel.npy").stat().st_mtime_ns == before
+    with pytest.raises(kclr.SpecError, match="conv1 was trained with other settings"):
+        train(TWO_LAYERS.replace("steps: 12", "steps: 13"), run.path, resume=True)
+    assert (run.path / "layers/01-conv1/kernel.npy").stat().st_mtime_ns == before
+
+
+def test_overwriting_starts_anew_and_spares_what_is_no_run(tmp_path):
+    train(ONE_LAYER, tmp_path / "run")
+    changed = ONE_LAYER.replace("filters: 8", "filters: 4")
+    assert kernels(train(changed, tmp_path / "run", overwrite=True).path)[0].shape[-1] == 4
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("everything")
+    with pytest.raises(kclr.RunError, match="holds no run"):
+        train(ONE_LAYER, tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_adding_a_layer_trains_only_that_layer(run, tmp_path):
+    train(ONE_LAYER, tmp_path / "grown")
+    first = tmp_path / "grown/layers/01-conv1/kernel.npy"
+    before = first.stat().st_mtime_ns
+    train(TWO_LAYERS, tmp_path / "grown", resume=True)
+    assert first.stat().st_mtime_ns == before
+    np.testing.assert_array_equal(kernels(tmp_path / "grown")[1], kernels(run.path)[1])
+
+
+def test_shifted_augmented_patches_and_a_layer_with_its_own_images(tmp_path):
+    text = """
+    data: photos
+    stack:
+      - block: {filters: 4, whitening: none, use_bias: false}
+        patches: {patch_size: 8, max_shift: 3, augment_views: positive,
+                  augment: [RandomFlip, {class_name: RandomBrightness, config: {factor: 0.4}}]}
+        objective: {name: triplet, mining: all, distance: cosine, margin: 0.3}
+        train: {steps: 4, batch_size: 8, optimizer: {class_name: SGD, config: {learning_rate:
+                {class_name: CosineDecay, config: {initial_learning_rate: 0.1}}}}}
+      - data: {source: photos, tile: 32}
+        block: {filters: 4, padding: same, activation: tanh}
+        patches: {max_shift: 1}
+        train: {epochs: 1, batch_size: 64, precision: mixed_bfloat16}
+    """
+    first, second = train(text, tmp_path / "run").layers
+    assert (first.bias == 0).all()
+    assert first.history()[-1]["learning_rate"] < 1e-3
+    assert second.facts["steps"] > 4
+
+
+def test_a_wrong_config_of_a_later_layer_is_found_before_the_first_is_trained(tmp_path):
+    text = TWO_LAYERS.replace(
+        "steps: 6,", "steps: 6, optimizer: {class_name: Adam, config: {beta_3: 1}},"
+    )
+    with pytest.raises(kclr.SpecError, match=r"stack\.1\.train\.optimizer.*beta_3"):
+        train(text, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+COLLAPSING = """
+stack:
+  - block: {filters: 8, whitening: none}
+    objective: {name: triplet, mining: hardest, margin: 1.0}
+    train: {steps: 2000, batch_size: 32, log_every: 5,
+            optimizer: {class_name: SGD, config: {learning_rate: 1.0, weight_decay: 0.9}}}
+"""
+
+
+def test_a_collapse_stops_the_run_with_its_reason(tmp_path):
+    with pytest.raises(kclr.callbacks.CollapseError, match=r"collapsed.*Try .*filters .*dead"):
+        train(COLLAPSING, tmp_path / "run")
+    with pytest.raises(kclr.RunError, match="no finished layer"):
+        kclr.load_run(tmp_path / "run")
+
+
+LONG = """
+data: photos
+stack:
+  - block: {filters: 8}
+    patches: {max_shift: 2, augment: [RandomFlip]}
+    train: {steps: 150, batch_size: 32, log_every: 20, checkpoint_seconds: 0}
+"""
+
+
+def started(tmp_path, out):
+    (tmp_path / "long.yaml").write_text(LONG)
+    return subprocess.Popen(
+        [sys.executable, "-m", "kclr", "train", str(tmp_path / "long.yaml"), "--out", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for_rows(out, rows, process):
+    while process.poll() is None:
+        path = out / "metrics.jsonl"
+        if path.exists() and len(path.read_text().splitlines()) >= rows:
+            return
+        time.sleep(0.01)
+    raise AssertionError(process.communicate())
+
+
+def history_without_time(run):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in run.layers[0].history()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_resumes_to_the_same_kernels_bit_for_bit(tmp_path, how):
+    whole = train(LONG, tmp_path / "whole")
+    process = started(tmp_path, tmp_path / "cut")
+    wait_for_rows(tmp_path / "cut", 2, process)
+    os.kill(process.pid, how)
+    _, err = process.communicate()
+    if how != signal.SIGKILL:
+        assert process.returncode == 130
+        assert "--resume" in err
+        assert "Traceback" not in err
+    assert not (tmp_path / "cut/summary.json").exists()
+    resumed = train(LONG, tmp_path / "cut", resume=True)
+    np.testing.assert_array_equal(kernels(whole.path)[0], kernels(resumed.path)[0])
+    np.testing.assert_array_equal(whole.layers[0].bias, resumed.layers[0].bias)
+    assert history_without_time(whole) == history_without_time(resumed)
+
+
+def test_two_trainings_into_one_directory_are_refused(tmp_path):
+    with kclr.run.Run(tmp_path / "run").locked(), pytest.raises(kclr.RunError, match="another"):
+        train(ONE_LAYER, tmp_path / "run")
