@@ -168,7 +168,7 @@ def _grid(tiles, columns, gap):
 
 def _save_picture(path, grid, caption, margin=8, dpi=100):
     """Write a grid (height, width, 4), pixel by pixel, with a caption above it."""
-    with _own_figure(dpi=dpi) as figure:
+    with own_figure(dpi=dpi) as figure:
         height, width = grid.shape[0] + 2 * margin, grid.shape[1] + 2 * margin
         if caption:
             # This gray reads on white as well as on black, and the background is transparent.
@@ -181,7 +181,7 @@ def _save_picture(path, grid, caption, margin=8, dpi=100):
         figure.set_size_inches((width + 0.5) / dpi, (height + 0.5) / dpi)
         if grid.size:
             figure.figimage(grid, margin, margin, origin="upper")
-        _save(figure, path, transparent=True)
+        save(figure, path, transparent=True)
 
 
 def curves_png(path, history, title=None):
@@ -199,18 +199,18 @@ def curves_png(path, history, title=None):
     if isinstance(history, str | os.PathLike):
         with open(history, newline="", encoding="utf-8") as file:
             history = list(csv.DictReader(file))
-    steps, x_label = _column(history, "step"), "step"
+    steps, x_label = history_column(history, "step"), "step"
     if not np.isfinite(steps).any():
         steps, x_label = np.arange(1, len(history) + 1), "log row"
     panels = []
     for name, unit, limits, names in PANELS:
-        lines = {label: _column(history, column) for column, label in names.items()}
+        lines = {label: history_column(history, column) for column, label in names.items()}
         lines = {label: line for label, line in lines.items() if np.isfinite(line).any()}
         if lines:
             panels.append((name, unit, limits, lines, len(names) > 1))
 
     rows = max(1, -(-len(panels) // 2))
-    with _own_figure(figsize=(10, 0.4 + 2.9 * rows), dpi=160, layout="constrained") as figure:
+    with own_figure(figsize=(10, 0.4 + 2.9 * rows), dpi=160, layout="constrained") as figure:
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
         if title:
             figure.suptitle(title, size=13, weight="bold", parse_math=False)
@@ -219,19 +219,19 @@ def curves_png(path, history, title=None):
         columns = min(2, max(1, len(panels)))
         for place, panel in enumerate(panels, 1):
             axes = figure.add_subplot(rows, columns, place)
-            _draw_panel(axes, steps, *panel)
+            draw_panel(axes, steps, *panel)
             axes.set_xlabel(x_label, size=10.5)
-        _save(figure, path)
+        save(figure, path)
 
 
-def _column(history, name):
+def history_column(history, name):
     """A column as float64 (rows,), nan where it is missing, empty or not finite."""
     values = [row.get(name) for row in history]
     column = np.array([np.nan if v is None or v == "" else float(v) for v in values], np.float64)
     return np.where(np.isfinite(column), column, np.nan)
 
 
-def _draw_panel(axes, steps, name, unit, limits, lines, with_legend):
+def draw_panel(axes, steps, name, unit, limits, lines, with_legend):
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     lowest = min(np.nanmin(line) for line in lines.values())
@@ -267,7 +267,7 @@ def _draw_panel(axes, steps, name, unit, limits, lines, with_legend):
 
 
 @contextmanager
-def _own_figure(**options):
+def own_figure(**options):
     """A figure outside pyplot, under matplotlib's defaults instead of the caller's style."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -280,7 +280,7 @@ def _own_figure(**options):
         yield figure
 
 
-def _save(figure, path, transparent=False):
+def save(figure, path, transparent=False):
     with atomic(path) as temporary:
         figure.savefig(
             temporary, format="png", dpi=figure.dpi, transparent=transparent,

@@ -9,33 +9,36 @@ from rich.table import Table
 BASELINES = {
     "random": "random (Glorot uniform)",
     "whitened": "random whitened patches",
-    "kmeans": "spherical k-means on whitened patches",
+    "kmeans": "spherical k-means",
     "pca": "principal components",
 }
-CLASSIFIERS = {"ridge": "ridge", "logistic": "logistic regression", "knn": "nearest neighbours"}
+CLASSIFIERS = {"ridge": "ridge", "logistic": "logistic", "knn": "neighbours"}
 
 
 def probe_table(summaries: Sequence[Any]) -> Table:
-    """Test accuracies in percent: a row for each kind of features, a column for each classifier and
-    amount of labels.
+    """Test accuracies in percent: a section for each classifier, a row for each kind of features, a
+    column for each amount of labels.
 
     Args:
         summaries: from `kclr.transfer.probe.summaries`.
     """
-    columns = list(dict.fromkeys((s.classifier, s.labels, s.label_count) for s in summaries))
-    cells = {(s.features, s.classifier, s.labels, s.label_count): s for s in summaries}
+    columns = list(dict.fromkeys((s.labels, s.label_count) for s in summaries))
+    cells = {(s.classifier, s.features, s.labels, s.label_count): s for s in summaries}
     spread = any(summary.spread is not None for summary in summaries)
     names = ", ".join(dict.fromkeys(summary.data for summary in summaries))
     title = f"test accuracy on {names}, %" + (", mean ± standard deviation" if spread else "")
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("filters")
-    for classifier, labels, count in columns:
-        table.add_column(
-            f"{CLASSIFIERS.get(classifier, classifier)}\n{_amount(labels, count)}", justify="right"
-        )
-    for features in dict.fromkeys(summary.features for summary in summaries):
-        found = (cells.get((features, *column)) for column in columns)
-        table.add_row(_filters(features), *(_accuracy(summary) for summary in found))
+    table.add_column("classifier")
+    for labels, count in columns:
+        table.add_column(_amount(labels, count), justify="right")
+    for classifier in dict.fromkeys(summary.classifier for summary in summaries):
+        table.add_section()
+        for features in dict.fromkeys(summary.features for summary in summaries):
+            found = [cells.get((classifier, features, *column)) for column in columns]
+            if any(found):
+                shown = CLASSIFIERS.get(classifier, classifier)
+                table.add_row(_filters(features), shown, *map(_accuracy, found))
     return table
 
 
@@ -51,8 +54,9 @@ def _filters(features):
 
 def _amount(labels, count):
     if labels > 1:
-        return f"{labels:g} labels a class"
-    return "all labels" if labels == 1 else f"{100 * labels:g} % of labels ({count:,})"
+        return f"{labels:g} labels\na class"
+    share = "all" if labels == 1 else f"{100 * labels:g} % of"
+    return f"{share} labels\n({count:,})"
 
 
 def _accuracy(summary):

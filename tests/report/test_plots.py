@@ -11,13 +11,8 @@ from PIL import Image
 from scipy.signal import correlate2d
 
 from kclr.report import plots
-from kclr.report.plots import (
-    curves_png,
-    filter_order,
-    filters_png,
-    patches_png,
-    top_patches,
-)
+from kclr.report.filters import filter_order, top_patches
+from kclr.report.plots import curves_png, filters_png, patches_png
 
 
 @pytest.fixture(autouse=True)

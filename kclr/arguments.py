@@ -1,0 +1,140 @@
+"""The arguments of each command."""
+
+import argparse
+
+from kclr.version import __version__
+
+
+def parser(functions) -> argparse.ArgumentParser:
+    """The parser of the command line; `functions` has one for each command's name."""
+    parser = argparse.ArgumentParser(
+        prog="kclr",
+        description="Learn convolution filters from images without labels, layer by layer.",
+        epilog="Start with: kclr init my.yaml && kclr train my.yaml",
+    )
+    parser.add_argument("--version", action="version", version=f"kclr {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name, words):
+        sub = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
+        sub.set_defaults(command=functions[name])
+        return sub
+
+    def spec_arguments(sub):
+        sub.add_argument("spec", metavar="SPEC", help="the YAML file")
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY.PATH=VALUE",
+            dest="overrides",
+            help="set a key of the spec, as in stack.0.train.steps=200; can be given again",
+        )
+
+    sub = command("init", "write a commented spec to start from")
+    sub.add_argument("path", nargs="?", default="kclr.yaml", help="where (default: kclr.yaml)")
+
+    sub = command("check", "check a spec and print it with every default and size")
+    spec_arguments(sub)
+    sub.add_argument("--json", action="store_true", help="print the resolved spec as JSON")
+
+    def output_arguments(sub, what, place):
+        sub.add_argument("--out", metavar="DIR", help=f"where (default: {place}/ and the name)")
+        again = sub.add_mutually_exclusive_group()
+        again.add_argument("--resume", action="store_true", help=f"go on with the {what} there")
+        again.add_argument("--overwrite", action="store_true", help=f"remove the {what} there")
+        sub.add_argument("--json", action="store_true", help="report as lines of JSON")
+
+    sub = command("train", "train the layers of a spec and export them")
+    spec_arguments(sub)
+    output_arguments(sub, "run", "runs")
+
+    sub = command("show", "print a run as a table")
+    sub.add_argument("run", metavar="RUN", help="the run directory")
+    sub.add_argument("--json", action="store_true", help="print its summary as JSON")
+
+    sub = command("export", "export a run's layers for other programs")
+    sub.add_argument("run", metavar="RUN", help="the run directory")
+    sub.add_argument("--out", metavar="DIR", help="where (default: a directory inside the run)")
+    sub.add_argument("--layers", type=int, metavar="N", help="only the first N layers")
+    sub.add_argument(
+        "--pool",
+        choices=("mean", "max", "grid", "flatten"),
+        default="grid",
+        help="how `embed` makes a vector of a map (default: grid)",
+    )
+    sub.add_argument(
+        "--grid-size", type=int, default=2, metavar="N", help="cells a side (default: 2)"
+    )
+    sub.add_argument("--onnx", action="store_true", help="also write model.onnx")
+    sub.add_argument(
+        "--litert",
+        type=int,
+        metavar="SIZE",
+        help="also write model.tflite, for images of SIZE x SIZE px",
+    )
+
+    sub = command("probe", "judge a run's frozen features by classifiers on labelled images")
+    sub.add_argument("run", metavar="RUN", help="the run directory")
+    sub.add_argument(
+        "--data",
+        default="tfds:cifar10",
+        metavar="DATA",
+        help="tfds:NAME, folder:PATH with a folder for each class, or digits "
+        "(default: tfds:cifar10)",
+    )
+    sub.add_argument(
+        "--labels",
+        type=_amounts,
+        default=(1.0,),
+        metavar="A,B,...",
+        help="shares of the labels (0.01,0.1,1.0) or numbers for each class (10,100)",
+    )
+    sub.add_argument(
+        "--baselines",
+        type=_names,
+        default=(),
+        metavar="A,B,...",
+        help="other filters of the same geometry: random,whitened,kmeans,pca",
+    )
+    sub.add_argument(
+        "--classifiers",
+        type=_names,
+        default=("ridge", "knn"),
+        metavar="A,B,...",
+        help="of ridge,logistic,knn (default: ridge,knn)",
+    )
+    sub.add_argument("--grid", type=int, default=2, metavar="N", help="cells a side (default: 2)")
+    sub.add_argument("--all-layers", action="store_true", help="all layers side by side")
+    sub.add_argument("--repeats", type=int, default=1, metavar="N", help="draws of the labels")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the first draw")
+    sub.add_argument("--limit", type=int, metavar="N", help="only so many images of each split")
+    sub.add_argument("--json", action="store_true", help="print the results as JSON")
+
+    sub = command("transfer", "train classifiers from several starts and compare them")
+    spec_arguments(sub)
+    output_arguments(sub, "experiment", "transfers")
+
+    sub = command("report", "write an HTML page about runs, transfer experiments and probes")
+    sub.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="directories of train and transfer, and what probe --json printed",
+    )
+    sub.add_argument(
+        "--out", default="report.html", metavar="FILE", help="where (default: report.html)"
+    )
+
+    command("schema", "print the JSON Schema of specs, for editors")
+    return parser
+
+
+def _names(text):
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _amounts(text):
+    """Numbers with a decimal point are shares, whole numbers are counts."""
+    amounts = [float(word) if "." in word else int(word) for word in _names(text)]
+    return tuple(float(amount) if amount == 1 else amount for amount in amounts)

@@ -1,0 +1,262 @@
+"""The command line: arguments in, words out."""
+
+import contextlib
+import importlib
+import json
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+from kclr.arguments import parser
+from kclr.errors import RunError, SpecError
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments=None) -> int:
+    """Run a command of kclr.
+
+    Returns:
+        The exit status: 0, 1 for a failed run, 2 for a wrong spec or argument, 130 after Ctrl-C.
+    """
+    options = parser(COMMANDS).parse_args(arguments)
+    try:
+        return options.command(options) or DONE
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return WRONG
+    except RunError as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:  # `kclr show | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{where}{error.strerror or error}", file=sys.stderr)
+        return FAILED
+
+
+def _init(options):
+    from kclr.spec.starter import STARTER
+
+    path = Path(options.path)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(STARTER)
+    except FileExistsError:
+        raise SpecError(f"{path} is already there. Choose another name: kclr init NAME") from None
+    print(f"{path} is ready. Look through it, then: kclr train {path}")
+
+
+def _load(options):
+    """The spec, checked as far as that goes without TensorFlow."""
+    from kclr.data.checks import load_checked
+
+    return load_checked(options.spec, options.overrides)
+
+
+def _check(options):
+    spec = _load(options)
+    if options.json:
+        print(json.dumps(spec.model_dump(mode="json"), indent=2))
+        return
+    from kclr.report.tables import print_spec
+
+    print_spec(spec)
+
+
+def _train(options):
+    from kclr.report.progress import listener_for
+
+    spec = _load(options)
+    out = _out(options, spec, "runs")
+    listener = listener_for(options.json)
+    with _interruptible(options), contextlib.closing(listener):
+        listener.preparing()
+        _import_tensorflow()
+        from kclr.stack import train
+
+        train(
+            spec,
+            out,
+            text=Path(options.spec).read_text(encoding="utf-8"),
+            resume=options.resume,
+            overwrite=options.overwrite,
+            listener=listener,
+            name=options.spec,
+        )
+    if not options.json:
+        from kclr.report.tables import print_uses
+
+        print_uses(out)
+
+
+def _out(options, spec, folder):
+    return (
+        Path(options.out) if options.out else Path(folder) / (spec.name or Path(options.spec).stem)
+    )
+
+
+@contextlib.contextmanager
+def _interruptible(options):
+    """Long work that can be interrupted, or run out of disk, and gone on with."""
+    # SIGTERM is taken as Ctrl-C is, so that a training that is stopped saves its state.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    again = f"go on with: {_again(options)}"
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nInterrupted; {again}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise RunError(
+            f"{where}{error.strerror or error}. What is finished is kept; when that is mended, "
+            f"{again}"
+        ) from None
+
+
+def _again(options):
+    words = ["kclr", options.command.__name__.strip("_"), options.spec]
+    for assignment in options.overrides:
+        words += ["--set", assignment]
+    if options.out:
+        words += ["--out", options.out]
+    return shlex.join([*words, "--resume"])
+
+
+def _import_tensorflow():
+    """Import TensorFlow without its start-up chatter, which says nothing to a user."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:  # its C++ side writes to the descriptor itself
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        importlib.import_module("tensorflow")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _show(options):
+    from kclr.run import load_run
+
+    run = load_run(options.run)
+    if options.json:
+        print(
+            json.dumps(run.summary or {"layers": [layer.facts for layer in run.layers]}, indent=2)
+        )
+        return
+    from kclr.report.tables import print_run
+
+    print_run(run)
+
+
+def _export(options):
+    _import_tensorflow()
+    from kclr.export import export_run
+    from kclr.run import load_run
+
+    written = export_run(
+        load_run(options.run),
+        out=options.out,
+        layers=options.layers,
+        pool=options.pool,
+        grid_size=options.grid_size,
+        onnx=options.onnx,
+        litert=options.litert is not None,
+        litert_size=options.litert or 32,
+    )
+    for path in written:
+        print(path)
+
+
+def _probe(options):
+    from kclr.report.probe_table import print_probe
+    from kclr.run import load_run
+
+    with _status() as tell:
+        _import_tensorflow()
+        from kclr.transfer.probe import as_json, probe_run, summaries
+
+        results = probe_run(
+            load_run(options.run),
+            data=options.data,
+            labels=options.labels,
+            baselines=options.baselines,
+            classifiers=options.classifiers,
+            grid=options.grid,
+            all_layers=options.all_layers,
+            seed=options.seed,
+            repeats=options.repeats,
+            limit=options.limit,
+            progress=tell,
+        )
+    if options.json:
+        print(json.dumps(as_json(results), indent=2))
+    else:
+        print_probe(summaries(results))
+
+
+@contextlib.contextmanager
+def _status():
+    """A function of words that shows them on a terminal while the work goes on."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("loading TensorFlow") as shown:
+        yield shown.update
+
+
+def _transfer(options):
+    from kclr.transfer.checks import load_transfer
+    from kclr.transfer.progress import listener_for
+
+    spec = load_transfer(options.spec, options.overrides)
+    out = _out(options, spec, "transfers")
+    with _interruptible(options):
+        _import_tensorflow()
+        from kclr.transfer.experiment import failures, print_results, run_experiment
+
+        results = run_experiment(
+            spec,
+            out,
+            text=Path(options.spec).read_text(encoding="utf-8"),
+            resume=options.resume,
+            overwrite=options.overwrite,
+            listener=listener_for(options.json),
+        )
+    if not options.json:
+        print_results(results)
+        print(f"\n{out / 'results.json'}\nA page with plots: kclr report {out}")
+    return FAILED if failures(results) else DONE
+
+
+def _report(options):
+    from kclr.report.page import write_report
+
+    page = write_report(options.paths, options.out)[0]
+    print(page)
+
+
+def _schema(options):
+    from kclr.spec.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+COMMANDS = {
+    "init": _init,
+    "check": _check,
+    "train": _train,
+    "show": _show,
+    "export": _export,
+    "probe": _probe,
+    "transfer": _transfer,
+    "report": _report,
+    "schema": _schema,
+}

@@ -1,0 +1,161 @@
+"""What the report shows of a transfer experiment: charts, and the table of its arms."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kclr.errors import RunError
+from kclr.report import charts
+from kclr.report.sections import (
+    NOTHING,
+    Names,
+    hardware,
+    mean_and_spread,
+    versions,
+    without,
+    write_csv,
+)
+from kclr.run import sha256
+
+
+def transfer_section(
+    path: Path, results: Mapping[str, Any], folder: Path, names: Names
+) -> dict[str, Any]:
+    """The charts and the arms' table of an experiment.
+
+    Args:
+        path: its directory. results: what its `results.json` says.
+        folder: where plots and tables go. names: those taken in the page so far.
+
+    Raises:
+        RunError: the results are not as `kclr transfer` writes them.
+    """
+    # Transfer stands beside this room; of it only these pure functions are used.
+    from kclr.transfer.summary import CONFIDENCE, REFERENCE, curves, summarize
+
+    try:
+        name, units = str(results["name"]), results["units"]
+        for unit in units:
+            str(unit["arm"]), float(unit["labels"]), int(unit["seed"])
+        rows, points = summarize(units), curves(units)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{path / 'results.json'}: not as `kclr transfer` writes it ({error!r}). Run the "
+            "experiment again; what is finished is kept."
+        ) from None
+    title = str(results.get("title") or name)
+    anchor = names(name)
+    look = charts.styles(list(dict.fromkeys(unit["arm"] for unit in units)))
+    points = {key: curve for key, curve in points.items() if curve[0]}
+    shares = {row.labels: _amount(row.labels, row.images) for row in rows}
+    by_epoch = [
+        (label, charts.epochs_svg(f"{anchor}-epochs-{number}", own, look, share))
+        for number, (share, label) in enumerate(shares.items())
+        if (own := {arm: curve for (labels, arm), curve in points.items() if labels == share})
+    ]
+    if by_epoch:
+        charts.epochs_png(folder / f"{anchor}-accuracy-by-epoch.png", points, look, title)
+    by_labels = None
+    if len(shares) > 1:
+        by_labels = charts.labels_svg(f"{anchor}-labels", rows, look)
+        charts.labels_png(folder / f"{anchor}-accuracy-by-labels.png", rows, look, title)
+    plain = [{"experiment": name} | asdict(row) for row in rows]
+    epochs = [
+        {"arm": arm, "labels": labels, "epoch": epoch, "mean": mean, "spread": spread}
+        for (labels, arm), curve in points.items()
+        for epoch, (mean, spread) in enumerate(zip(*curve, strict=True), 1)
+    ]
+    write_csv(folder / f"{anchor}-arms.csv", plain)
+    write_csv(folder / f"{anchor}-epochs.csv", epochs)
+    write_csv(folder / f"{anchor}-units.csv", [without(unit, "history") for unit in units])
+    return {
+        "name": name,
+        "title": title,
+        "anchor": anchor,
+        "groups": _groups(rows, look, REFERENCE),
+        "confidence": f"{100 * CONFIDENCE:g} %",
+        "reference": REFERENCE,
+        "repeated": any(row.repeats > 1 for row in rows),
+        "by_epoch": by_epoch,
+        "by_labels": by_labels,
+        "legend": [(arm, look[arm]) for arm in dict.fromkeys(row.arm for row in rows)],
+        "failed": [
+            (unit["arm"], charts.amount(unit["labels"]), unit["seed"], unit["failed"])
+            for unit in units
+            if "failed" in unit
+        ],
+        "spec": _yaml(results.get("spec")),
+        "provenance": {
+            "directory": str(path),
+            "versions": versions(results),
+            "hardware": hardware(results),
+            "seeds": ", ".join(str(seed) for seed in sorted({int(unit["seed"]) for unit in units})),
+            "sha256 of results.json": sha256(path / "results.json"),
+        },
+        "digests": {},
+        "numbers": {**results, "arms": plain, "epochs": epochs},
+    }
+
+
+def _groups(rows, look, reference):
+    """The arms' table: for each share of labels its words, and its rows as words."""
+    ends = [
+        end for row in rows for end in (row.gain, row.gain_low, row.gain_high) if end is not None
+    ]
+    low, high = min([0, *ends]), max([0, *ends])
+
+    def place(value):
+        return 2 + 96 * (value - low) / ((high - low) or 1)
+
+    groups = []
+    for share in dict.fromkeys(row.labels for row in rows):
+        own = [row for row in rows if row.labels == share]
+        missed = "not reached" if any(row.arm == reference for row in own) else NOTHING
+        lines = []
+        for row in own:
+            bar, interval = None, NOTHING
+            if row.gain is not None:
+                bar = [place(0), place(row.gain), place(row.gain), place(row.gain)]
+            if row.gain_low is not None:
+                bar = [place(v) for v in (0, row.gain, row.gain_low, row.gain_high)]
+                interval = f"{_points(row.gain_low)} to {_points(row.gain_high)}"
+            lines.append(
+                {
+                    "arm": row.arm,
+                    "style": look[row.arm],
+                    "repeats": row.repeats,
+                    "accuracy": mean_and_spread(row.mean, row.spread),
+                    "gain": _points(row.gain),
+                    "interval": interval,
+                    "bar": bar,
+                    "verdict": _verdict(row),
+                    "seconds": f"{row.seconds:,.1f}",
+                    "epochs": row.epochs_to_random_best or missed,
+                }
+            )
+        groups.append((_amount(share, own[0].images), lines))
+    return groups
+
+
+def _amount(labels, images):
+    words = charts.amount(labels)
+    return f"{words[0].upper()}{words[1:]} ({images:,} images)"
+
+
+def _verdict(row):
+    if row.gain_low is None:
+        return NOTHING
+    if row.gain_low > 0:
+        return "better"
+    return "worse" if row.gain_high < 0 else "not clear"
+
+
+def _yaml(spec):
+    return spec and yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
+
+
+def _points(gain):
+    return NOTHING if gain is None else f"{100 * gain:+.1f}".replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,301 @@
+"""Charts for the report's page: vector graphics in the page's own colours, and PNGs beside it.
+
+In the page a chart is an `<svg>` element whose colours are CSS variables (`--series-1`, `--grid`,
+...), so that one drawing reads on light and on dark. What a PNG needs besides, a title and a
+legend, is text of the page there.
+"""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kclr.report.plots import PANELS, draw_panel, history_column, own_figure, save
+
+# On light and on dark. The first is the random start's; then those of Okabe and Ito (2008), the
+# colour-blind-safe ones, darkened or lightened until a line has a contrast of 3 on either ground.
+SERIES = (
+    ("#5F5F5F", "#B9B9B9"),
+    ("#0072B2", "#62B5F0"),
+    ("#D55E00", "#FF9152"),
+    ("#00805C", "#2FC79D"),
+    ("#A8488A", "#E78FC8"),
+    ("#8A6A00", "#DFB53A"),
+    ("#2488BD", "#A5DBFF"),
+    ("#7A3E1D", "#CDA184"),
+)
+GRID, AXIS = ("#E6E6E6", "#333A42"), ("#999999", "#77808A")
+VARIABLES = {f"--series-{number}": pair for number, pair in enumerate(SERIES)} | {
+    "--grid": GRID,
+    "--axis": AXIS,
+}
+
+# Inches, so that the text is about that of the page on a phone, and in three columns.
+SIZE = (4.2, 2.9)
+
+# Lengths of line and gap, in widths of the line.
+DASHES = ((), (4, 1.6), (1, 1.3), (4, 1.3, 1, 1.3))
+MARKERS = "osD^vPX*"
+RANDOM = "random"
+_TREATMENT = re.compile(r"[\s,:]*\b(and |start|frozen|fine-tuned)+$")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an arm is drawn: places in `SERIES` (and `MARKERS`) and in `DASHES`."""
+
+    series: int
+    dash: int
+
+    @property
+    def variable(self) -> str:
+        """The colour in the page."""
+        return f"var(--series-{self.series})"
+
+    @property
+    def dash_array(self) -> str:
+        """Of a line 2 px wide, as SVG wants it."""
+        return " ".join(f"{2 * length:g}" for length in DASHES[self.dash])
+
+    def line(self) -> dict[str, Any]:
+        """Arguments for matplotlib's `plot`."""
+        dashes = DASHES[self.dash]
+        return {
+            "color": SERIES[self.series][0],
+            "linestyle": (0, dashes) if dashes else "-",
+            "linewidth": 1.8,
+        }
+
+
+def styles(arms: Sequence[str]) -> dict[str, Style]:
+    """Give each arm a look: a colour for where its filters come from, a dash for their treatment.
+
+    So "kclr fine-tuned" and "kclr frozen" share a colour, and the frozen one is dashed.
+
+    Args:
+        arms: names, in order. Those that begin with "random" get the gray.
+
+    Returns:
+        A style for each name, no two alike up to eight origins of four treatments.
+    """
+    found: dict[str, Style] = {}
+    origins: dict[str, int] = {}
+    for arm in arms:
+        origin = _TREATMENT.sub("", arm) or arm
+        if origin not in origins:
+            others = sum(name != RANDOM for name in origins)
+            origins[origin] = 0 if origin == RANDOM else 1 + others % (len(SERIES) - 1)
+        series = origins[origin]
+        wanted = 1 if arm.endswith("frozen") else 0
+        free = [d for d in (wanted, 0, 2, 3, 1) if Style(series, d) not in found.values()]
+        found[arm] = Style(series, free[0] if free else wanted)
+    return found
+
+
+def amount(labels) -> str:
+    """A share of the labels in words: "10 % of the labels"."""
+    return "all labels" if labels == 1 else f"{100 * labels:g} % of the labels"
+
+
+def epochs_svg(name, curves, look: Mapping[str, Style], labels) -> str:
+    """Draw test accuracy against epoch: a line for each arm, a band of one standard deviation.
+
+    Args:
+        name: str, makes the ids in the drawing unique in a page.
+        curves: for each arm the means and the spreads (None where a single repeat has none), both
+            (epochs,), as shares of 1.
+        look: from `styles`.
+        labels: float, the share of labels that the curves were learned from.
+
+    Returns:
+        An `<svg>` element.
+    """
+    ends = (f"{arm} {100 * means[-1]:.1f} %" for arm, (means, _) in curves.items() if means)
+    alt = f"Test accuracy by epoch with {amount(labels)}. After the last epoch: {'; '.join(ends)}."
+    with own_figure(figsize=SIZE, layout="constrained") as figure:
+        _epochs(figure.add_subplot(), curves, look)
+        return _svg(figure, name, alt)
+
+
+def epochs_png(path, curves, look: Mapping[str, Style], title) -> None:
+    """Write the picture of `epochs_svg`, a panel for each share of labels, with a legend.
+
+    Args:
+        path: file to write, replaced in one go.
+        curves: from (labels, arm) to what `epochs_svg` takes for an arm.
+        look: from `styles`.
+        title: str above the panels.
+    """
+    shares = list(dict.fromkeys(labels for labels, _ in curves))
+    with own_figure(
+        figsize=(max(6, 4.6 * len(shares)), 4.4), dpi=160, layout="constrained"
+    ) as figure:
+        for place, labels in enumerate(shares, 1):
+            axes = figure.add_subplot(1, max(1, len(shares)), place)
+            arms = {arm: curve for (share, arm), curve in curves.items() if share == labels}
+            _epochs(axes, arms, look)
+            axes.set_title(amount(labels), loc="left", size=11, weight="bold")
+        _title_and_legend(figure, title, look)
+        save(figure, path)
+
+
+def labels_svg(name, rows, look: Mapping[str, Style]) -> str:
+    """Draw test accuracy against the share of labels: lines, and bands of a standard deviation.
+
+    Args:
+        name: str, makes the ids in the drawing unique in a page.
+        rows: from `kclr.transfer.summary.summarize`.
+        look: from `styles`.
+
+    Returns:
+        An `<svg>` element.
+    """
+    alt = "Test accuracy by the share of labels. " + " ".join(
+        f"{arm}: "
+        + ", ".join(f"{100 * row.mean:.1f} % with {amount(row.labels)}" for row in points)
+        + "."
+        for arm, points in _by_arm(rows).items()
+    )
+    with own_figure(figsize=SIZE, layout="constrained") as figure:
+        _labels(figure.add_subplot(), rows, look)
+        return _svg(figure, name, alt)
+
+
+def labels_png(path, rows, look: Mapping[str, Style], title) -> None:
+    """Write the picture of `labels_svg`, with a title and a legend; the file in one go."""
+    with own_figure(figsize=(7.5, 5.4), dpi=160, layout="constrained") as figure:
+        _labels(figure.add_subplot(), rows, look)
+        _title_and_legend(figure, title, look)
+        save(figure, path)
+
+
+def history_svgs(name, history, layer) -> list[str]:
+    """Draw a layer's learning curves as `plots.curves_png` does, an `<svg>` for each panel.
+
+    Args:
+        name: str, makes the ids in the drawings unique in a page.
+        history: rows as dictionaries; the columns that `plots.PANELS` names are drawn.
+        layer: str, its name, for those who do not see the drawings.
+    """
+    steps, unit = history_column(history, "step"), "step"
+    if not np.isfinite(steps).any():
+        steps, unit = np.arange(1, len(history) + 1), "log row"
+    found: list[str] = []
+    for title, label, limits, names in PANELS:
+        lines = {shown: history_column(history, column) for column, shown in names.items()}
+        lines = {shown: line for shown, line in lines.items() if np.isfinite(line).any()}
+        if not lines:
+            continue
+        alt = f"{layer}, {title.lower()} by {unit}: " + "; ".join(
+            _ends(shown, line) for shown, line in lines.items()
+        )
+        with own_figure(figsize=(4.4, 2.7), layout="constrained") as figure:
+            axes = figure.add_subplot()
+            draw_panel(axes, steps, title, label, limits, lines, len(names) > 1)
+            axes.set_xlabel(unit, size=10.5)
+            found.append(_svg(figure, f"{name}-{len(found)}", alt))
+    return found
+
+
+def _ends(shown, line):
+    there = line[np.isfinite(line)]
+    return f"{shown} from {there[0]:.3g} to {there[-1]:.3g}"
+
+
+def _by_arm(rows):
+    found: dict[str, list[Any]] = {}
+    for row in sorted(rows, key=lambda row: row.labels):
+        found.setdefault(row.arm, []).append(row)
+    return found
+
+
+def _epochs(axes, curves, look):
+    from matplotlib.ticker import MaxNLocator
+
+    for arm, (means, spreads) in curves.items():
+        marker = "o" if len(means) == 1 else ""
+        _line(axes, np.arange(1, len(means) + 1), means, spreads, arm, look[arm], marker)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("epoch", size=10.5)
+    _dress(axes)
+
+
+def _labels(axes, rows, look):
+    for arm, points in _by_arm(rows).items():
+        marker = MARKERS[look[arm].series % len(MARKERS)]
+        means, spreads = [row.mean for row in points], [row.spread for row in points]
+        _line(axes, [row.labels for row in points], means, spreads, arm, look[arm], marker)
+    axes.set_xscale("log")
+    images = {row.labels: row.images for row in rows}
+    shares = sorted(images)
+    names = [f"{100 * labels:g} %\n{images[labels]:,}" for labels in shares]
+    axes.set_xticks(shares, names)
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("labels (share, and images)", size=10.5)
+    _dress(axes)
+
+
+def _line(axes, x, means, spreads, arm, style, marker):
+    means = 100 * np.asarray(means, np.float64)
+    spreads = 100 * np.array([np.nan if s is None else s for s in spreads], np.float64)
+    axes.plot(x, means, marker=marker, markersize=5, label=arm, **style.line())
+    if np.isfinite(spreads).any():
+        low, high = means - spreads, means + spreads
+        axes.fill_between(x, low, high, color=style.line()["color"], alpha=0.14, linewidth=0)
+
+
+def _dress(axes):
+    axes.set_ylabel("test accuracy (%)", size=10.5)
+    axes.tick_params(labelsize=10, color=AXIS[0])
+    axes.grid(color=GRID[0], linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(AXIS[0])
+
+
+def _title_and_legend(figure, title, look):
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    figure.suptitle(title, size=12, weight="bold", parse_math=False, wrap=True)
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, arm in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(arm, handle)
+    if handles:
+        columns = max(1, int(figure.get_figwidth() // 2.4))
+        legend = figure.legend(
+            handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False,
+            fontsize=10, handlelength=2.6,
+        )  # fmt: skip
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+
+
+def _svg(figure, name, alt):
+    """A figure as an `<svg>` element that takes its colours, its font and its width from a page."""
+    import io
+
+    import matplotlib
+
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "kclr"})
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    text = file.getvalue()
+    box = re.search(r'viewBox="[^"]*"', text)
+    inner = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
+    inner = inner[inner.index(">", inner.index("<svg")) + 1 :]
+    inner = re.sub(r"font-family: [^;\"]*(; )?", "", inner)
+    inner = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", inner)
+    colours = {pair[0].lower(): variable for variable, pair in VARIABLES.items()}
+    inner = re.sub(
+        r"#[0-9a-f]{6}\b",
+        lambda found: f"var({colours[found[0]]})" if found[0] in colours else found[0],
+        inner,
+    )
+    return (
+        f'<svg {box[0] if box else ""} role="img" aria-label="{html.escape(alt, quote=True)}" '
+        f'xmlns:xlink="http://www.w3.org/1999/xlink">{inner.strip()}'
+    )

@@ -1,0 +1,161 @@
+"""One page with what runs, transfer experiments and probes found, and its numbers beside it.
+
+Everything in the page is text, vector graphics and pictures in the file itself: it opens from disk,
+without a network and without scripts. The same inputs give the same page, byte for byte.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from kclr.errors import RunError, SpecError
+from kclr.report import charts
+from kclr.report.arms import transfer_section
+from kclr.report.sections import Names, probe_section, run_section
+from kclr.run import atomic, load_run
+from kclr.version import __version__
+
+NUMBERS = "numbers.json"
+
+
+def write_report(paths: Iterable[Any], out="report.html") -> list[Path]:
+    """Write a page about runs, transfer experiments and probes.
+
+    Beside `NAME.html`, the directory `NAME-files` gets every plot as PNG, the numbers as CSV, and
+    all of them in `numbers.json`. The report that was there is replaced.
+
+    Args:
+        paths: directories of `kclr train` and `kclr transfer`, and files of `kclr probe --json`. A
+            run inside the directory of a transfer experiment is shown with it.
+        out: the file to write, `NAME.html`.
+
+    Returns:
+        The files written, the page first.
+
+    Raises:
+        RunError: something in `paths` cannot be read, or a file that is no report's is in the way.
+        SpecError: nothing to report on, or `out` is no name for a page.
+    """
+    out = Path(out)
+    beside = out.with_name(f"{out.stem}-files")
+    _check_place(out, beside)
+    transfers, runs, probes = _read(paths)
+    names = Names()
+    with atomic(beside) as folder:
+        folder.mkdir()
+        shown = {
+            "transfers": [
+                transfer_section(path, results, folder, names) for path, results in transfers
+            ],
+            "runs": [run_section(run, name, folder, names) for run, name in runs],
+            "probes": [probe_section(path, found, folder, names) for path, found in probes],
+        }
+        numbers = {key: [part.pop("numbers") for part in parts] for key, parts in shown.items()}
+        files = sorted([path.name for path in folder.iterdir()] + [NUMBERS])
+        _write_json(folder / NUMBERS, {"kclr": __version__, "files": files, **numbers})
+        page = _render(folder=beside.name, **shown)
+    with atomic(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return [out, *(beside / name for name in files)]
+
+
+def _check_place(out, beside):
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise SpecError(f"{out}: a report is a page. Choose a name that ends in .html.")
+    if out.is_dir():
+        raise RunError(f"{out} is a directory. Choose another name.")
+    if not beside.exists():
+        return
+    try:
+        ours = {*json.loads((beside / NUMBERS).read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = set()
+    others = sorted(
+        path.name for path in beside.iterdir() if path.name not in ours and path.name[0] != "."
+    )
+    if others or not ours:
+        what = f"holds {others[0]}, which no report put there" if others else "is no report's"
+        raise RunError(
+            f"{beside} {what}; this report's pictures and numbers would take its place. Move it, "
+            "or choose another name for the report."
+        )
+
+
+def _read(paths):
+    """What to report on: transfer experiments (path, results), runs (run, name), probes."""
+    transfers, runs, probes = [], [], []
+    seen = set()
+
+    def new(path):
+        known = path.resolve() in seen
+        seen.add(path.resolve())
+        return not known
+
+    for path in map(Path, paths):
+        if path.is_file() and path.suffix == ".json":
+            probes += [(path, _json(path))] if new(path) else []
+        elif (path / "results.json").is_file():
+            transfers += [(path, _json(path / "results.json"))] if new(path) else []
+        elif (path / "units").is_dir():
+            raise RunError(
+                f"{path} has no results.json yet: its experiment is not finished. Go on with it: "
+                f"kclr transfer {path / 'spec.yaml'} --out {path} --resume"
+            )
+        elif path.is_dir():
+            runs += [(load_run(path), path.resolve().name)] if new(path) else []
+        else:
+            state = "is neither a directory nor a JSON file" if path.exists() else "is not there"
+            raise RunError(
+                f"{path} {state}. Name directories of `kclr train` or `kclr transfer`, or files of "
+                "`kclr probe --json`."
+            )
+    runs[:0] = [
+        (load_run(inside), f"{path.resolve().name}/{inside.name}")
+        for path, _ in transfers
+        for inside in sorted({facts.parents[2] for facts in path.glob("*/layers/*/layer.json")})
+        if new(inside)
+    ]
+    if not transfers + runs + probes:
+        raise SpecError("Nothing to report on. Name a run: kclr report RUN")
+    return transfers, runs, probes
+
+
+def _json(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path}: cannot be read: {error}. Write it again with the command that made it."
+        ) from None
+
+
+def _write_json(path, values):
+    path.write_text(json.dumps(_finite(values), indent=1) + "\n", encoding="utf-8")
+
+
+def _finite(value):
+    """Plain values without the numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _render(**shown):
+    from importlib.resources import files
+
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = files("kclr.report").joinpath("page.html").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        version=__version__,
+        variables=charts.VARIABLES,
+        names=[part["name"] for key in ("transfers", "runs", "probes") for part in shown[key]],
+        **shown,
+    )

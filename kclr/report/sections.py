@@ -1,0 +1,245 @@
+"""What the report shows of a run and of a probe, and in what words.
+
+Each `..._section` writes the plots and the tables of its subject into the report's directory, and
+returns what the page's template shows of it, with its plain numbers under the key `numbers`.
+"""
+
+import base64
+import csv
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kclr.errors import RunError
+from kclr.report.charts import history_svgs
+from kclr.report.plots import curves_png, filters_png
+from kclr.report.probe_table import BASELINES, CLASSIFIERS
+from kclr.run import Run, sha256
+
+NOTHING = "\N{EN DASH}"
+
+
+class Names:
+    """Names of files and of places in the page: plain, and no two alike."""
+
+    def __init__(self):
+        self._taken = set()
+
+    def __call__(self, words):
+        plain = re.sub(r"[^\w.-]+", "-", words).strip("-.") or "unnamed"
+        name, number = plain, 1
+        while name.lower() in self._taken:
+            number += 1
+            name = f"{plain}-{number}"
+        self._taken.add(name.lower())
+        return name
+
+
+def run_section(run: Run, name: str, folder: Path, names: Names) -> dict[str, Any]:
+    """The filters and the learning curves of a run.
+
+    Args:
+        run: finished or not. name: what the page calls it.
+        folder: where plots and tables go. names: those taken in the page so far.
+
+    Raises:
+        RunError: a file of the run cannot be read.
+    """
+    summary, trained = _checked(run)
+    anchor = names(name)
+    layers = []
+    for layer in trained:
+        place = f"{anchor}-{layer.directory.name}"
+        height, width, channels, filters = layer.kernel.shape
+        history = _history(layer)
+        picture = folder / f"{place}-filters.png"
+        filters_png(picture, layer.kernel)
+        if history:
+            shutil.copyfile(layer.directory / "history.csv", folder / f"{place}-history.csv")
+            curves_png(folder / f"{place}-curves.png", history, f"{name}, {layer.name}: training")
+        layers.append(
+            {
+                "name": layer.name,
+                "filters": base64.b64encode(picture.read_bytes()).decode(),
+                "what": f"{filters:,} filters of {height}x{width} px on {channels:,} channel"
+                + "s" * (channels != 1),
+                "components": channels not in (1, 3),
+                "panels": history_svgs(place, history, layer.name),
+                "facts": [words(layer) for words in LAYER_COLUMNS.values()],
+            }
+        )
+    facts = [
+        {"name": layer.name, "kernel_shape": "x".join(map(str, layer.kernel.shape))}
+        | without(layer.facts, "name", "block", "kernel_shape")
+        for layer in trained
+    ]
+    write_csv(folder / f"{anchor}-layers.csv", facts)
+    provenance = {"directory": str(run.path)}
+    if summary is None:
+        provenance["state"] = "not finished: these are the layers that are"
+    else:
+        provenance |= {
+            "finished": summary.get("finished", NOTHING),
+            "versions": versions(summary),
+            "hardware": hardware(summary),
+            "seed": summary.get("seed", NOTHING),
+        }
+    return {
+        "name": name,
+        "anchor": anchor,
+        "layers": layers,
+        "columns": list(LAYER_COLUMNS),
+        "spec": _run_text(run, "resolved.yaml"),
+        "provenance": provenance,
+        "digests": (summary or {}).get("sha256", {}),
+        "numbers": {
+            "name": name,
+            "layers": [layer.facts for layer in trained],
+            "summary": summary,
+        },
+    }
+
+
+def _fact(key, form):
+    """The column of a layer's table that shows a fact, where the layer has it."""
+
+    def words(layer):
+        value = layer.facts.get(key)
+        return NOTHING if value is None else format(value, form)
+
+    return words
+
+
+LAYER_COLUMNS = {
+    "layer": lambda layer: layer.name,
+    "kernel": lambda layer: "x".join(map(str, layer.kernel.shape)),
+    "steps": _fact("steps", ","),
+    "seconds": _fact("seconds", ",.1f"),
+    "patches/s": _fact("patches_per_second", ",.0f"),
+    "loss": _fact("loss", ".4f"),
+    "effective rank": _fact("effective_rank", ".1f"),
+    "dead filters": _fact("dead_filters", ""),
+    "duplicates": _fact("duplicate_filters", ""),
+}
+
+
+def probe_section(
+    path: Path, found: Mapping[str, Any], folder: Path, names: Names
+) -> dict[str, Any]:
+    """The table of a probe.
+
+    Args:
+        path: its file. found: what it says (`kclr.transfer.probe.as_json`).
+        folder: where the table goes. names: those taken in the page so far.
+
+    Raises:
+        RunError: the file is not as `kclr probe --json` writes it.
+    """
+    try:
+        summaries = found["summaries"]
+        amounts = list(dict.fromkeys((s["labels"], s["label_count"]) for s in summaries))
+        cells: dict[tuple[str, str], dict[Any, str]] = {}
+        for s in summaries:
+            line = cells.setdefault((s["classifier"], s["features"]), {})
+            line[s["labels"], s["label_count"]] = mean_and_spread(s["mean"], s["spread"])
+        data = ", ".join(dict.fromkeys(s["data"] for s in summaries))
+        repeats = max((s["repeats"] for s in summaries), default=0)
+        columns = [
+            f"{labels:g} a class ({count:,})"
+            if labels > 1
+            else f"{100 * labels:g} % of labels ({count:,})"
+            for labels, count in amounts
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{path}: not as `kclr probe --json` writes it ({error!r}). Probe again: "
+            f"kclr probe RUN --json > {path}"
+        ) from None
+    anchor = names(path.stem)
+    write_csv(folder / f"{anchor}-probe.csv", summaries)
+    return {
+        "name": path.stem,
+        "anchor": anchor,
+        "data": data,
+        "repeats": repeats,
+        "columns": columns,
+        "lines": [
+            (
+                BASELINES.get(features, features),
+                CLASSIFIERS.get(classifier, classifier),
+                [line.get(amount, NOTHING) for amount in amounts],
+            )
+            for (classifier, features), line in cells.items()
+        ],
+        "spec": None,
+        "provenance": {"file": str(path), "sha256": sha256(path)},
+        "digests": {},
+        "numbers": {"name": path.stem, **found},
+    }
+
+
+def mean_and_spread(mean, spread) -> str:
+    """Shares as percent, such as "64.1 ± 0.8"; a spread that is None is left out."""
+    return f"{100 * mean:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+
+
+def versions(found) -> str:
+    """Of kclr and of what it stands on, as a summary or results name them."""
+    named = {"kclr": found["kclr"]} if "kclr" in found else {}
+    named |= found.get("versions") or {}
+    return ", ".join(f"{name} {version}" for name, version in named.items()) or NOTHING
+
+
+def hardware(found) -> str:
+    """Of a summary or of results, in words."""
+    facts = found.get("hardware")
+    if not facts:
+        return NOTHING
+    gpus = ", ".join(facts.get("gpus") or []) or "no GPU"
+    return f"{facts.get('cores', '?')} cores of {facts.get('processor', '?')}, {gpus}"
+
+
+def without(mapping, *keys) -> dict[str, Any]:
+    """A copy without some keys."""
+    return {key: value for key, value in mapping.items() if key not in keys}
+
+
+def write_csv(path, rows) -> None:
+    """Write dictionaries, with a column for every key that one of them has."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _checked(run):
+    """A run's summary and layers, which are what this room takes them for."""
+    summary, layers = run.summary, run.layers
+    checked = [] if summary is None else [(run.path / "summary.json", summary, "versions")]
+    checked += [(layer.directory / "layer.json", layer.facts, "name") for layer in layers]
+    for path, facts, key in checked:
+        if not isinstance(facts, dict) or key not in facts:
+            raise RunError(f"{path}: not as `kclr train` writes it. Copy it back, or train again.")
+    return summary, layers
+
+
+def _run_text(run, name):
+    try:
+        return (run.path / name).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{run.path / name}: cannot be read: {error}. Copy it back, or train again."
+        ) from None
+
+
+def _history(layer):
+    try:
+        return layer.history()
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise RunError(
+            f"{layer.directory / 'history.csv'}: cannot be read: {error}. Copy it back, or train "
+            "the layer again."
+        ) from None

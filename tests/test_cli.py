@@ -1,0 +1,138 @@
+"""The command line: exit statuses, words, and what stays on disk."""
+
+import json
+import resource
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from kclr.cli import main
+
+SPEC = """
+stack:
+  - block: {filters: 4}
+    train: {steps: 6, batch_size: 16, log_every: 3}
+"""
+
+
+def kclr(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "kclr", *map(str, arguments)],
+        capture_output=True, text=True, timeout=300, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "tiny.yaml").write_text(SPEC)
+    result = kclr("train", "tiny.yaml", "--set", "seed=3", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_training_ends_with_where_things_are_and_three_lines_that_work(trained):
+    folder, result = trained
+    run = folder / "runs" / "tiny"
+    assert result.stderr == ""
+    for name in ("layers/01-conv1/filters.png", "saved_model"):
+        assert str((run / name).relative_to(folder)) in result.stdout
+    lines = result.stdout.splitlines()[-3:]
+    code = "\n".join(lines) + "\nlayer.build((None, 32, 32, 3)); print(layer.kernel.shape)"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=300
+    )
+    assert shown.stdout.strip() == "(6, 6, 3, 4)", shown.stderr
+
+
+def test_the_run_remembers_what_was_overridden(trained):
+    folder, _ = trained
+    run = folder / "runs" / "tiny"
+    assert (run / "spec.yaml").read_text() == SPEC
+    assert yaml.safe_load((run / "resolved.yaml").read_text())["seed"] == 3
+
+
+def test_training_again_asks_what_to_do(trained, capsys, monkeypatch):
+    folder, _ = trained
+    monkeypatch.chdir(folder)
+    assert main(["train", "tiny.yaml"]) == 1
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_json_lines_can_be_followed_by_a_machine(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+    result = kclr("train", "tiny.yaml", "--json", "--out", "run", cwd=tmp_path)
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["event"] for event in events] == [
+        "layer", "started", "row", "row", "learned", "finished",
+    ]  # fmt: skip
+    assert events[3]["step"] == 6
+    assert events[3]["loss"] > 0
+
+
+def test_show_prints_a_row_for_each_layer(trained, capsys):
+    folder, _ = trained
+    assert main(["show", str(folder / "runs/tiny")]) == 0
+    out = capsys.readouterr().out
+    assert "conv1" in out
+    assert "6x6x3x4" in out
+    assert main(["show", str(folder / "runs/tiny"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"][0]["name"] == "conv1"
+
+
+def test_export_prints_what_it_wrote_and_leaves_the_run_as_it_was(trained, capsys):
+    folder, _ = trained
+    before = (folder / "runs/tiny/summary.json").read_text()
+    assert main(["export", str(folder / "runs/tiny"), "--layers", "1", "--pool", "mean"]) == 0
+    out = capsys.readouterr().out
+    assert "saved_model" in out
+    assert (folder / "runs/tiny/summary.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["train", "missing.yaml"], 2, "missing.yaml: no such file"),
+        (["check", "missing.yaml"], 2, "missing.yaml: no such file"),
+        (["show", "nothing"], 1, "nothing is not a run"),
+        (["export", "nothing"], 1, "nothing is not a run"),
+    ],
+)
+def test_what_is_not_there_is_named_without_a_traceback(
+    arguments, status, words, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == status
+    assert words in capsys.readouterr().err
+
+
+def test_init_writes_a_spec_that_checks_and_never_overwrites(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "mine.yaml"]) == 0
+    assert main(["check", "mine.yaml"]) == 0
+    (tmp_path / "mine.yaml").write_text("precious")
+    assert main(["init", "mine.yaml"]) == 2
+    assert (tmp_path / "mine.yaml").read_text() == "precious"
+
+
+def test_an_empty_folder_of_images_is_said_before_tensorflow_is_loaded(tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "spec.yaml").write_text(f"data: folder:{tmp_path / 'pictures'}\n{SPEC}")
+    assert main(["train", str(tmp_path / "spec.yaml")]) == 2
+    assert "pictures" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_a_failed_run_that_can_be_resumed(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+
+    def little_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    arguments = ("train", "tiny.yaml", "--out", "run")
+    full = kclr(*arguments, cwd=tmp_path, preexec_fn=little_room)
+    assert full.returncode == 1
+    assert "Traceback" not in full.stderr
+    assert "--resume" in full.stderr
+    assert kclr(*arguments, "--resume", cwd=tmp_path).returncode == 0
