@@ -29,13 +29,14 @@ class StepHistory(keras.callbacks.Callback):
         seconds: float, of training before this one.
 
     Attributes:
-        step: int, steps done so far. last: the last row, or None.
+        step: int, steps done so far. last: the last row; empty before it.
     """
 
     def __init__(self, every, total, on_row, start=0, seconds=0.0):
         super().__init__()
         self.every, self.total, self.on_row = every, total, on_row
-        self.step, self.last = start, None
+        self.step = start
+        self.last: dict[str, float] = {}
         self._epoch_start = start
         self._before, self._started = seconds, time.perf_counter()
 
@@ -126,7 +127,8 @@ class CollapseGuard(keras.callbacks.Callback):
             self._largest[name] = max(self._largest.get(name, 0.0), value)
             # A spread has the embeddings' unit, which is not that of every objective's loss.
             nothing = value <= (0.01 if name == "negative_distance" else 1e-6) * self.ceiling
-            vanished |= value <= 0.01 * self._largest[name] or (nothing and value <= before)
+            still = value <= max(before, 1e-6 * self.ceiling)
+            vanished |= value <= 0.01 * self._largest[name] or (nothing and still)
         return stuck and vanished
 
     def _describe(self, logs):

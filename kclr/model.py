@@ -1,6 +1,7 @@
 """TripletModel: an encoder, what makes its map an embedding, and an objective under compile/fit."""
 
 import types
+from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
@@ -93,7 +94,7 @@ class TripletModel(keras.Model):
             raise ValueError(f"embedding must be 'flatten' or 'mean'; got {embedding!r}")
         self.encoder, self.embedding, self.head = encoder, embedding, head
         self.augment, self.augment_anchor = augment, augment_anchor
-        self._statistics = types.MappingProxyType({})
+        self._statistics: Mapping[str, keras.metrics.Mean] = types.MappingProxyType({})
         self._predicted_rank = None
 
     def build(self, input_shape):
@@ -146,7 +147,7 @@ class TripletModel(keras.Model):
         inputs = ops.convert_to_tensor(inputs)
         if not keras.backend.is_float_dtype(inputs.dtype):
             inputs = ops.cast(inputs, self.compute_dtype) / 255
-        lead = (-1,)
+        lead: tuple = (-1,)
         if len(inputs.shape) == 5:
             lead = (-1, inputs.shape[1])
             if training and self.augment is not None:

@@ -117,7 +117,7 @@ def _seed(spec, index):
 
 def _keys(spec, opened):
     """For each layer a hash of all that its kernel depends on, those below included."""
-    keys = []
+    keys: list[str] = []
     for index, layer in enumerate(spec.stack):
         settings = layer.model_dump(mode="json", exclude={"name", "data"})
         for key in ("log_every", "checkpoint_seconds", "on_collapse"):
@@ -158,7 +158,6 @@ class _Recorder(Listener):
 
     def __init__(self, run, name, listener, tensorboard):
         self._run, self._name, self._listener = run, name, listener
-        self.stepped, self.warned = listener.stepped, listener.warned
         self._events = None
         if tensorboard:
             self._events = tf.summary.create_file_writer(str(run.path / "tensorboard" / name))
@@ -169,6 +168,12 @@ class _Recorder(Listener):
             "metrics.jsonl", lambda row: row.get("layer") != self._name or row["step"] <= done
         )
         self._listener.started(total, done, patches)
+
+    def stepped(self, step, metrics):
+        self._listener.stepped(step, metrics)
+
+    def warned(self, message):
+        self._listener.warned(message)
 
     def row(self, row):
         self._run.append("metrics.jsonl", {"layer": self._name, **row})

@@ -33,6 +33,7 @@ ORDER = (
     ("stack",),
     ("initializers",),
     ("transfer", "search"),
+    ("arguments",),
     ("cli",),
     ("__main__",),
 )

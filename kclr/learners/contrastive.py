@@ -191,7 +191,9 @@ class _Training:
 
 def _whitening(block, generator, below):
     """Mean and transform of the whitening, from the first patches of the training."""
-    statistics = None
+    channels = generator.channels if below is None else below.output_shape[-1]
+    window = block.kernel_size**2 if block.whitening == "zca" else 1
+    statistics = WindowStatistics(window * channels)
     batches = -(-STATISTICS_CROPS // generator.batch_size)
     for patches, _ in generator.views().take(batches):
         maps = tf.cast(patches[:, 0], "float32") / 255
@@ -205,7 +207,6 @@ def _whitening(block, generator, below):
                 [1, 1, 1, 1],
                 "VALID",
             )
-        statistics = statistics or WindowStatistics(maps.shape[-1])
         statistics.update(maps.numpy())
     make = zca if block.whitening == "zca" else standardizing
     return statistics.mean, make(statistics.covariance, block.whitening_epsilon)

@@ -103,7 +103,8 @@ def _choose(allowed, seed):
             f"{allowed.shape[-1]} embeddings are too many to mine from. Use a batch_size that "
             f"gives {1 << _INDEX_BITS} or less."
         )
-    scores = ops.where(allowed, _random_scores(*ops.shape(allowed), seed), -1)
+    rows, columns = ops.shape(allowed)
+    scores = ops.where(allowed, _random_scores(rows, columns, seed), -1)
     best = ops.max(scores, axis=-1)
     found = best >= 0
     index = ops.bitwise_and(best, (1 << _INDEX_BITS) - 1)

@@ -72,10 +72,10 @@ class Bars(Listener):
 
     def __init__(self):
         self._console = Console(stderr=True)
-        self._bar = self._status = None
+        self._status = self._console.status("loading TensorFlow")
+        self._bar: Progress | None = None
 
     def preparing(self):
-        self._status = self._console.status("loading TensorFlow")
         self._status.start()
 
     def layer(self, index, layer, sizes):
@@ -109,6 +109,7 @@ class Bars(Listener):
         if "active_share" in metrics:
             facts.append(f"active {float(metrics['active_share']):.0%}")
         facts.append(f"{speed:,.0f} patches/s")
+        assert self._bar
         self._bar.update(self._task, completed=step, facts="  ".join(facts))
 
     def warned(self, message):
@@ -121,8 +122,7 @@ class Bars(Listener):
 
     def close(self):
         """Take the bar away, as after an interruption."""
-        if self._status:
-            self._status.stop()
+        self._status.stop()
         if self._bar:
             self._bar.stop()
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy.signal import correlate2d
 
-from kclr.report import plots
+from kclr.report import filters, plots
 from kclr.report.filters import filter_order, top_patches
 from kclr.report.plots import curves_png, filters_png, patches_png
 
@@ -140,7 +140,7 @@ def test_no_filters_have_an_empty_order():
 
 
 def test_very_many_filters_are_ordered_too(photographs):
-    count = plots.MOST_FOR_OPTIMAL_ORDER // 2 + 1
+    count = filters.MOST_FOR_OPTIMAL_ORDER // 2 + 1
     kernel = np.random.default_rng(0).normal(size=(3, 3, 1, count))
     family = filter_order(np.concatenate([kernel, kernel], axis=-1)) % count
     assert np.count_nonzero(np.diff(family)) == count - 1
