@@ -72,7 +72,8 @@ class CollapseGuard(keras.callbacks.Callback):
         - is nothing against that loss, and does not grow. Small initial embeddings, which start
           there too, grow from one look to the next.
     Spread tells of embeddings that died, distance of those that point one way (cosine distance
-    sees no length). A loss that is no number stops the training too, whatever the action.
+    sees no length). A loss or spread that is no number stops the training too, whatever the
+    action.
 
     Args:
         ceiling: float, the loss of embeddings that are all alike.
@@ -102,11 +103,12 @@ class CollapseGuard(keras.callbacks.Callback):
         if self._steps // self.every == before // self.every:
             return
         logs = {name: float(value) for name, value in (logs or {}).items()}
-        if not np.isfinite(logs["loss"]):
-            raise CollapseError(
-                f"the loss is {logs['loss']} after {self._steps} steps. Try a smaller "
-                "learning_rate, precision: float32, or clipnorm in the optimizer's config."
-            )
+        for name in ("loss", "spread"):
+            if not np.isfinite(logs[name]):
+                raise CollapseError(
+                    f"the {name} is {logs[name]} after {self._steps} steps. Try a smaller "
+                    "learning_rate, precision: float32, or clipnorm in the optimizer's config."
+                )
         self._agreed = self._agreed + 1 if self._alike(logs) else 0
         if self._agreed < self.patience or self._warned:
             return

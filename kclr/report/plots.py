@@ -232,6 +232,7 @@ def history_column(history, name):
 
 
 def draw_panel(axes, steps, name, unit, limits, lines, with_legend):
+    """Draw lines over their steps: a panel with its title, unit and legend."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     lowest = min(np.nanmin(line) for line in lines.values())
@@ -281,6 +282,7 @@ def own_figure(**options):
 
 
 def save(figure, path, transparent=False):
+    """Write a figure as PNG, whole or not at all."""
     with atomic(path) as temporary:
         figure.savefig(
             temporary, format="png", dpi=figure.dpi, transparent=transparent,
