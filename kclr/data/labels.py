@@ -1,0 +1,276 @@
+"""Labelled images for judging filters, each with a part to fit on and a part to judge with.
+
+Names are those of specs: `tfds:NAME`, `folder:PATH` with a folder for each class, and `digits`,
+scikit-learn's handwritten digits, which need no download.
+"""
+
+import difflib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kclr.data.pixels import to_channels
+from kclr.data.source_folder import Folder
+from kclr.data.source_tfds import Tfds, _read
+from kclr.data.sources import Images, split_source
+from kclr.errors import RunError, SpecError
+
+SPLITS = ("train", "test")
+HELD_OUT = ("test", "validation", "valid", "val")  # names of the part that is kept for judging
+TEST_SHARE = 0.2  # of the images where a set comes in one part
+_DIGITS_SCALE = 4  # 8x8 px are too few for a kernel of 6 and a pool
+_MEGABYTE = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Images with labels.
+
+    Attributes:
+        images: uint8 (count, height, width, channels), or an opened source that is read again for
+            every pass, where the images are too many for the memory or of different sizes.
+        labels: int64 (images,), the index of each one's class.
+        classes: names of the classes.
+        name: of the data set, in messages and tables.
+        rows: numbers of the source's pictures that belong to it, ascending; None for all.
+    """
+
+    images: Any
+    labels: Any
+    classes: tuple[str, ...]
+    name: str = "images"
+    rows: Any = None
+
+    def __len__(self):
+        return len(self.labels)
+
+    def batches(self, size) -> Iterator[Any]:
+        """The images in order: uint8 (up to `size`, height, width, channels), all of one size.
+
+        Raises:
+            RunError: a picture cannot be read.
+        """
+        import numpy as np
+
+        if not isinstance(self.images, Images):
+            for start in range(0, len(self.images), size):
+                yield self.images[start : start + size]
+            return
+        batch: list[Any] = []
+        for image in _read_all(self.images, self.rows):
+            if batch and (len(batch) == size or image.shape != batch[0].shape):
+                yield np.stack(batch)
+                batch = []
+            batch.append(image)
+        if batch:
+            yield np.stack(batch)
+
+
+def load_labelled(name, split, channels=None, limit=None, data_dir=None, memory=1024) -> Labelled:
+    """Labelled images of a data set.
+
+    Where the data set is not divided, a fifth of every class is kept for `test`, always the same.
+
+    Args:
+        name: `tfds:NAME` with a feature `label`; `folder:PATH` with a folder of pictures for each
+            class, in `PATH/train` and `PATH/test` or in `PATH` itself; or `digits`.
+        split: "train" or "test".
+        channels: 1 or 3, what the images are turned into; their own when left out.
+        limit: int, use only the first so many, in the data set's order (which mixes the classes).
+        data_dir: directory of all TensorFlow data sets.
+        memory: megabytes of pixels to keep; the images of a larger set are read for every pass.
+
+    Returns:
+        The images of the split; `classes` are those of the whole data set.
+
+    Raises:
+        SpecError: there is no such data set, or it has no labels.
+        RunError: a picture cannot be read.
+    """
+    if split not in SPLITS:
+        raise SpecError(f"split {split!r}: labelled images have the splits train and test.")
+    scheme, argument = split_source(name)
+    loaders: dict[str, Callable[..., Labelled]] = {
+        "tfds": _tfds,
+        "folder": _folder,
+        "digits": _digits,
+    }
+    if scheme not in loaders:
+        near = difflib.get_close_matches(scheme, loaders, n=1)
+        cure = f"Did you mean {near[0]!r}? " if near else ""
+        raise SpecError(
+            f"{name} holds no labelled images. {cure}Use tfds:NAME, folder:PATH with a folder for "
+            "each class, or digits."
+        )
+    if scheme == "tfds" and data_dir:
+        argument["data_dir"] = data_dir
+    return _kept(loaders[scheme](split, channels, **argument), name, limit, memory)
+
+
+def _kept(found, name, limit, memory):
+    """The first `limit` images, in memory where they fit."""
+    import numpy as np
+
+    found = replace(found, name=name)
+    if limit is not None and limit < len(found):
+        rows = np.arange(len(found)) if found.rows is None else found.rows
+        images = found.images if isinstance(found.images, Images) else found.images[:limit]
+        found = replace(found, images=images, labels=found.labels[:limit], rows=rows[:limit])
+    if not isinstance(found.images, Images):
+        return found
+    first = next(_read_all(found.images, found.rows[:1] if found.rows is not None else None))
+    if first.nbytes * len(found) > memory * _MEGABYTE:
+        return found
+    images = np.empty((len(found), *first.shape), np.uint8)
+    for number, image in enumerate(_read_all(found.images, found.rows)):
+        if image.shape != first.shape:
+            return found
+        images[number] = image
+    return replace(found, images=images, rows=None)
+
+
+def _read_all(images: Images, rows) -> Iterator[Any]:
+    """The pictures of `rows`; unlike in training, one that cannot be read is an error.
+
+    All are read before it is raised, so that it names every one that needs mending.
+    """
+    wanted = None if rows is None else iter(rows)
+    following = next(wanted, None) if wanted else None
+    broken = []
+    for number, (name, found) in enumerate(images.pictures()):
+        if wanted and number != following:
+            continue
+        if found:
+            yield found[0]
+        else:
+            broken.append(f"{name}: {dict(images.skipped).get(name, 'it cannot be read')}")
+        if wanted:
+            following = next(wanted, None)
+            if following is None:
+                break
+    if broken:
+        shown = "\n  ".join(broken[:5] + [f"and {len(broken) - 5} more"] * (len(broken) > 5))
+        raise RunError(
+            f"{images.name}: {len(broken)} labelled pictures cannot be read:\n  {shown}\n"
+            "Mend or remove them: what is judged must be the same for everybody."
+        )
+
+
+def _divide(labels, split, name, classes):
+    """The rows of a split of images that come in one part: a fifth of each class for the test."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    chosen = []
+    for index in range(len(classes)):
+        rows = random.permutation(np.flatnonzero(labels == index))
+        if len(rows) < 2:
+            raise SpecError(
+                f"{name}: class {classes[index]!r} has {len(rows) or 'no'} image"
+                f"{'s' if len(rows) != 1 else ''}, and both fitting and judging need one. Add "
+                "images of it, or take the class away."
+            )
+        test = max(1, round(TEST_SHARE * len(rows)))
+        chosen.append(rows[:test] if split == "test" else rows[test:])
+    return np.sort(np.concatenate(chosen))
+
+
+def _tfds(split, channels, **argument):
+    import numpy as np
+
+    source = Tfds(**argument, channels=channels)
+    source = source.model_copy(update={"max_unreadable": 1.0})
+    source.open()  # what is not on disk is downloaded
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(source._place())
+    lengths = builder.info.splits
+    features = dict(builder.info.features.items())
+    feature = features.get("label")
+    if not isinstance(feature, tfds.features.ClassLabel):
+        raise SpecError(
+            f"tfds:{source.name} has no feature 'label' with classes; its features are "
+            f"{', '.join(sorted(features))}. Choose a data set for classification."
+        )
+    read = {part: _labels(builder, part) for part in ("train", *HELD_OUT) if part in lengths}
+    # Challenges publish their test images with -1 for a label.
+    held_out = [part for part in HELD_OUT if part in read and (read[part] >= 0).all()]
+    part = held_out[0] if split == "test" and held_out else "train"
+    images = source.model_copy(update={"split": part}).open()
+    labels, classes = read[part], tuple(feature.names)
+    if held_out:
+        return Labelled(images, labels, classes)
+    present, indices = np.unique(labels, return_inverse=True)
+    rows = _divide(indices, split, source.spec_name(), [classes[index] for index in present])
+    return Labelled(images, labels[rows], classes, rows=rows)
+
+
+def _labels(builder, part):
+    import numpy as np
+
+    size = builder.info.splits[part].num_examples
+    return np.fromiter(_read(builder, "label", [(part, 0, size)], 0), np.int64, size)
+
+
+def _folder(split, channels, path):
+    import numpy as np
+
+    root = os.path.expanduser(path)
+    whole = Folder(path=path)
+    problem = whole.problem()
+    if problem:
+        raise SpecError(problem)
+    held_out = [name for name in HELD_OUT if os.path.isdir(os.path.join(root, name))]
+    divided = bool(held_out) and os.path.isdir(os.path.join(root, "train"))
+    part = os.path.join(path, held_out[0] if split == "test" else "train") if divided else path
+    names = _class_folders(os.path.join(path, "train") if divided else path)
+    source = Folder(path=part, channels=channels, max_unreadable=1.0)
+    problem = source.problem()
+    if problem:
+        raise SpecError(problem)
+    place = os.path.expanduser(part)
+    found = [os.path.relpath(file, place).split(os.sep) for file, *_ in source._files()]
+    strange = sorted({words[0] for words in found if len(words) < 2 or words[0] not in names})
+    if strange:
+        raise SpecError(
+            f"{part}: {', '.join(strange[:5])} {'is' if len(strange) == 1 else 'are'} in no class "
+            f"folder of the training images ({', '.join(names[:5])}"
+            f"{', ...' if len(names) > 5 else ''}). Move every picture to the folder of its class."
+        )
+    labels = np.array([names.index(words[0]) for words in found], np.int64)
+    if divided:
+        return Labelled(source.open(), labels, names)
+    rows = _divide(labels, split, path, names)
+    return Labelled(source.open(), labels[rows], names, rows=rows)
+
+
+def _class_folders(path):
+    """Names of the classes: the folders in `path`, in the order of their names."""
+    names = tuple(
+        sorted(
+            entry.name
+            for entry in os.scandir(os.path.expanduser(path))
+            if entry.is_dir() and not entry.name.startswith(".")
+        )
+    )
+    if len(names) < 2:
+        raise SpecError(
+            f"{path} has {len(names) or 'no'} class folder{'s' if len(names) != 1 else ''}, and "
+            "two are the least. Put the pictures of each class in a folder of its own: "
+            f"{os.path.join(path, 'cats')}, {os.path.join(path, 'dogs')}."
+        )
+    return names
+
+
+def _digits(split, channels):
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    classes = tuple(str(name) for name in digits.target_names)
+    rows = _divide(digits.target, split, "digits", classes)
+    values = (digits.images[rows] * (255 / 16) + 0.5).astype(np.uint8)
+    large = values.repeat(_DIGITS_SCALE, axis=1).repeat(_DIGITS_SCALE, axis=2)[..., None]
+    images = np.stack([to_channels(image, channels or 1) for image in large])
+    return Labelled(images, digits.target[rows].astype(np.int64), classes)

@@ -1,0 +1,1 @@
+"""What learned filters are worth to a classifier: the probe and its baselines."""

@@ -1,0 +1,338 @@
+"""The probe: how well a simple classifier does on the frozen features of a run's layers.
+
+Every figure comes from the same protocol: features are maps pooled over a grid; the classifier's
+strength is chosen on a part of the training labels that is held out; the test images are looked at
+once, at the end.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from kclr.data.labels import Labelled, load_labelled
+from kclr.errors import SpecError
+from kclr.layers import stacked
+from kclr.transfer.baselines import BASELINES, baseline, check_baseline, run_images
+from kclr.transfer.features import all_maps, features
+from kclr.transfer.readouts import READOUTS
+
+# A strength that was chosen with fewer images than this is a matter of luck: with 50 of 500 labels
+# of CIFAR-10 it costs two points, and makes the draws differ by four.
+HELD_OUT = 1000
+HELD_OUT_SHARES = (0.1, 0.5)
+_DRAW, _HOLD_OUT = 0, 1  # so that a draw and its held-out part are independent
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One classifier, fitted once on some features and some labels, and tested once.
+
+    Attributes:
+        features: the run's name, or the baseline's; "..., all layers" where those of all layers
+            stand side by side.
+        classifier: "ridge", "logistic" or "knn".
+        data: the labelled data set.
+        labels: what was asked for: a share of the training labels, or a number for each class.
+        label_count: training labels used, the held-out ones included.
+        seed: of the draw of labels, and of a baseline's kernels.
+        accuracy: share of the test images that were classified correctly.
+        strength: what the held-out labels chose (see `kclr.transfer.readouts.Fitted`).
+        dimensions: numbers that an image's features have.
+        feature_seconds: to make the features of training and test images.
+        fit_seconds: to choose, fit and test.
+    """
+
+    features: str
+    classifier: str
+    data: str
+    labels: float | int
+    label_count: int
+    seed: int
+    accuracy: float
+    strength: float
+    dimensions: int
+    feature_seconds: float
+    fit_seconds: float
+
+
+@dataclass(frozen=True)
+class ProbeSummary:
+    """The results that differ by their seed alone.
+
+    Attributes:
+        features, classifier, data, labels, label_count: theirs.
+        repeats: how many they are.
+        mean: of their accuracies.
+        spread: standard deviation of their accuracies, with repeats - 1 in the denominator; None
+            for a single one.
+    """
+
+    features: str
+    classifier: str
+    data: str
+    labels: float | int
+    label_count: int
+    repeats: int
+    mean: float
+    spread: float | None
+
+
+def probe(
+    train_features,
+    train_labels,
+    test_features,
+    test_labels,
+    classifier="ridge",
+    labels: float | int = 1.0,
+    seed=0,
+) -> tuple[float, float, int]:
+    """Fit a classifier on some of the labels and test it.
+
+    Args:
+        train_features, test_features: float32 (images, numbers).
+        train_labels, test_labels: int (images,).
+        classifier: "ridge", "logistic" or "knn" (see `kclr.transfer.readouts`).
+        labels: a share of the training labels, or a number for each class (see `draw`).
+        seed: int, of the labels drawn and of those that choose the strength.
+
+    Returns:
+        The share of test images classified correctly, the strength, and the number of labels.
+
+    Raises:
+        SpecError: the classifier or the amount of labels is none of these.
+    """
+    check_classifier(classifier)
+    rows = draw(train_labels, labels, seed)
+    fitted = READOUTS[classifier](
+        train_features, train_labels, rows, hold_out(train_labels[rows], seed)
+    )
+    right = fitted.predict(test_features) == test_labels
+    return float(right.mean()), float(fitted.strength), len(rows)
+
+
+def draw(labels, amount, seed):
+    """Choose labelled images at random, class by class.
+
+    With the same seed a smaller amount is part of a larger one.
+
+    Args:
+        labels: int (images,).
+        amount: a share of each class in (0, 1], or a whole number from 2 on of each class. At least
+            two of each are drawn, so that one can be held out, and all where there are not as many.
+        seed: int.
+
+    Returns:
+        int64 (drawn,), their numbers, ascending.
+
+    Raises:
+        SpecError: the amount is neither.
+    """
+    check_amount(amount)
+    random = np.random.default_rng([seed, _DRAW])
+    chosen = []
+    for label in np.unique(labels):
+        rows = random.permutation(np.flatnonzero(labels == label))
+        count = round(amount * len(rows)) if amount <= 1 else int(amount)
+        chosen.append(rows[: max(2, count)])
+    return np.sort(np.concatenate(chosen))
+
+
+def check_amount(amount):
+    """Refuse what is no amount of labels.
+
+    Raises:
+        SpecError: it is neither a share in (0, 1] nor a whole number from 2 on.
+    """
+    number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
+    if not number or not (0 < amount <= 1 or (amount >= 2 and amount % 1 == 0)):
+        raise SpecError(
+            f"labels: {amount} is no amount of labels. Use a share (0.01 for one in a hundred, 1.0 "
+            "for all), or a whole number from 2 on, of each class."
+        )
+
+
+def check_classifier(name):
+    """Refuse what is no classifier.
+
+    Raises:
+        SpecError: it is none.
+    """
+    if name not in READOUTS:
+        raise SpecError(f"{name!r} is no classifier. Choose from {', '.join(READOUTS)}.")
+
+
+def hold_out(labels, seed):
+    """Mark the images that choose the strength, class by class.
+
+    Args:
+        labels: int (images,).
+        seed: int.
+
+    Returns:
+        bool (images,), true for a tenth of each class; of fewer than 10,000 images, for the share
+        that makes 1,000 of them, up to a half. At least one image of two or more is held out.
+    """
+    least, most = HELD_OUT_SHARES
+    share = min(most, max(least, HELD_OUT / len(labels)))
+    random = np.random.default_rng([seed, _HOLD_OUT])
+    held_out = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = random.permutation(np.flatnonzero(labels == label))
+        if len(rows) > 1:
+            held_out[rows[: max(1, round(share * len(rows)))]] = True
+    return held_out
+
+
+def probe_run(
+    run,
+    data: str | tuple[Labelled, Labelled] = "tfds:cifar10",
+    labels: Sequence[float | int] = (1.0,),
+    baselines: Sequence[str] = (),
+    classifiers: Sequence[str] = ("ridge", "knn"),
+    grid=2,
+    all_layers=False,
+    seed=0,
+    repeats=1,
+    limit=None,
+    progress: Callable[[str], None] | None = None,
+) -> list[ProbeResult]:
+    """Judge a run's layers, and baselines of the same geometry, on labelled images.
+
+    Args:
+        run: from `kclr.load_run`.
+        data: a name for `kclr.data.labels.load_labelled`, or training and test images.
+        labels: amounts of labels (see `draw`).
+        baselines: of "random", "whitened", "kmeans" and "pca", made from the images that the run
+            was trained on.
+        classifiers: of "ridge", "logistic" and "knn".
+        grid: int, cells on each side that the maps are pooled over.
+        all_layers: bool, put the features of all layers side by side; else those of the top layer.
+        seed: int, of the first repeat; the next ones count on from it.
+        repeats: int, draws of the labels. Baselines get new kernels for each.
+        limit: int, use only the first so many images of each split, where `data` is a name.
+        progress: is told in a few words what is being done.
+
+    Returns:
+        For the run, then for each baseline: for each repeat, amount and classifier a result.
+
+    Raises:
+        SpecError: an argument is not possible, or images are not there.
+        RunError: a labelled picture or the run cannot be read.
+    """
+    layers = run.layers
+    for name in baselines:
+        check_baseline(name, layers)
+    _check(labels, classifiers, grid, repeats, limit)
+    tell = progress or (lambda words: None)
+    channels = layers[0].kernel.shape[2]
+    tell("reading labelled images")
+    if isinstance(data, str):
+        train, test = (load_labelled(data, split, channels, limit) for split in ("train", "test"))
+    else:
+        train, test = data
+    unlabelled = run_images(run) if set(baselines) - {"random"} else []
+    own_name = run.path.resolve().name
+    own_name = f"run {own_name}" if own_name in BASELINES else own_name
+    suffix = ", all layers" if all_layers and len(layers) > 1 else ""
+    results = []
+    for shown in (own_name, *baselines):
+        made = None
+        for own_seed in range(seed, seed + repeats):
+            if shown != own_name:
+                tell(f"{shown}: filters")
+                layers, made = baseline(shown, run.layers, unlabelled, own_seed), None
+            if made is None:
+                tell(f"{shown}: features")
+                made = _features(layers, channels, train, test, grid, all_layers)
+            for amount, classifier in itertools.product(labels, classifiers):
+                tell(f"{shown}: {classifier}, labels {amount:g}")
+                results.append(
+                    _result(shown + suffix, made, train, test, classifier, amount, own_seed)
+                )
+    return results
+
+
+def _check(labels, classifiers, grid, repeats, limit):
+    for amount in labels:
+        check_amount(amount)
+    for classifier in classifiers:
+        check_classifier(classifier)
+    for argument, value in (("grid", grid), ("repeats", repeats), ("limit", limit)):
+        if value is not None and value < 1:
+            raise SpecError(f"{argument}: {value} is not possible. Use 1 or more.")
+    for argument, values in (("labels", labels), ("classifiers", classifiers)):
+        if not values:
+            raise SpecError(f"{argument}: nothing is given. Leave it out, or name one.")
+
+
+@dataclass(frozen=True)
+class _Features:
+    """float32 (images, numbers) of training and test images, and the seconds that they took."""
+
+    train: Any
+    test: Any
+    seconds: float
+
+
+def _features(layers, channels, train, test, grid, all_layers):
+    model = stacked(layers, channels)
+    model = all_maps(model) if all_layers else model
+    start = time.perf_counter()
+    made = _Features(features(model, train, grid), features(model, test, grid), 0)
+    return replace(made, seconds=time.perf_counter() - start)
+
+
+def _result(shown, made, train, test, classifier, amount, seed):
+    start = time.perf_counter()
+    accuracy, strength, count = probe(
+        made.train, train.labels, made.test, test.labels, classifier, amount, seed
+    )
+    return ProbeResult(
+        features=shown,
+        classifier=classifier,
+        data=train.name,
+        labels=amount,
+        label_count=count,
+        seed=seed,
+        accuracy=accuracy,
+        strength=strength,
+        dimensions=made.train.shape[1],
+        feature_seconds=round(made.seconds, 3),
+        fit_seconds=round(time.perf_counter() - start, 3),
+    )
+
+
+def summaries(results: Iterable[ProbeResult]) -> list[ProbeSummary]:
+    """Mean and spread over the seeds, in the order of the results."""
+    groups: dict[tuple, list[ProbeResult]] = {}
+    for result in results:
+        key = (result.features, result.classifier, result.data, result.labels, result.label_count)
+        groups.setdefault(key, []).append(result)
+    return [_summary(found) for found in groups.values()]
+
+
+def _summary(results):
+    first, accuracies = results[0], [result.accuracy for result in results]
+    return ProbeSummary(
+        features=first.features,
+        classifier=first.classifier,
+        data=first.data,
+        labels=first.labels,
+        label_count=first.label_count,
+        repeats=len(results),
+        mean=float(np.mean(accuracies)),
+        spread=float(np.std(accuracies, ddof=1)) if len(results) > 1 else None,
+    )
+
+
+def as_json(results: Iterable[ProbeResult]) -> dict[str, Any]:
+    """Plain values for `json.dumps`: every result, and their means and spreads."""
+    results = list(results)
+    return {
+        "results": [asdict(result) for result in results],
+        "summaries": [asdict(summary) for summary in summaries(results)],
+    }
