@@ -137,10 +137,10 @@ class CollapseGuard(keras.callbacks.Callback):
         return (
             f"the embeddings have collapsed: the loss stays at {logs['loss']:.3g} (that of "
             f"embeddings that are all alike is {self.ceiling:.3g}), their spread is "
-            f"{logs['spread']:.3g} and was up to {self._largest['spread']:.3g}, and their effective "
-            f"rank is {logs['effective_rank']:.2f}. Try whitening: zca, distance: euclidean, "
-            "mining: semi-hard, a smaller margin or learning_rate, or a larger batch_size; "
-            "on_collapse: warn goes on all the same."
+            f"{logs['spread']:.3g} and was up to {self._largest['spread']:.3g}, and their "
+            f"effective rank is {logs['effective_rank']:.2f}. Try whitening: zca, "
+            "distance: euclidean, mining: semi-hard, a smaller margin or learning_rate, or a "
+            "larger batch_size; on_collapse: warn goes on all the same."
         )
 
 

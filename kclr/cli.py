@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import logging
 import os
 import shlex
 import signal
@@ -132,6 +133,7 @@ def _import_tensorflow():
     """Import TensorFlow without its start-up chatter, which says nothing to a user."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    logging.getLogger("absl").setLevel(logging.ERROR)
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:  # its C++ side writes to the descriptor itself

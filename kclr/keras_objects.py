@@ -83,6 +83,6 @@ def _keras_object(module, class_name, config, where):
         if known is None:
             raise ValueError(f"{class_name} is not registered with Keras in this process")
         return known(**config)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).replace(f"{class_name}.__init__() ", "")
         raise SpecError(f"{where}: Keras does not take this {class_name}: {reason}") from None

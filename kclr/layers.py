@@ -297,7 +297,8 @@ class SharedPatches(keras.layers.Layer):
         if patches < 1 or cells < 1:
             raise ValueError(
                 f"a crop of {crop} px holds no patch of {self.patch_size} px with a cell left "
-                "after the block. Use larger crops or patches, or a smaller kernel_size or pool_size."
+                "after the block. Use larger crops or patches, or a smaller kernel_size or "
+                "pool_size."
             )
         return patches, cells, self.stride // block.strides[axis]
 

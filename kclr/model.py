@@ -128,7 +128,8 @@ class TripletModel(keras.Model):
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         if isinstance(loss, ContrastiveLoss):
             self._compare = loss.with_statistics
-            if not self.jit_compile and not tf.config.list_physical_devices("GPU"):
+            on_cpu = not tf.config.list_physical_devices("GPU")
+            if on_cpu and not self.jit_compile and not self.run_eagerly:
                 # Or else mining would write its (embeddings, embeddings) to memory many times over.
                 self._compare = tf.function(loss.with_statistics, jit_compile=True)
 

@@ -6,11 +6,8 @@ This is the only place that knows the order of training. Read from `train` downw
 import csv
 import hashlib
 import json
-import os
-import platform
 import time
 
-import keras
 import numpy as np
 import tensorflow as tf
 import yaml
@@ -24,13 +21,13 @@ from kclr.keras_objects import check_keras_objects
 from kclr.layers import stacked
 from kclr.learners import Learned, Listener
 from kclr.learners.contrastive import learn
+from kclr.provenance import hardware, versions
 from kclr.report import plots
 from kclr.report.filters import filter_order, top_patches
 from kclr.run import Run, TrainedLayer, atomic, check_same, prepare, remove, sha256
 from kclr.spec.findings import describe
 from kclr.spec.geometry import LayerGeometry, layer_geometry
 from kclr.spec.schema import Spec
-from kclr.version import __version__
 
 PICTURE_CROPS = 20_000
 
@@ -238,14 +235,8 @@ def _finish(run, spec):
     )
     remove(run.path / "checkpoints")
     summary = {
-        "kclr": __version__,
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-        },
-        "hardware": _hardware(),
+        "versions": versions(),
+        "hardware": hardware(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seed": spec.seed,
         "layers": [
@@ -262,16 +253,3 @@ def _finish(run, spec):
         },
     }
     run.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
-
-
-def _hardware():
-    gpus = tf.config.list_physical_devices("GPU")
-    return {
-        "machine": platform.machine(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "gpus": [
-            tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-            for gpu in gpus
-        ],
-    }

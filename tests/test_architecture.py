@@ -20,6 +20,7 @@ ORDER = (
     ("whitening",),
     ("kernels",),
     ("keras_objects",),
+    ("provenance",),
     ("layers",),
     ("pooling",),
     ("objectives",),

@@ -73,7 +73,7 @@ def test_a_plain_keras_model_is_compiled_and_fitted_with_it(batch, jit):
     ("objective", "options", "words"),
     [
         ("tripet", {}, "'tripet' is no known objective. Did you mean 'triplet'?"),
-        ("triplet", {"margin": -1}, "margin: -1 is out of range. Use more than 0 and at most 1000."),
+        ("triplet", {"margin": -1}, "margin: -1 is out of range. Use more than 0"),
         ("triplet", {"mining": "semihard"}, "'semihard' is not allowed. Did you mean 'semi-hard'?"),
         ("triplet", {"mrgin": 1.0}, "mrgin: no such key. Did you mean 'margin'?"),
         ("triplet", {"margin": "2"}, "margin: '2' is not a number. Write 2, without quotes."),

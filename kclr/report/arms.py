@@ -34,7 +34,7 @@ def transfer_section(
         RunError: the results are not as `kclr transfer` writes them.
     """
     # Transfer stands beside this room; of it only these pure functions are used.
-    from kclr.transfer.summary import CONFIDENCE, REFERENCE, curves, summarize
+    from kclr.report.summary import CONFIDENCE, REFERENCE, curves, summarize
 
     try:
         name, units = str(results["name"]), results["units"]

@@ -147,7 +147,7 @@ def labels_svg(name, rows, look: Mapping[str, Style]) -> str:
 
     Args:
         name: str, makes the ids in the drawing unique in a page.
-        rows: from `kclr.transfer.summary.summarize`.
+        rows: from `kclr.report.summary.summarize`.
         look: from `styles`.
 
     Returns:

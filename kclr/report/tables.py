@@ -106,7 +106,7 @@ def print_run(run: Run) -> None:
         f"  seed {summary['seed']}, finished {summary['finished']}\n"
         f"  {hardware['cores']} cores of {hardware['processor']}, "
         f"{', '.join(hardware['gpus']) or 'no GPU'}\n"
-        f"  kclr {summary['kclr']}, {versions}"
+        f"  {versions}"
     )
 
 

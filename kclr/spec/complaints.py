@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 from kclr.spec.fields import Slot, item, slot_at
+from kclr.spec.registry import Part
+from kclr.spec.schema import Spec
 from kclr.spec.wording import OURS, nearest, shown
 
 # What keys are called in Keras and in other libraries.
@@ -27,22 +29,23 @@ _NOT = {
 }
 
 
-def complaint(details: Any, value: Any) -> tuple[tuple, str]:
+def complaint(details: Any, value: Any, root: type[Part] = Spec) -> tuple[tuple, str]:
     """The key's path and the message for one of pydantic's error details.
 
     Args:
         details: an item of `ValidationError.errors()`.
         value: the plain value of the whole spec.
+        root: the class of the whole spec.
     """
     kind, given, context = details["type"], details["input"], details.get("ctx", {})
     path = _written(details["loc"], value)
-    slot = slot_at(path, value)
+    slot = slot_at(path, value, root)
     if kind == OURS:
         return path, details["msg"]
     if kind == "extra_forbidden":
-        return path, f"no such key.{_instead(path, value)}"
+        return path, f"no such key.{_instead(path, value, root)}"
     if kind == "missing":
-        return path, _missing(path, slot, value)
+        return path, _missing(path, slot, value, root)
     if kind in ("literal_error", "enum") and slot and slot.choices:
         return path, f"{shown(given)} is not allowed.{_nearest_choice(given, slot)}"
     word = _NOT.get(kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from"))
@@ -79,13 +82,13 @@ def _written(location, value) -> tuple:
     return path
 
 
-def _instead(path, value) -> str:
+def _instead(path, value, root) -> str:
     """Which key was meant, for one that is not known."""
     *parent, key = path
     here = value
     for step in parent:
         here = item(here, step)
-    slot = slot_at(parent, value)
+    slot = slot_at(parent, value, root)
     if slot is None:
         return ""
     keys = slot.keys(here)
@@ -98,7 +101,7 @@ def _instead(path, value) -> str:
         if home:
             return f" It belongs further in: {'.'.join(home)}."
         for length in range(len(parent) - 1, -1, -1):
-            above = slot_at(parent[:length], value)
+            above = slot_at(parent[:length], value, root)
             if above and key in above.keys(None):
                 return f" It belongs further out, beside {parent[length]}."
     return closest
@@ -122,9 +125,9 @@ def _home(slot: Slot, value, key, depth=3) -> tuple[str, ...]:
     return min(ways, key=len, default=())
 
 
-def _missing(path, slot, value) -> str:
+def _missing(path, slot, value, root) -> str:
     key = path[-1] if path else ""
-    above = slot_at(path[:-1], value)
+    above = slot_at(path[:-1], value, root)
     if path == ("stack",):
         return "is missing. Add it: a list of the layers to learn, as in `stack: [{}]`."
     if above and above.shorthand == key and above.model:

@@ -84,7 +84,7 @@ class Slot:
         """The key that is meant where a text stands in place of a mapping."""
         if self.named:
             return self.named.key
-        return "class_name" if self.model and issubclass(self.model, KerasObject) else None
+        return self.model.shorthand if self.model else None
 
     def part(self, value) -> type[Part] | None:
         """The class whose fields may be written below, given what is written."""
@@ -143,8 +143,10 @@ class Slot:
         if self.named:
             names = [name + self.named.argument(name) for name in sorted(parts(self.named.kind))]
             return f"{any_of(names)}, or a mapping with the key {self.named.key}"
-        if self.shorthand:
-            return "a name, or a mapping with the keys class_name and config"
+        if self.shorthand and self.model:
+            keys = list(self.model.model_fields)
+            noun = f"keys {' and '.join(keys)}" if len(keys) > 1 else f"key {keys[0]}"
+            return f"a name, or a mapping with the {noun}"
         if self.choices:
             return any_of(self.choices)
         if self.items is not None:
@@ -159,9 +161,15 @@ class Slot:
         return f"{text}, {self.range()}" if self.range() else text
 
 
-def slot_at(path, value) -> Slot | None:
-    """The place at a path of a spec whose plain value is `value`; None where there is no such."""
-    slot: Slot | None = Slot(Spec)
+def slot_at(path, value, root: type[Part] = Spec) -> Slot | None:
+    """The place at a path of a spec whose plain value is `value`; None where there is no such.
+
+    Args:
+        path: keys and indices.
+        value: the plain value.
+        root: the class of the whole spec.
+    """
+    slot: Slot | None = Slot(root)
     for key in path:
         slot = slot.below(key, value) if slot else None
         value = item(value, key)

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -12,6 +13,7 @@ from kclr.spec.complaints import complaint
 from kclr.spec.fields import item, slot_at
 from kclr.spec.overrides import override
 from kclr.spec.reading import read_yaml
+from kclr.spec.registry import Part
 from kclr.spec.schema import Spec
 from kclr.spec.sizes import name_findings, size_findings
 from kclr.spec.wording import Finding, nearest, shown
@@ -33,6 +35,7 @@ class Draft:
 
     Attributes:
         name: the file.
+        root: the class of the whole spec.
         spec: the checked spec, with defaults in the place of what is wrong; None where too little
             is left.
         findings: what is to mend.
@@ -41,7 +44,8 @@ class Draft:
     """
 
     name: str
-    spec: Spec | None = None
+    root: type[Part] = Spec
+    spec: Any = None
     findings: list[Finding] = field(default_factory=list)
     doubtful: set[tuple] = field(default_factory=set)
     places: dict[tuple, str] = field(default_factory=dict)
@@ -71,7 +75,7 @@ class Draft:
                 return False
         return True
 
-    def finished(self) -> Spec:
+    def finished(self) -> Any:
         """The spec.
 
         Raises:
@@ -99,7 +103,7 @@ def parse_spec(text, overrides=(), name="spec") -> Spec:
     return draft(text, overrides, name).finished()
 
 
-def read_draft(path, overrides=()) -> Draft:
+def read_draft(path, overrides=(), root: type[Part] = Spec) -> Draft:
     """`draft` of a file.
 
     Raises:
@@ -117,24 +121,31 @@ def read_draft(path, overrides=()) -> Draft:
         raise SpecError(f"{path}:{line}: this is not UTF-8 text. Save the file as UTF-8.") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}.") from None
-    return draft(text, overrides, str(path))
+    return draft(text, overrides, str(path), root)
 
 
-def draft(text, overrides: Iterable[str] = (), name="spec") -> Draft:
+def draft(text, overrides: Iterable[str] = (), name="spec", root: type[Part] = Spec) -> Draft:
     """Check a spec's text and gather what is wrong, in the layers' sizes too.
+
+    Args:
+        text: YAML.
+        overrides: `key.path=value`, each.
+        name: of the spec, in messages.
+        root: the class of the whole spec, where it is not that of a run.
 
     Raises:
         SpecError: the text is not YAML.
     """
     document = read_yaml(text, name)
-    made = Draft(name, places={path: f"line {line}" for path, line in document.lines.items()})
+    places = {path: f"line {line}" for path, line in document.lines.items()}
+    made = Draft(name, root, places=places)
     value = document.value
     for path, line in dict.fromkeys(document.repeated):
         made.places[path] = f"line {line}"
         made.findings.append(Finding(path, "the key is given twice. Remove one of the two."))
     for assignment in overrides:
         try:
-            value, path = override(value, assignment)
+            value, path = override(value, assignment, root)
         except SpecError as error:
             made.places[("--set", assignment)] = "--set"
             made.findings.append(Finding(("--set", assignment), str(error)))
@@ -143,15 +154,15 @@ def draft(text, overrides: Iterable[str] = (), name="spec") -> Draft:
         for length in range(len(path), 0, -1):
             made.places.setdefault(path[:length], "--set")
     if value is None:
-        made.findings.append(
-            Finding((), "the spec is empty. `kclr init` writes one to start from.")
-        )
+        cure = "`kclr init` writes one to start from." if root is Spec else _minimal(root)
+        made.findings.append(Finding((), f"the spec is empty. {cure}"))
     elif not isinstance(value, dict):
-        words = f"a spec is a mapping with the key `stack`, not {shown(value)}. See `kclr init`."
+        cure = "See `kclr init`." if root is Spec else _minimal(root)
+        words = f"a spec is a mapping with the key `{_needed(root)[0]}`, not {shown(value)}. {cure}"
         made.findings.append(Finding((), words))
     else:
         _validate(value, made)
-    if made.spec is not None:
+    if isinstance(made.spec, Spec):
         made.findings += [f for f in name_findings(made.spec) if made.trusted(*f.path)]
         for index in range(len(made.spec.stack)):
             if made.sizes_trusted(index):
@@ -170,35 +181,44 @@ def _validate(value, made: Draft) -> None:
     left = value
     while True:
         try:
-            made.spec = Spec.model_validate(left)
+            made.spec = made.root.model_validate(left)
             return
         except ValidationError as error:
             found = [
-                complaint(details, left)
+                complaint(details, left, made.root)
                 for details in error.errors(include_url=False)
                 if not _only_seems_short(details)
             ]
         smaller = left
-        for path, message in _one_each(found, left):
+        for path, message in _one_each(found, left, made.root):
             if made.trusted(*path):
                 made.findings.append(Finding(path, message))
         made.doubtful |= {path for path, _ in found}
         if len(found) > _MANY:
             return
         for path, _ in found:
-            smaller = _without(smaller, path, left)
+            smaller = _without(smaller, path, left, made.root)
         if smaller == left or not isinstance(smaller, dict):
             return
         left = smaller
 
 
-def _one_each(found, value):
+def _needed(root) -> list[str]:
+    """The keys that a spec cannot do without."""
+    return [key for key, field in root.model_fields.items() if field.is_required()]
+
+
+def _minimal(root) -> str:
+    return f"Begin with {', '.join(f'`{key}: ...`' for key in _needed(root))}."
+
+
+def _one_each(found, value, root):
     """One message for a place where several types are allowed and none fits."""
     messages: dict[tuple, list[str]] = {}
     for path, message in dict.fromkeys(found):
         messages.setdefault(path, []).append(message)
     for path, several in messages.items():
-        slot = slot_at(path, value)
+        slot = slot_at(path, value, root)
         if len(several) > 1 and slot and len(slot.types) > 1:
             given = value
             for key in path:
@@ -212,11 +232,11 @@ def _only_seems_short(details):
     return details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]
 
 
-def _without(value, path, whole):
+def _without(value, path, whole, root):
     """A copy of a plain value without what is at `path`, or without what is useless without it."""
     if not path:
         return None
-    above = slot_at(path[:-1], whole)
+    above = slot_at(path[:-1], whole, root)
     holder = whole
     for key in path[:-1]:
         holder = item(holder, key)
@@ -226,7 +246,7 @@ def _without(value, path, whole):
     )
     in_list = isinstance(holder, list) and path[:-1] != ("stack",)
     if names_it or absent or in_list:
-        return _without(value, path[:-1], whole)
+        return _without(value, path[:-1], whole, root)
     return _removed(value, path)
 
 

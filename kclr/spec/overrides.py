@@ -8,12 +8,14 @@ from pydantic import BaseModel
 from kclr.errors import SpecError
 from kclr.spec.fields import Slot, item, slot_at
 from kclr.spec.reading import read_yaml
+from kclr.spec.registry import Part
+from kclr.spec.schema import Spec
 from kclr.spec.wording import nearest, shown
 
 _EXAMPLE = "as in --set stack.0.train.steps=200"
 
 
-def override(value: Any, assignment: str) -> tuple[Any, tuple]:
+def override(value: Any, assignment: str, root: type[Part] = Spec) -> tuple[Any, tuple]:
     """Apply one `key.path=value` of `--set`.
 
     The value is read as YAML. Mappings on the way are made where they are missing; what stands
@@ -43,7 +45,7 @@ def override(value: Any, assignment: str) -> tuple[Any, tuple]:
     # will be there.
     for word in words[:-1]:
         path = (*path, _key(value, path, word, dotted))
-        value = _enterable(value, path, dotted)
+        value = _enterable(value, path, dotted, root)
     path = (*path, _key(value, path, words[-1], dotted))
     return _with(value, path, new), path
 
@@ -62,15 +64,15 @@ def _key(value, path, word, dotted):
     raise SpecError(f"{dotted.strip()}: {name} has no item {shown(word)}; {items}.")
 
 
-def _enterable(value, path, dotted):
+def _enterable(value, path, dotted, root):
     """The spec's value with a mapping or a list at `path`."""
-    here, slot = _at(value, path), slot_at(path, value)
+    here, slot = _at(value, path), slot_at(path, value, root)
     if isinstance(here, (dict, list)):
         return value
     name = ".".join(map(str, path))
     if slot is None:
         if here is None:
-            parent = slot_at(path[:-1], value)
+            parent = slot_at(path[:-1], value, root)
             keys = parent.keys(_at(value, path[:-1])) if parent else []
             raise SpecError(f"{dotted.strip()}: no key {name}.{nearest(path[-1], keys)}")
     elif slot.shorthand and (here is None or isinstance(here, str)):

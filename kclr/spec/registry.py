@@ -47,6 +47,7 @@ class Part(BaseModel):
     )
 
     part_name: ClassVar[str] = ""
+    shorthand: ClassVar[str | None] = None  # the field that a text in its place stands for
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema, handler):

@@ -41,6 +41,7 @@ class KerasObject(Part):
     config: dict[str, Any] = Field(default_factory=dict, validate_default=True)
     """The arguments of its constructor."""
 
+    shorthand: ClassVar[str | None] = "class_name"
     package: ClassVar[str]
     example: ClassVar[str]
     names: ClassVar[tuple[str, ...]] = ()

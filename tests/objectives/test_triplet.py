@@ -118,9 +118,7 @@ def test_gradients_of_distances_are_finite_differences(embeddings, distance):
         np.testing.assert_allclose(theoretical[0], numerical[0], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("distance", "jit"), [("euclidean", True), ("cosine", True), ("cosine", False)]
-)
+@pytest.mark.parametrize(("distance", "jit"), [("euclidean", True), ("cosine", False)])
 def test_equal_embeddings_and_embeddings_of_zeros_have_finite_gradients(distance, jit):
     same = np.ones((4, 3, 5), np.float32)
     zeros = np.zeros((4, 3, 5), np.float32)
@@ -211,8 +209,7 @@ def test_the_same_seed_chooses_the_same_negatives_and_another_seed_others(images
     assert (first != other).mean() > 0.5
 
 
-@pytest.mark.parametrize("jit", [True, False])
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize(("distance", "jit"), [("euclidean", True), ("cosine", False)])
 @pytest.mark.parametrize("mining", ["hardest", "all"])
 def test_loss_and_statistics_are_those_of_numpy(images, embeddings, mining, distance, jit):
     objective = Triplet(
@@ -238,7 +235,7 @@ def test_a_random_choice_has_a_loss_that_numpy_gets_for_the_same_negatives(
     """Over many seeds the mean loss is that over all candidates of each pair."""
     objective = Triplet(mining=mining, margin=1.0)
     losses = [float(objective(images + 97 * k, embeddings)[0]) for k in range(60)]
-    means, weights = [], []
+    means = []
     for _, _, relative, others in pairs_of(images, embeddings, "euclidean"):
         if mining == "semi-hard":
             others = others & (relative > 0) & (relative < 1.0)
@@ -252,10 +249,10 @@ def test_a_random_choice_has_a_loss_that_numpy_gets_for_the_same_negatives(
 @pytest.mark.parametrize("mining", ["semi-hard", "random", "hardest", "all"])
 def test_gradients_are_finite_differences(embeddings, mining):
     objective = Triplet(mining=mining, margin=1.0)
-    images = tf.range(6)
+    images = tf.range(4)
     # Saturated sky makes equal patches, where the nearest negative is not one of a kind.
-    noise = np.random.default_rng(0).normal(size=(6, 3, 7), scale=0.1)
-    small = tf.constant(embeddings[:6, :3, ::11] + noise, tf.float64)
+    noise = np.random.default_rng(0).normal(size=(4, 3, 5), scale=0.1)
+    small = tf.constant(embeddings[:4, :3, ::15] + noise, tf.float64)
     theoretical, numerical = tf.test.compute_gradient(
         lambda x: objective(images, x)[0], [small], delta=1e-6
     )

@@ -14,6 +14,7 @@ from kclr.spec import parse_spec, schema
 from kclr.spec.registry import descriptions, parts
 from kclr.spec.schema import json_schema
 from kclr.spec.starter import STARTER
+from kclr.spec.transfer import parse_transfer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -153,5 +154,6 @@ def test_the_json_schema_is_sound_and_every_reference_in_it_leads_somewhere():
 def test_shipped_configs_name_the_schema_and_are_valid(path):
     first, _, rest = path.read_text().partition("\n")
     relative = first.partition("$schema=")[2]
-    assert (path.parent / relative).resolve() == ROOT / "docs" / "spec.schema.json"
-    assert parse_spec(rest)
+    kind, parse = ("transfer", parse_transfer) if "transfer" in path.stem else ("spec", parse_spec)
+    assert (path.parent / relative).resolve() == ROOT / "docs" / f"{kind}.schema.json"
+    assert parse(rest)

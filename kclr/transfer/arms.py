@@ -1,0 +1,212 @@
+"""The arms of a transfer experiment: what a classifier starts from. An arm is one function.
+
+    @arm("k-means", needs="pretrained")
+    def kmeans(model, start):
+        return initialize(model, start.baseline("kmeans"), start.layers, data=start.images)
+
+It is given a freshly built Keras model, changes it in place, and may return an `InitializeReport`.
+To add one, decorate a function, and name its module under the entry point group `kclr.plugins`.
+Learned and made filters are moved over by `kclr.transfer.initialize`, which scales the layers above
+them too; the arm `LSUV` shows what that scaling does by itself.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from kclr.report.summary import REFERENCE
+from kclr.spec.registry import parts
+
+NEEDS = ("pretrained", "supervised")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A registered arm: its name, what prepares the model, and the spec's key that it needs."""
+
+    name: str
+    prepare: Callable[[Any, "Start"], Any]
+    needs: str | None
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Layers from which `initialize` starts a model, as those of a run."""
+
+    layers: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What an arm may use.
+
+    Attributes:
+        images: uint8 (images, height, width, channels), the labelled images of this unit, to
+            measure activations on.
+        seed: int, of this repeat, for what the arm draws itself.
+        layers: how many of the first convolutions are moved over; None for all of the run that
+            find a place.
+        find_run: function that returns the pretrained run of this repeat.
+        find_baseline: function of a name in `kclr.transfer.baselines.BASELINES` that returns its
+            layers for this repeat.
+        find_supervised: function of a number of layers that returns those of the classifier
+            trained on the other labelled set in this repeat.
+    """
+
+    images: Any
+    seed: int
+    layers: int | None
+    find_run: Any = None
+    find_baseline: Any = None
+    find_supervised: Any = None
+
+    @cached_property
+    def run(self):
+        """The pretrained run."""
+        return self.find_run()
+
+    def baseline(self, name) -> Filters:
+        """Filters with the run's geometry that nobody trained by contrast."""
+        return Filters(self.find_baseline(name))
+
+    @cached_property
+    def count(self) -> int:
+        """How many of the first convolutions are moved over, as far as that is known."""
+        return self.layers or (len(self.run.layers) if self.find_run else 1)
+
+    @cached_property
+    def supervised(self) -> Filters:
+        """The first layers of the classifier that was trained on the other labelled set."""
+        return Filters(self.find_supervised(self.count))
+
+
+_arms: dict[str, Arm] = {}
+
+
+def arm(name, needs=None):
+    """Register a function of a model and a `Start` as the arm `name`.
+
+    Args:
+        name: as specs and tables have it.
+        needs: "pretrained" or "supervised", the key that a spec must have for it.
+
+    Raises:
+        ValueError: the name is taken by another function, or `needs` is no such key.
+    """
+    if needs is not None and needs not in NEEDS:
+        raise ValueError(f"needs={needs!r}: choose from {', '.join(NEEDS)}")
+
+    def decorate(function):
+        taken = _arms[name].prepare if name in _arms else function
+        known, new = (f"{each.__module__}:{each.__qualname__}" for each in (taken, function))
+        if known != new:
+            raise ValueError(f"the arm {name!r} is already {known}")
+        _arms[name] = Arm(name, function, needs)
+        return function
+
+    return decorate
+
+
+def arms() -> dict[str, Arm]:
+    """All registered arms by name, those of plug-ins included. Needs no TensorFlow."""
+    parts("source")  # the registry imports every plug-in when it is first asked for anything
+    return dict(_arms)
+
+
+def first_convolutions(model, count) -> list[Any]:
+    """The first `count` convolutions of a model whose kernels are larger than 1x1."""
+    import keras
+
+    found = [
+        layer
+        for layer in model._flatten_layers()  # Keras has no public way to layers within layers
+        if isinstance(layer, keras.layers.Conv2D)
+        and not isinstance(layer, keras.layers.DepthwiseConv2D)
+        and tuple(layer.kernel_size) != (1, 1)
+    ]
+    return found[:count]
+
+
+@arm(REFERENCE)
+def random_start(model, start):
+    """The classifier as it was built."""
+
+
+@arm("random frozen")
+def random_frozen(model, start):
+    """The classifier as it was built, its first convolutions not trained."""
+    for layer in first_convolutions(model, start.count):
+        layer.trainable = False
+
+
+@arm("kclr frozen", needs="pretrained")
+def kclr_frozen(model, start):
+    """The run's filters, not trained any more."""
+    from kclr.transfer.initialize import initialize
+
+    return initialize(model, start.run, start.layers, freeze=True, data=start.images)
+
+
+@arm("kclr fine-tuned", needs="pretrained")
+def kclr_fine_tuned(model, start):
+    """The run's filters, trained with all the rest."""
+    from kclr.transfer.initialize import initialize
+
+    return initialize(model, start.run, start.layers, data=start.images)
+
+
+@arm("k-means", needs="pretrained")
+def kmeans(model, start):
+    """Centroids of whitened patches of the run's images."""
+    from kclr.transfer.initialize import initialize
+
+    return initialize(model, start.baseline("kmeans"), start.layers, data=start.images)
+
+
+@arm("k-means frozen", needs="pretrained")
+def kmeans_frozen(model, start):
+    """The same, not trained any more."""
+    from kclr.transfer.initialize import initialize
+
+    return initialize(model, start.baseline("kmeans"), start.layers, freeze=True, data=start.images)
+
+
+@arm("whitening (ZCA)", needs="pretrained")
+def whitening_zca(model, start):
+    """Random ZCA-whitened patches of the run's images."""
+    from kclr.transfer.initialize import initialize
+
+    return initialize(model, start.baseline("whitened"), start.layers, data=start.images)
+
+
+@arm("whitening (PCA)", needs="pretrained")
+def whitening_pca(model, start):
+    """Principal components of patches of the run's images, scaled to unit variance."""
+    from kclr.transfer.initialize import initialize
+
+    return initialize(model, start.baseline("pca"), start.layers, data=start.images)
+
+
+@arm("LSUV")
+def lsuv_start(model, start):
+    """Orthonormal kernels in all layers, scaled to unit variance (Mishkin and Matas 2016)."""
+    from kclr.transfer.lsuv import lsuv
+
+    lsuv(model, start.images, orthonormal=True, seed=start.seed)
+
+
+@arm("supervised frozen", needs="supervised")
+def supervised_frozen(model, start):
+    """Filters of the classifier trained on the other labelled set, not trained any more."""
+    from kclr.transfer.initialize import initialize
+
+    return initialize(model, start.supervised, freeze=True, data=start.images)
+
+
+@arm("supervised fine-tuned", needs="supervised")
+def supervised_fine_tuned(model, start):
+    """Filters of the classifier trained on the other labelled set, trained with all the rest."""
+    from kclr.transfer.initialize import initialize
+
+    return initialize(model, start.supervised, data=start.images)

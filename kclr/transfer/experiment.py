@@ -1,0 +1,241 @@
+"""A transfer experiment: every arm, at every amount of labels, in every repeat (`kclr transfer`).
+
+The unit of work is a repeat of an arm at an amount of labels. All arms of a repeat share the labels
+drawn, the order of images, the augmentation and the weights that the arm does not replace, so that
+they differ in their start alone and are compared in pairs.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any
+
+import tensorflow as tf
+import yaml
+
+from kclr.data.labels import Labelled
+from kclr.errors import RunError, SpecError
+from kclr.provenance import hardware, versions
+from kclr.spec.findings import describe
+from kclr.spec.transfer import TransferSpec
+from kclr.transfer.arms import Arm, arms
+from kclr.transfer.checks import findings
+from kclr.transfer.pretraining import Pretraining, contents, digest, labelled
+from kclr.transfer.probe import draw
+from kclr.transfer.progress import TransferListener
+from kclr.transfer.results import (
+    Results,
+    check_key,
+    failures,
+    prepare,
+    print_results,
+)
+from kclr.transfer.training import (
+    check_training,
+    fit,
+    new_classifier,
+    precision,
+    steps_per_epoch,
+)
+
+__all__ = ["failures", "print_results", "run_experiment"]
+
+
+def run_experiment(
+    spec: TransferSpec,
+    out,
+    text: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: TransferListener | None = None,
+) -> dict[str, Any]:
+    """Train the classifiers of a transfer spec, and write what they came to.
+
+    Args:
+        spec: from `kclr.transfer.checks.load_transfer`.
+        out: directory to write to.
+        text: the spec as the user wrote it, kept as `spec.yaml`; the resolved one when left out.
+        resume: go on with what `out` holds; finished units are kept, failed ones tried again.
+        overwrite: remove the experiment that `out` holds first.
+        listener: is told how it goes.
+
+    Returns:
+        What `results.json` says: `title` with the protocol, `spec`, `units`, `versions`,
+        `hardware`. A unit that failed has the key `failed` with the reason in place of its numbers.
+
+    Raises:
+        SpecError: the spec does not fit the images, Keras or what `out` holds.
+        RunError: `out` cannot be written to.
+    """
+    listener = listener or TransferListener()
+    found = findings(spec)
+    if found:
+        raise SpecError(describe(spec.name or "spec", found))
+    if tf.config.list_physical_devices("GPU"):
+        # On a CPU the operations that are used here are deterministic as they are.
+        tf.config.experimental.enable_op_determinism()
+    try:
+        listener.preparing("reading labelled images")
+        training, test = labelled(spec.data, spec.limit, spec.test_limit, spec.seed)
+        shape = training.images.shape[1:]
+        check_training(spec.train, shape)
+        with precision(spec.train):
+            new_classifier(spec.classifier, shape, len(training.classes), spec.seed)
+        results = prepare(out, resume, overwrite)
+        with results.locked():
+            resolved = spec.model_dump(mode="json")
+            dumped = yaml.safe_dump(resolved, sort_keys=False)
+            if not (results.path / "spec.yaml").exists():
+                results.write_text("spec.yaml", text or dumped)
+            experiment = _Experiment(spec, results, training, test, listener)
+            experiment.begin()
+            results.write_text("spec.yaml", text or dumped)
+            results.write_text("resolved.yaml", dumped)
+            units = experiment.units()
+            written = {
+                "name": spec.name or results.path.resolve().name,
+                "title": title(spec, len(training), len(test)),
+                "spec": resolved,
+                "units": units,
+                "versions": versions(),
+                "hardware": hardware(),
+            }
+            results.write_results(written)
+            return written
+    finally:
+        listener.close()
+
+
+def title(spec: TransferSpec, images, test_images) -> str:
+    """The experiment in a line, with its protocol.
+
+    Args:
+        spec: the spec.
+        images, test_images: how many there are.
+    """
+    options = ", ".join(f"{key} {value}" for key, value in spec.classifier.options.items())
+    protocol = [
+        f"{images:,} training and {test_images:,} test images of {spec.data}",
+        f"{spec.train.epochs} epochs",
+        spec.classifier.name + (f" ({options})" if options else ""),
+        f"{spec.repeats} repeat{'s' if spec.repeats > 1 else ''}",
+    ]
+    return f"{spec.title or spec.name or 'Transfer'}: {', '.join(protocol)}"
+
+
+class _Experiment:
+    """One experiment while it runs. Read `begin`, `units`, then `_unit`."""
+
+    def __init__(self, spec, results: Results, training: Labelled, test: Labelled, listener):
+        self._spec, self._results, self._listener = spec, results, listener
+        self._training, self._test = training, test
+        self._images_digest = digest(*contents(training), *contents(test))
+        self._seeds = range(spec.seed, spec.seed + spec.repeats)
+        channels = training.images.shape[-1]
+        self._filters = Pretraining(spec, results, channels, listener)
+        self._arms = [arms()[name] for name in spec.arms]
+        # Repeat after repeat, so that an interrupted experiment has compared all arms.
+        self._plan = [(a, n, seed) for seed in self._seeds for n in spec.labels for a in self._arms]
+        self._units: dict[tuple, dict[str, Any]] = {}
+
+    def begin(self):
+        """Train the filters that the spec asks for, and find the units that are finished.
+
+        Raises:
+            SpecError: one of these was made otherwise than the spec says.
+        """
+        self._filters.train(self._seeds)
+        for arm, labels, seed in self._plan:
+            unit = self._results.unit(arm.name, labels, seed)
+            if unit and "failed" not in unit:
+                where = str(self._results.unit_path(arm.name, labels, seed))
+                check_key(self._key(arm, labels, seed), unit, where)
+                self._units[arm.name, labels, seed] = unit
+
+    def units(self) -> list[dict[str, Any]]:
+        """Every unit, made now or before: by arm, labels and seed, in the spec's order."""
+        self._listener.begun(len(self._plan), len(self._units), self._spec.train.epochs)
+        for arm, labels, seed in self._plan:
+            if (arm.name, labels, seed) not in self._units:
+                self._units[arm.name, labels, seed] = self._attempt(arm, labels, seed)
+        return [
+            self._units[arm.name, labels, seed]
+            for arm in self._arms
+            for labels in self._spec.labels
+            for seed in self._seeds
+        ]
+
+    def _attempt(self, arm, labels, seed):
+        """A unit, finished or failed, told and written."""
+        unit = {"arm": arm.name, "labels": labels, "seed": seed}
+        self._listener.started(unit)
+        try:
+            unit = self._unit(arm, labels, seed)
+            self._listener.finished(unit)
+        except Exception as error:  # of somebody's classifier or arm, of Keras, of TensorFlow
+            unit["failed"] = _reason(error)
+            self._listener.failed(unit)
+        path = self._results.unit_path(arm.name, labels, seed)
+        self._results.write_json(path.relative_to(self._results.path), unit)
+        return unit
+
+    def _unit(self, arm: Arm, labels, seed):
+        """Build the classifier, prepare it as the arm does, train and test it."""
+        spec, training = self._spec, self._training
+        unit = {"arm": arm.name, "labels": labels, "seed": seed}
+        rows = draw(training.labels, labels, seed)
+        images, answers = training.images[rows], training.labels[rows]
+        steps = steps_per_epoch(len(rows), spec.train, len(training))
+        with precision(spec.train):
+            shape = images.shape[1:]
+            model = new_classifier(spec.classifier, shape, len(training.classes), seed)
+            report = arm.prepare(model, self._filters.start(images, seed))
+            history = fit(
+                model,
+                (images, answers),
+                (self._test.images, self._test.labels),
+                spec.train,
+                steps,
+                seed,
+                lambda row: self._listener.epoch(unit, row),
+            )
+        trained = sum(math.prod(weight.shape) for weight in model.trainable_variables)
+        return unit | {
+            "images": len(rows),
+            "accuracy": history[-1]["test_accuracy"],
+            "seconds": round(math.fsum(row["seconds"] for row in history), 3),
+            "parameters": model.count_params(),
+            "trained_parameters": trained,
+            "steps": steps * spec.train.epochs,
+            "start": [dataclasses.asdict(row) for row in report.rows] if report else [],
+            "history": history,
+            "key": self._key(arm, labels, seed),
+        }
+
+    def _key(self, arm: Arm, labels, seed) -> str:
+        """A hash of all that a unit's numbers depend on."""
+        spec = self._spec
+        facts: dict[str, Any] = {
+            "format": 1,
+            "images": self._images_digest,
+            "train": spec.train.model_dump(mode="json"),
+            "classifier": spec.classifier.model_dump(mode="json"),
+            "arm": arm.name,
+            "labels": labels,
+            "seed": seed,
+            "layers": spec.layers or self._filters.depth(seed),
+        }
+        if arm.needs == "pretrained":
+            facts["filters"] = self._filters.fingerprint(seed)
+        if arm.needs == "supervised":
+            facts["supervised"] = spec.supervised.model_dump(mode="json")
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _reason(error) -> str:
+    """An error in a line: kclr's own as it is, others with their kind."""
+    words = " ".join(str(error).split())[:500]
+    if isinstance(error, (SpecError, RunError)):
+        return words
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

@@ -1,0 +1,218 @@
+"""Where the filters of a transfer experiment's arms come from; each is made once.
+
+Runs that a spec names are trained into the experiment's directory, and so is the classifier of
+supervised transfer; baselines are made anew, which takes seconds.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kclr.data.labels import Labelled, load_labelled
+from kclr.errors import SpecError
+from kclr.run import Run, atomic, load_run
+from kclr.spec.findings import load_spec
+from kclr.spec.transfer import TransferSpec
+from kclr.stack import train as train_run
+from kclr.transfer.arms import Start, first_convolutions
+from kclr.transfer.baselines import BaselineLayer, baseline, run_images
+from kclr.transfer.probe import draw
+from kclr.transfer.results import Results
+from kclr.transfer.training import arm_seed, fit, new_classifier, precision, steps_per_epoch
+
+MEMORY = 8192  # megabytes of pixels at most; a classifier's images are read anew in every epoch
+
+
+def labelled(name, limit, test_limit, seed, channels=None) -> tuple[Labelled, Labelled]:
+    """Training and test images of a data set, in memory, as many as the limits say.
+
+    Raises:
+        SpecError: they are not there, too many for the memory, or of different sizes.
+        RunError: one cannot be read.
+    """
+    parts = []
+    for split, most in (("train", limit), ("test", test_limit)):
+        found = load_labelled(name, split, channels, memory=MEMORY)
+        if not isinstance(found.images, np.ndarray):
+            raise SpecError(
+                f"data: the images of {name} are of different sizes, or take more than {MEMORY:,} "
+                "MB. A classifier needs them all of one size and in memory: resize them first."
+            )
+        if most is not None and most < len(found):
+            rows = draw(found.labels, most / len(found), seed)
+            found = dataclasses.replace(found, images=found.images[rows], labels=found.labels[rows])
+        parts.append(found)
+    return parts[0], parts[1]
+
+
+def contents(found: Labelled):
+    """All that the numbers depend on in labelled images."""
+    return found.images, found.labels
+
+
+def digest(*arrays) -> str:
+    """A hash of arrays."""
+    made = hashlib.sha256()
+    for array in arrays:
+        made.update(f"{array.dtype} {array.shape}".encode())
+        made.update(np.ascontiguousarray(array).data)
+    return made.hexdigest()
+
+
+class Pretraining:
+    """The filters of an experiment, made when they are first asked for.
+
+    What could not be made raises the same error each time, so that it is tried once.
+    """
+
+    def __init__(self, spec: TransferSpec, results: Results, channels, listener):
+        self._spec, self._results, self._listener = spec, results, listener
+        self._channels = channels
+        self._place = Path(spec.pretrained or "")
+        self._other: Any = spec.supervised
+        self._known: dict[tuple, Any] = {}
+
+    def train(self, seeds):
+        """Train the runs that the spec names; one that fails will fail its arms.
+
+        Raises:
+            SpecError: the run's spec does not fit its images, Keras or what was trained before.
+        """
+        for seed in seeds if self._spec.pretrained else ():
+            try:
+                self.run(seed)
+            except SpecError:
+                raise
+            except Exception:
+                continue  # told of with each unit that needs it
+
+    def start(self, images, seed) -> Start:
+        """What an arm may use in the repeat `seed`, on these labelled images."""
+        found: dict[str, Any] = {}
+        if self._spec.pretrained:
+            found["find_run"] = lambda: self.run(seed)
+            found["find_baseline"] = lambda name: self._once(self._baseline, name, seed)
+        if self._spec.supervised:
+            found["find_supervised"] = lambda count: self._once(self._supervised, count, seed)
+        return Start(images, arm_seed(seed), self._spec.layers, **found)
+
+    def fingerprint(self, seed):
+        """What tells the run of a repeat from others: the keys of its layers, and their kernels."""
+        layers = self.run(seed).layers
+        arrays = [array for layer in layers for array in (layer.kernel, layer.bias)]
+        return [[layer.facts["key"] for layer in layers], digest(*arrays)]
+
+    def depth(self, seed):
+        """How many layers the run has; None where there is none, or it could not be trained."""
+        try:
+            return len(self.run(seed).layers) if self._spec.pretrained else None
+        except Exception:
+            return None
+
+    def _once(self, function, *arguments):
+        """What a function returns, or raises, the first time."""
+        key = (function.__name__, *arguments)
+        if key not in self._known:
+            try:
+                self._known[key] = function(*arguments), None
+            except Exception as error:
+                self._known[key] = None, error
+        value, failure = self._known[key]
+        if failure:
+            raise failure
+        return value
+
+    def run(self, seed) -> Run:
+        """The pretrained run of a repeat."""
+        if self._place.is_dir():
+            return load_run(self._place)
+        later = seed - self._spec.seed if self._spec.pretrain_each_repeat else 0
+        return self._once(self._trained, later)
+
+    def _trained(self, later) -> Run:
+        """The run of the spec that `pretrained` names, with a seed that is so much later."""
+        path = self._place
+        own = load_spec(path)
+        return train_run(
+            own.model_copy(update={"seed": own.seed + later}),
+            self._results.path / (f"pretrained-{later}" if later else "pretrained"),
+            text=path.read_text(encoding="utf-8"),
+            resume=True,
+            listener=self._listener.pretraining(),
+            name=str(path),
+        )
+
+    def _baseline(self, name, seed):
+        """Layers with the run's geometry and other kernels, new ones for each repeat."""
+        self._listener.preparing(f"{name}: filters")
+        run = self.run(seed)
+        return baseline(name, run.layers, self._once(self._run_images, seed), arm_seed(seed))
+
+    def _run_images(self, seed):
+        return run_images(self.run(seed))
+
+    def _supervised(self, count, seed):
+        """The first layers of the classifier that was trained on the other labelled set."""
+        spec, other = self._spec, self._other
+        training, test = self._once(self._supervised_images)
+        facts = {
+            "images": digest(*contents(training), *contents(test)),
+            "train": self._supervised_train().model_dump(mode="json"),
+            "classifier": spec.classifier.model_dump(mode="json"),
+            "seed": seed,
+            "layers": count,
+        }
+        path = self._results.path / "supervised" / f"seed-{seed}.npz"
+        about = path.with_suffix(".json")
+        if not (about.exists() and json.loads(about.read_text())["facts"] == facts):
+            train = self._supervised_train()
+            with precision(train):
+                shape, classes = training.images.shape[1:], len(training.classes)
+                # Other first weights than those that the arms of this repeat share.
+                model = new_classifier(spec.classifier, shape, classes, arm_seed(seed))
+                history = fit(
+                    model,
+                    (training.images, training.labels),
+                    (test.images, test.labels),
+                    train,
+                    steps_per_epoch(len(training), train, len(training)),
+                    arm_seed(seed),
+                    lambda row: self._listener.preparing(
+                        f"{other.data}, seed {seed}: epoch {row['epoch']}/{train.epochs}, test "
+                        f"{row['test_accuracy']:.1%}"
+                    ),
+                )
+            arrays = {}
+            for index, layer in enumerate(first_convolutions(model, count)):
+                arrays[f"kernel{index}"] = layer.kernel.numpy()
+                arrays[f"bias{index}"] = layer.bias.numpy() if layer.use_bias else np.zeros(0)
+            with atomic(path) as file:
+                np.savez(file, **arrays)
+            self._results.write_json(
+                about.relative_to(self._results.path), {"facts": facts, "history": history}
+            )
+        with np.load(path) as arrays:
+            return [
+                BaselineLayer(
+                    f"supervised{index + 1}",
+                    {},
+                    arrays[f"kernel{index}"],
+                    arrays[f"bias{index}"] if arrays[f"bias{index}"].size else None,
+                )
+                for index in range(len(arrays.files) // 2)
+            ]
+
+    def _supervised_images(self):
+        other = self._other
+        self._listener.preparing(f"reading {other.data}")
+        return labelled(
+            other.data, other.limit, self._spec.test_limit, self._spec.seed, self._channels
+        )
+
+    def _supervised_train(self):
+        epochs = self._other.epochs or self._spec.train.epochs
+        return self._spec.train.model_copy(update={"epochs": epochs})

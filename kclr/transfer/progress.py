@@ -1,0 +1,177 @@
+"""How a transfer experiment is shown: a bar on a terminal, lines elsewhere, JSON for machines."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from kclr.learners import Listener
+from kclr.report import progress as training_progress
+
+
+class TransferListener:
+    """Is told how an experiment goes; this one does nothing. Override what is of interest.
+
+    A unit is a repeat of an arm at an amount of labels: `unit` has the keys arm, labels and seed.
+    """
+
+    def pretraining(self) -> Listener:
+        """A run is about to be trained; what is returned is told how that goes."""
+        return Listener()
+
+    def preparing(self, words):
+        """Something is being done that takes a while."""
+
+    def begun(self, units, kept, epochs):
+        """There are so many units, so many of them finished before, of so many epochs each."""
+
+    def started(self, unit):
+        """A unit begins."""
+
+    def epoch(self, unit, row):
+        """An epoch of a unit is complete; `row` is that of its history."""
+
+    def finished(self, unit):
+        """A unit is finished and on disk."""
+
+    def failed(self, unit):
+        """A unit has failed; `unit["failed"]` says why. The experiment goes on."""
+
+    def close(self):
+        """The experiment has ended, well or early."""
+
+
+def listener_for(json_lines=False) -> TransferListener:
+    """The way to show an experiment that fits where the output goes."""
+    if json_lines:
+        return JsonLines()
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+class JsonLines(TransferListener):
+    """One JSON object a line on standard output, each with the key `event`."""
+
+    def _print(self, event, **facts):
+        print(json.dumps({"event": event, **facts}), flush=True)
+
+    def pretraining(self):
+        return training_progress.JsonLines()
+
+    def preparing(self, words):
+        self._print("preparing", what=words)
+
+    def begun(self, units, kept, epochs):
+        self._print("begun", units=units, kept=kept, epochs=epochs)
+
+    def started(self, unit):
+        self._print("started", **_place(unit))
+
+    def epoch(self, unit, row):
+        self._print("epoch", **_place(unit), **row)
+
+    def finished(self, unit):
+        facts = {key: value for key, value in unit.items() if key not in ("history", "start")}
+        self._print("unit", **facts)
+
+    def failed(self, unit):
+        self._print("failed", **unit)
+
+
+class Lines(TransferListener):
+    """A line for each unit, for logs and pipes; failures on standard error."""
+
+    def pretraining(self):
+        return training_progress.Lines()
+
+    def begun(self, units, kept, epochs):
+        before = f", {kept} of them finished before" if kept else ""
+        print(f"{units} units of {epochs} epochs{before}", flush=True)
+
+    def finished(self, unit):
+        print(f"{describe(unit)}: {_result(unit)}", flush=True)
+
+    def failed(self, unit):
+        print(f"{describe(unit)}: failed: {unit['failed']}", file=sys.stderr, flush=True)
+
+
+class Bar(TransferListener):
+    """One bar for the whole experiment, and a line for each finished unit."""
+
+    def __init__(self):
+        self._console = Console(stderr=True)
+        self._status = self._console.status("preparing")
+        self._status.start()
+        self._bar: Any = None
+        self._training: Any = None
+
+    def pretraining(self):
+        self._status.stop()
+        self._training = training_progress.Bars()
+        self._training.preparing()
+        return self._training
+
+    def preparing(self, words):
+        if self._bar is None:
+            self._status.update(words)
+            self._status.start()
+        else:
+            self._bar.update(self._task, facts=words)
+
+    def begun(self, units, kept, epochs):
+        self._status.stop()
+        self._epochs = epochs
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}[/]"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            speed_estimate_period=600,
+        )
+        self._task = self._bar.add_task(
+            "", total=units * epochs, completed=kept * epochs, facts="preparing"
+        )
+        self._bar.start()
+
+    def started(self, unit):
+        self._done = 0
+        self._bar.update(self._task, description=describe(unit), facts="")
+
+    def epoch(self, unit, row):
+        self._done += 1
+        facts = f"epoch {row['epoch']}/{self._epochs}  test {row['test_accuracy']:.1%}"
+        self._bar.update(self._task, advance=1, facts=facts)
+
+    def finished(self, unit):
+        self._console.print(f"[bold]{describe(unit)}[/]: {_result(unit)}", highlight=False)
+
+    def failed(self, unit):
+        self._bar.update(self._task, advance=self._epochs - self._done)
+        self._console.print(
+            f"[red]{describe(unit)}: failed[/]: {unit['failed']}", highlight=False, soft_wrap=True
+        )
+
+    def close(self):
+        self._status.stop()
+        if self._training:
+            self._training.close()
+        if self._bar:
+            self._bar.stop()
+
+
+def describe(unit) -> str:
+    """A unit in a few words."""
+    return f"{unit['arm']}, labels {unit['labels']:g}, seed {unit['seed']}"
+
+
+def _place(unit):
+    return {key: unit[key] for key in ("arm", "labels", "seed")}
+
+
+def _result(unit):
+    return f"{unit['accuracy']:.1%} in {unit['seconds']:.1f} s"

@@ -1,0 +1,198 @@
+"""The directory of a transfer experiment, and its results as JSON, CSV and a table for people."""
+
+import csv
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from kclr.errors import RunError, SpecError
+from kclr.report.summary import Row, summarize
+from kclr.run import Run, atomic, remove
+
+_COLUMNS = (
+    "arm", "labels", "images", "seed", "accuracy", "seconds", "parameters", "trained_parameters",
+    "failed",
+)  # fmt: skip
+
+
+NOTE = """\
+accuracy  of the test images after the last epoch: mean ± standard deviation over repeats
+gain      over the random start of the same repeat, in points, with its 95 % confidence interval
+epochs    until the mean is as good as the random start's best epoch
+seconds   of training, without the tests"""
+
+
+class Results(Run):
+    """The directory that an experiment is written to. Its files are written atomically."""
+
+    def unit_path(self, arm, labels, seed) -> Path:
+        """Where a finished or failed unit is kept."""
+        return self.path / "units" / slug(arm) / f"labels-{labels:g}" / f"seed-{seed}.json"
+
+    def unit(self, arm, labels, seed) -> dict[str, Any] | None:
+        """A unit that is on disk; None where there is none.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        path = self.unit_path(arm, labels, seed)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read: {error}. Remove it, and resume.") from None
+
+    def write_json(self, path, value):
+        """Write a value to a file of the directory."""
+        with atomic(self.path / path) as file:
+            file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+    def write_results(self, results):
+        """Write `results.json` and `results.csv`."""
+        self.write_json("results.json", results)
+        with atomic(self.path / "results.csv") as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(results["units"])
+
+
+def slug(name) -> str:
+    """A name as a directory is called: letters, digits and hyphens; others told apart by a hash.
+
+    "kclr fine-tuned" becomes kclr-fine-tuned.
+    """
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    rest = re.sub(r"[\w ()-]", "", name)
+    return (
+        f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}" if rest or not plain else plain
+    )
+
+
+def prepare(path, resume, overwrite) -> Results:
+    """The directory to write an experiment to.
+
+    Raises:
+        RunError: it holds an experiment, and neither `resume` nor `overwrite` says what to do with
+            it; or it holds something else, which is never removed.
+    """
+    results = Results(path)
+    if results.path.exists() and not results.path.is_dir():
+        raise RunError(f"{path} is a file. Choose another place with --out.")
+    present = (
+        [p for p in results.path.iterdir() if p.name != ".lock"] if results.path.exists() else []
+    )
+    if not present:
+        return results
+    if not (results.path / "spec.yaml").exists() or (results.path / "layers").exists():
+        raise RunError(
+            f"{path} is not empty and holds no transfer experiment. Choose another place with "
+            "--out."
+        )
+    if overwrite:
+        for entry in present:
+            remove(entry)
+    elif not resume:
+        state = "a finished" if (results.path / "results.json").exists() else "an unfinished"
+        raise RunError(
+            f"{path} holds {state} experiment. Go on with it with --resume (what is finished is "
+            "kept), start anew with --overwrite (it is lost), or choose another place with --out."
+        )
+    return results
+
+
+def load_results(path) -> dict[str, Any]:
+    """What `results.json` of an experiment's directory says.
+
+    Raises:
+        RunError: there is none.
+    """
+    file = Path(path) / "results.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} holds no finished experiment: it has no results.json. `kclr transfer SPEC "
+            f"--out {path}` makes one; go on with one that was interrupted with --resume."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read: {error}.") from None
+
+
+def check_key(key, unit, where):
+    """Refuse to go on with a unit that was made otherwise.
+
+    Raises:
+        SpecError: its key is another one.
+    """
+    if unit.get("key") != key:
+        raise SpecError(
+            f"{where} was made with other settings, images or filters. Write to another directory "
+            "with --out, or start anew with --overwrite (what is there is lost)."
+        )
+
+
+def failures(results) -> list[dict[str, Any]]:
+    """The units that failed."""
+    return [unit for unit in results["units"] if "failed" in unit]
+
+
+def print_results(results) -> None:
+    """Print the table of an experiment, and what failed with the reasons.
+
+    Args:
+        results: as in `results.json`.
+    """
+    width = None if sys.stdout.isatty() else 100
+    console = Console(highlight=False, soft_wrap=True, width=width)
+    console.print(results["title"], markup=False)
+    rows = summarize(results["units"])
+    for labels in dict.fromkeys(row.labels for row in rows):
+        console.print(results_table([row for row in rows if row.labels == labels]))
+    if rows:
+        console.print(NOTE)
+    lost = failures(results)
+    for unit in lost:
+        place = f"{unit['arm']}, labels {unit['labels']:g}, seed {unit['seed']}"
+        console.print(f"failed: {place}: {unit['failed']}", markup=False)
+    if lost:
+        console.print("Try the failed ones again with --resume.")
+
+
+def results_table(rows: list[Row]) -> Table:
+    """Rows of `summarize` for one amount of labels as a table."""
+    table = Table(title=_amount(rows[0]), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("start", no_wrap=True)
+    for heading in ("accuracy, %", "gain", "epochs", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        reached = row.epochs_to_random_best
+        epochs = "never" if reached is None else str(reached)
+        table.add_row(row.arm, _accuracy(row), _gain(row), epochs, f"{row.seconds:.1f}")
+    return table
+
+
+def _amount(row):
+    share = "all labels" if row.labels == 1 else f"{100 * row.labels:g} % of the labels"
+    share = share if row.labels <= 1 else f"{row.labels:g} labels of each class"
+    return f"{share}: {row.images:,} images"
+
+
+def _accuracy(row):
+    mean = f"{100 * row.mean:.1f}"
+    return mean if row.spread is None else f"{mean} ± {100 * row.spread:.1f}"
+
+
+def _gain(row):
+    if row.gain is None:
+        return ""
+    if row.gain_low is None:
+        return f"{100 * row.gain:+.1f}"
+    return f"{100 * row.gain:+.1f} [{100 * row.gain_low:+.1f}, {100 * row.gain_high:+.1f}]"

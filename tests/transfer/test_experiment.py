@@ -1,0 +1,340 @@
+"""Whole experiments: what they hold, and that nothing in them depends on interruptions."""
+
+import csv
+import functools
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from kclr.data.labels import load_labelled
+from kclr.errors import RunError, SpecError
+from kclr.report.summary import summarize
+from kclr.spec.transfer import parse_transfer
+from kclr.transfer.arms import Arm, _arms, arms
+from kclr.transfer.baselines import baseline
+from kclr.transfer.experiment import run_experiment
+from kclr.transfer.progress import Bar, JsonLines, Lines, TransferListener
+from kclr.transfer.results import failures, load_results, print_results, slug
+
+PRETRAINING = """
+data: {source: photos, limit: 1}
+stack:
+  - block: {filters: 6, kernel_size: 6, whitening: none}
+    train: {steps: 4, batch_size: 16, jit: false}
+"""
+SMALL = """
+data: digits
+limit: 100
+test_limit: 60
+classifier: {name: zhao, filters: [6, 4], dense_units: 8, dropout: 0.2}
+repeats: 1
+train:
+  epochs: 2
+  batch_size: 25
+  augment: [{class_name: RandomTranslation, config: {height_factor: 0.1, width_factor: 0.1}}]
+"""
+STARTS = SMALL + "arms: [random start, LSUV]\nlabels: [0.2, 1.0]\n"
+FRESH = {"seconds", "versions", "hardware", "key"}
+
+
+def experiment(text, out, overrides=(), **options):
+    return run_experiment(parse_transfer(text, overrides), out, text=text, **options)
+
+
+def without_times(value):
+    """Results without what differs from run to run."""
+    if isinstance(value, list):
+        return [without_times(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: without_times(item) for key, item in value.items() if key not in FRESH}
+
+
+@pytest.fixture(scope="module")
+def all_arms(tmp_path_factory):
+    """An experiment with every arm, its baselines made from few patches."""
+    place = tmp_path_factory.mktemp("all")
+    spec = place / "layer.yaml"
+    spec.write_text(PRETRAINING)
+    text = f"{SMALL}arms: [{', '.join(sorted(arms()))}]\npretrained: {spec}\nsupervised: digits\n"
+    few = functools.partial(baseline, patches=2000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kclr.transfer.pretraining.baseline", few)
+        return experiment(text, place / "out"), place / "out"
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory):
+    out = tmp_path_factory.mktemp("starts") / "out"
+    return experiment(STARTS, out), out
+
+
+@pytest.fixture
+def broken_arm():
+    """An arm that fails until it is mended."""
+    fails = {"now": True}
+
+    def prepare(model, start):
+        if fails["now"]:
+            raise KeyError("no such layer")
+
+    _arms["broken"] = Arm("broken", prepare, None)
+    yield fails
+    del _arms["broken"]
+
+
+def test_every_arm_ends_with_an_accuracy(all_arms):
+    results, _ = all_arms
+    assert failures(results) == []
+    assert [unit["arm"] for unit in results["units"]] == sorted(arms())
+    assert all(0 <= unit["accuracy"] <= 1 for unit in results["units"])
+    assert len(summarize(results["units"])) == len(arms())
+
+
+def test_what_is_written_is_what_is_returned(all_arms):
+    results, out = all_arms
+    assert load_results(out) == json.loads(json.dumps(results))
+    unit = json.loads((out / "units/kclr-fine-tuned/labels-1/seed-0.json").read_text())
+    assert unit in results["units"]
+    assert [row["epoch"] for row in unit["history"]] == [1, 2]
+    assert unit["accuracy"] == unit["history"][-1]["test_accuracy"]
+    with (out / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["accuracy"]) for row in rows] == [u["accuracy"] for u in results["units"]]
+
+
+def test_the_title_states_the_protocol(all_arms):
+    results, _ = all_arms
+    assert "100 training and 60 test images of digits, 2 epochs, zhao" in results["title"]
+
+
+def test_frozen_arms_train_fewer_weights_of_the_same_classifier(all_arms):
+    units = {unit["arm"]: unit for unit in all_arms[0]["units"]}
+    frozen, tuned = units["kclr frozen"], units["kclr fine-tuned"]
+    assert frozen["parameters"] == tuned["parameters"] == tuned["trained_parameters"]
+    assert tuned["trained_parameters"] - frozen["trained_parameters"] == 6 * 6 * 6 + 6
+
+
+def test_the_pretrained_spec_is_a_run_of_its_own(all_arms):
+    _, out = all_arms
+    kernel = np.load(out / "pretrained/layers/01-conv1/kernel.npy")
+    assert kernel.shape == (6, 6, 3, 6)
+    unit = json.loads((out / "units/kclr-frozen/labels-1/seed-0.json").read_text())
+    assert unit["start"][0]["run_layer"] == "conv1"
+    assert unit["start"][0]["frozen"]
+
+
+def test_the_table_has_a_row_for_every_arm(all_arms, capsys):
+    print_results(all_arms[0])
+    printed = capsys.readouterr().out
+    assert all(f" {name} " in printed for name in arms())
+    assert "failed" not in printed
+
+
+def test_the_same_seed_gives_the_same_numbers_whatever_runs_beside_an_arm(starts, tmp_path):
+    results, _ = starts
+    alone = experiment(STARTS, tmp_path / "out", ["arms=[LSUV]"])
+    assert without_times(alone["units"]) == without_times(
+        [unit for unit in results["units"] if unit["arm"] == "LSUV"]
+    )
+
+
+def test_few_labels_are_drawn_from_every_class_and_trained_as_long(starts):
+    few, all_labels = (unit for unit in starts[0]["units"] if unit["arm"] == "LSUV")
+    assert (few["images"], all_labels["images"]) == (20, 100)
+    assert few["steps"] == all_labels["steps"] == 8
+
+
+class Interrupting(TransferListener):
+    """Ctrl-C in the middle of the third unit."""
+
+    def __init__(self):
+        self.epochs = 0
+
+    def epoch(self, unit, row):
+        self.epochs += 1
+        if self.epochs == 5:
+            raise KeyboardInterrupt
+
+
+class Counting(TransferListener):
+    def begun(self, units, kept, epochs):
+        self.kept = kept
+        self.units = []
+
+    def started(self, unit):
+        self.units.append((unit["arm"], unit["labels"]))
+
+
+def test_an_interrupted_experiment_resumes_and_ends_with_the_same_numbers(starts, tmp_path):
+    results, _ = starts
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        experiment(STARTS, out, listener=Interrupting())
+    assert not (out / "results.json").exists()
+    counting = Counting()
+    resumed = experiment(STARTS, out, resume=True, listener=counting)
+    assert counting.kept == 2
+    assert counting.units == [("random start", 1.0), ("LSUV", 1.0)]
+    assert without_times(resumed) == without_times(results)
+
+
+def test_arms_and_labels_can_be_added_to_a_finished_experiment(starts, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(starts[1], out)
+    counting = Counting()
+    changes = ["arms=[random frozen, LSUV, random start]", "labels=[1.0]"]
+    results = experiment(STARTS, out, changes, resume=True, listener=counting)
+    assert counting.units == [("random frozen", 1.0)]
+    assert [unit["arm"] for unit in results["units"]] == ["random frozen", "LSUV", "random start"]
+
+
+def test_units_of_other_settings_are_not_taken_for_those_of_the_spec(starts):
+    _, out = starts
+    before = (out / "resolved.yaml").read_text()
+    with pytest.raises(SpecError, match="other settings"):
+        experiment(STARTS, out, ["train.batch_size=20"], resume=True)
+    assert (out / "resolved.yaml").read_text() == before
+
+
+def test_what_is_there_is_not_overwritten_by_accident(starts, tmp_path):
+    _, out = starts
+    with pytest.raises(RunError, match=r"a finished experiment.*--resume"):
+        experiment(STARTS, out)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds no transfer experiment"):
+        experiment(STARTS, tmp_path, overwrite=True)
+    (tmp_path / "run/layers").mkdir(parents=True)
+    (tmp_path / "run/spec.yaml").write_text("a run")
+    with pytest.raises(RunError, match="holds no transfer experiment"):
+        experiment(STARTS, tmp_path / "run", overwrite=True)
+    assert (tmp_path / "run/spec.yaml").exists()
+
+
+def test_an_arm_that_fails_leaves_the_others_alone_and_can_be_tried_again(
+    broken_arm, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    text = f"{SMALL}arms: [random start, broken, LSUV]\nlabels: [0.2]\n"
+    results = experiment(text, out)
+    (failed,) = failures(results)
+    assert (failed["arm"], failed["failed"]) == ("broken", "KeyError: 'no such layer'")
+    assert [unit["arm"] for unit in results["units"] if "accuracy" in unit] == [
+        "random start",
+        "LSUV",
+    ]
+    print_results(results)
+    assert "failed: broken, labels 0.2, seed 0: KeyError" in capsys.readouterr().out
+    broken_arm["now"] = False
+    counting = Counting()
+    assert failures(experiment(text, out, resume=True, listener=counting)) == []
+    assert counting.units == [("broken", 0.2)]
+
+
+def test_a_run_that_fails_to_train_fails_its_own_arms_alone(tmp_path, monkeypatch):
+    spec = tmp_path / "layer.yaml"
+    spec.write_text(PRETRAINING)
+
+    def collapsed(*arguments, **options):
+        raise RunError("the embeddings collapsed")
+
+    monkeypatch.setattr("kclr.transfer.pretraining.train_run", collapsed)
+    text = f"{SMALL}pretrained: {spec}\narms: [random start, kclr frozen]\n"
+    results = experiment(text, tmp_path / "out")
+    assert [unit.get("failed") for unit in results["units"]] == [None, "the embeddings collapsed"]
+
+
+@pytest.mark.parametrize(
+    ("each", "trained"),
+    [("true", [(7, "pretrained"), (8, "pretrained-1")]), ("false", [(7, "pretrained")])],
+)
+def test_filters_are_learned_once_or_anew_for_every_repeat(each, trained, tmp_path, monkeypatch):
+    spec = tmp_path / "layer.yaml"
+    spec.write_text("seed: 7\n" + PRETRAINING)
+    found = []
+
+    def recorded(spec, place, **options):
+        found.append((spec.seed, place.name))
+        raise RunError("enough seen")
+
+    monkeypatch.setattr("kclr.transfer.pretraining.train_run", recorded)
+    text = f"{SMALL}pretrained: {spec}\narms: [kclr frozen]\n"
+    changes = ["repeats=2", f"pretrain_each_repeat={each}", "seed=5"]
+    assert len(failures(experiment(text, tmp_path / "out", changes))) == 2
+    assert found == trained
+
+
+def test_mistakes_are_found_before_anything_is_trained(tmp_path):
+    for override, words in (
+        ("classifier.filter=[1, 2]", "zhao has no option 'filter'"),
+        ("arms=[randm start]", "Did you mean 'random start'?"),
+        ("arms=[kclr frozen]", "needs the key 'pretrained'"),
+        ("data=photos", "photos"),
+    ):
+        with pytest.raises(SpecError, match=words.replace("?", r"\?")):
+            experiment(STARTS, tmp_path / "out", [override])
+    assert not (tmp_path / "out").exists()
+
+
+def told(listener, unit, row):
+    """A listener is told of an experiment with one finished and one failed unit."""
+    place = {key: unit[key] for key in ("arm", "labels", "seed")}
+    listener.preparing("reading labelled images")
+    listener.begun(2, 0, 2)
+    listener.started(place)
+    listener.epoch(place, row)
+    listener.finished(unit)
+    listener.failed(place | {"failed": "no reason"})
+    listener.close()
+
+
+def test_json_lines_tell_every_epoch_and_unit(starts, capsys):
+    unit = starts[0]["units"][0]
+    told(JsonLines(), unit, unit["history"][0])
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in events] == [
+        "preparing", "begun", "started", "epoch", "unit", "failed",
+    ]  # fmt: skip
+    assert events[3]["test_accuracy"] == unit["history"][0]["test_accuracy"]
+    assert events[4]["accuracy"] == unit["accuracy"]
+
+
+def test_a_pipe_gets_a_line_for_each_unit_and_failures_go_to_standard_error(starts, capsys):
+    unit = starts[0]["units"][0]
+    told(Lines(), unit, unit["history"][0])
+    printed = capsys.readouterr()
+    begun, finished = printed.out.splitlines()
+    assert begun == "2 units of 2 epochs"
+    assert finished.startswith("random start, labels 0.2, seed 0: ")
+    assert printed.err == "random start, labels 0.2, seed 0: failed: no reason\n"
+
+
+def test_a_terminal_gets_a_bar_and_a_line_for_each_unit(starts, capsys):
+    unit = starts[0]["units"][0]
+    told(Bar(), unit, unit["history"][0])
+    printed = capsys.readouterr().err
+    assert "random start, labels 0.2, seed 0: " in printed
+    assert "failed: no reason" in printed
+
+
+def test_limited_images_are_drawn_from_every_class(starts):
+    from kclr.transfer.pretraining import labelled
+
+    training, test = labelled("digits", 50, None, seed=0)
+    assert np.bincount(training.labels).tolist() == [5] * 10
+    assert len(test) == len(load_labelled("digits", "test"))
+
+
+@pytest.mark.parametrize(
+    ("name", "directory"),
+    [("kclr fine-tuned", "kclr-fine-tuned"), ("whitening (ZCA)", "whitening-zca")],
+)
+def test_directories_are_called_as_the_arms_are(name, directory):
+    assert slug(name) == directory
+
+
+def test_arms_with_like_names_have_directories_of_their_own():
+    names = ["a b", "a/b", "a.b", "../a b", "ä b"]
+    assert len({slug(name) for name in names}) == len(names)
