@@ -1,6 +1,7 @@
 """How a training is shown: bars on a terminal, lines elsewhere, JSON for machines."""
 
 import json
+import os
 import sys
 import time
 
@@ -71,7 +72,8 @@ class Bars(Listener):
     """A bar for each layer: loss, active share, patches a second, time left."""
 
     def __init__(self):
-        self._console = Console(stderr=True)
+        # A descriptor of its own: standard error is shut while TensorFlow starts.
+        self._console = Console(file=os.fdopen(os.dup(2), "w", encoding="utf-8"))
         self._status = self._console.status("loading TensorFlow")
         self._bar: Progress | None = None
 
