@@ -139,7 +139,8 @@ def _import_tensorflow():
     with open(os.devnull, "wb") as nowhere:  # its C++ side writes to the descriptor itself
         os.dup2(nowhere.fileno(), 2)
     try:
-        importlib.import_module("tensorflow")
+        tensorflow = importlib.import_module("tensorflow")
+        tensorflow.config.list_physical_devices()  # where it says that there is no GPU
     finally:
         os.dup2(kept, 2)
         os.close(kept)

@@ -12,6 +12,7 @@ import kclr.model
 from kclr.layers import ContrastiveConvBlock, SharedPatches
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
+from kclr.pooling import MapPooling
 
 KERNEL = np.linspace(-1, 1, 3 * 3 * 3 * 4, dtype=np.float32).reshape(3, 3, 3, 4)
 
@@ -30,6 +31,7 @@ EXAMPLES = {
     ),
     "ContrastiveKernel": lambda: kclr.initializers.ContrastiveKernel(KERNEL),
     "ContrastiveLoss": lambda: ContrastiveLoss(margin=0.5, mining="all", distance="cosine"),
+    "MapPooling": lambda: MapPooling("grid", 3),
     "SharedPatches": lambda: SharedPatches(block(), 8, 2, slices=True, name="patches"),
     "TripletModel": lambda: TripletModel(
         block(), embedding="mean", head=keras.layers.Dense(3), augment_anchor=False,

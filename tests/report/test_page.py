@@ -451,7 +451,7 @@ def test_what_cannot_be_read_is_named_with_its_cure(tmp_path, make, named):
         write_report([path], out)
     message = str(caught.value)
     assert str(path) in message
-    assert message.endswith((".", "--json", "--resume"))
+    assert message.endswith((".", "--json", "--resume", f"--json > {path}"))
     assert not list(tmp_path.glob("out/*"))
 
 

@@ -64,7 +64,7 @@ def test_the_check_does_not_wait_for_tensorflow(tmp_path):
     (tmp_path / "my.yaml").write_text("data: digits\narms: [random start]")
     ask = (
         "import sys; from kclr.transfer.checks import load_transfer; from kclr.transfer import "
-        f"progress, results, summary; load_transfer({str(tmp_path / 'my.yaml')!r}); "
+        f"progress, results; load_transfer({str(tmp_path / 'my.yaml')!r}); "
         "print('tensorflow' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
