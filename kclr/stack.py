@@ -5,6 +5,7 @@ This is the only place that knows the order of training. Read from `train` downw
 
 import csv
 import hashlib
+import importlib.util
 import json
 import time
 
@@ -16,7 +17,7 @@ from kclr import export
 from kclr.data.checks import source_findings
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import as_images
-from kclr.errors import SpecError
+from kclr.errors import RunError, SpecError
 from kclr.keras_objects import check_keras_objects
 from kclr.layers import stacked
 from kclr.learners import Learned, Listener
@@ -63,6 +64,8 @@ def train(
     listener = listener or Listener()
     if spec.export.onnx:
         export.require_onnx()
+    if spec.tensorboard and not importlib.util.find_spec("tensorboard"):
+        raise RunError("tensorboard: true needs TensorBoard: pip install 'kclr[tensorboard]'")
     check_keras_objects(spec, name)
     findings = source_findings(spec)
     if findings:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import kclr
+import kclr.learners
 from kclr.spec import parse_spec
 
 ONE_LAYER = """
@@ -168,6 +169,47 @@ def test_a_wrong_config_of_a_later_layer_is_found_before_the_first_is_trained(tm
     with pytest.raises(kclr.SpecError, match=r"stack\.1\.train\.optimizer.*beta_3"):
         train(text, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_events_are_written_or_its_absence_is_said_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(kclr.RunError, match=r"pip install 'kclr\[tensorboard\]'"):
+        train("tensorboard: true" + ONE_LAYER, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.undo()
+    pytest.importorskip("tensorboard")
+    run = train("tensorboard: true" + ONE_LAYER, tmp_path / "run")
+    import tensorflow as tf
+
+    (events,) = (run.path / "tensorboard" / "conv1").iterdir()
+    tags = {value.tag for event in tf.compat.v1.train.summary_iterator(str(events))
+            for value in event.summary.value}  # fmt: skip
+    assert {"loss", "effective_rank"} <= tags
+
+
+def test_pictures_that_cannot_be_read_are_counted_and_named(tmp_path):
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    photograph = load_sample_image("china.jpg")
+    (tmp_path / "pictures").mkdir()
+    for index in range(20):
+        cut = photograph[20 * index : 20 * index + 40, :60]
+        Image.fromarray(cut).save(tmp_path / "pictures" / f"{index}.png")
+    (tmp_path / "pictures" / "notes.png").write_text("not a picture")
+
+    class Heard(kclr.learners.Listener):
+        warnings = ()
+
+        def warned(self, message):
+            self.warnings += (message,)
+
+    heard = Heard()
+    text = ONE_LAYER.replace("data: photos", f"data: folder:{tmp_path / 'pictures'}")
+    run = train(text, tmp_path / "run", listener=heard)
+    assert run.layers[0].facts["skipped_images"] == 1
+    assert len(heard.warnings) == 1
+    assert "skipped (notes.png: " in heard.warnings[0]
 
 
 COLLAPSING = """

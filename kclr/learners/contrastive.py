@@ -101,6 +101,8 @@ def learn(layer: Layer, sizes: LayerGeometry, below, images, seed, checkpoint, l
             "the twin of another."
         ) from None
     dead, alike = _idle_filters(training, batches)
+    if generator.skipped:
+        listener.warned(_skipped(generator.skipped))
     kernel, bias = (keras.ops.convert_to_numpy(part) for part in training.block.folded())
     patches = (total - start) * layer.train.batch_size * sizes.views
     return Learned(
@@ -227,6 +229,12 @@ def _idle_filters(training, batches):
     correlation = np.tril(unit.T @ unit / len(unit), k=-1)
     alike = np.setdiff1d(np.flatnonzero((correlation > 0.99).any(axis=1)), dead)
     return dead.tolist(), alike.tolist()
+
+
+def _skipped(pictures):
+    shown = "; ".join(f"{name}: {reason}" for name, reason in pictures[:5])
+    more = f"; and {len(pictures) - 5} more" if len(pictures) > 5 else ""
+    return f"{len(pictures)} unusable pictures were skipped ({shown}{more})"
 
 
 def _named(indices):
