@@ -96,7 +96,9 @@ def styles(arms: Sequence[str]) -> dict[str, Style]:
 
 
 def amount(labels) -> str:
-    """A share of the labels in words: "10 % of the labels"."""
+    """An amount of labels in words: "10 % of the labels", "20 labels of each class"."""
+    if labels > 1:
+        return f"{labels:g} labels of each class"
     return "all labels" if labels == 1 else f"{100 * labels:g} % of the labels"
 
 
@@ -227,14 +229,16 @@ def _labels(axes, rows, look):
     for arm, points in _by_arm(rows).items():
         marker = MARKERS[look[arm].series % len(MARKERS)]
         means, spreads = [row.mean for row in points], [row.spread for row in points]
-        _line(axes, [row.labels for row in points], means, spreads, arm, look[arm], marker)
+        _line(axes, [row.images for row in points], means, spreads, arm, look[arm], marker)
     axes.set_xscale("log")
-    images = {row.labels: row.images for row in rows}
-    shares = sorted(images)
-    names = [f"{100 * labels:g} %\n{images[labels]:,}" for labels in shares]
-    axes.set_xticks(shares, names)
+    amounts = {row.images: row.labels for row in rows}
+    names = [
+        (f"{labels:g} a class" if labels > 1 else f"{100 * labels:g} %") + f"\n{images:,}"
+        for images, labels in sorted(amounts.items())
+    ]
+    axes.set_xticks(sorted(amounts), names)
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("labels (share, and images)", size=10.5)
+    axes.set_xlabel("labels (share or number, and images)", size=10.5)
     _dress(axes)
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kclr.errors import RunError, SpecError
+from kclr.report.charts import amount
 from kclr.report.summary import Row, summarize
 from kclr.run import Run, atomic, remove
 
@@ -180,9 +181,7 @@ def results_table(rows: list[Row]) -> Table:
 
 
 def _amount(row):
-    share = "all labels" if row.labels == 1 else f"{100 * row.labels:g} % of the labels"
-    share = share if row.labels <= 1 else f"{row.labels:g} labels of each class"
-    return f"{share}: {row.images:,} images"
+    return f"{amount(row.labels)}: {row.images:,} images"
 
 
 def _accuracy(row):

@@ -289,3 +289,9 @@ def test_a_swatch_in_the_page_has_the_dashes_of_the_line():
     assert Style(1, 0).dash_array == ""
     assert Style(2, 1).dash_array == " ".join(f"{2 * part:g}" for part in DASHES[1])
     assert Style(2, 1).line()["linestyle"] == (0, DASHES[1])
+
+
+def test_numbers_of_labels_are_not_taken_for_shares():
+    assert charts.amount(10) == "10 labels of each class"
+    assert charts.amount(0.1) == "10 % of the labels"
+    assert charts.amount(1.0) == "all labels"
