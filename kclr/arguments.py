@@ -136,5 +136,10 @@ def _names(text):
 
 def _amounts(text):
     """Numbers with a decimal point are shares, whole numbers are counts."""
-    amounts = [float(word) if "." in word else int(word) for word in _names(text)]
+    try:
+        amounts = [float(word) if "." in word else int(word) for word in _names(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of shares and numbers. Write it as in 0.01,0.1,1.0 or 10,100."
+        ) from None
     return tuple(float(amount) if amount == 1 else amount for amount in amounts)

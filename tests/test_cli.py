@@ -108,6 +108,13 @@ def test_what_is_not_there_is_named_without_a_traceback(
     assert words in capsys.readouterr().err
 
 
+def test_amounts_of_labels_that_are_none_are_refused_with_an_example(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["probe", "run", "--labels", "few"])
+    assert ended.value.code == 2
+    assert "'few' is no list of shares and numbers. Write it as in 0.01" in capsys.readouterr().err
+
+
 def test_init_writes_a_spec_that_checks_and_never_overwrites(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["init", "mine.yaml"]) == 0
