@@ -234,8 +234,9 @@ def prepare(path, resume, overwrite) -> Run:
             f"{run.path} is not empty and holds no run of kclr. Choose another place with --out."
         )
     if overwrite:
-        for entry in present:
-            remove(entry)
+        with run.locked():  # never from under a training that is going on
+            for entry in present:
+                remove(entry)
     elif not resume:
         state = "a finished run" if run.summary else "an unfinished run"
         raise RunError(

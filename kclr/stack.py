@@ -3,11 +3,13 @@
 This is the only place that knows the order of training. Read from `train` downwards.
 """
 
+import contextlib
 import csv
 import hashlib
 import importlib.util
 import json
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -96,9 +98,8 @@ def train(
             learned = learn(
                 layer, sizes, run.layers, images, _seed(spec, index), checkpoint, recorder
             )
-            below = run.layers
-            trained = _write_layer(run, index, layer, learned, keys[index])
-            _draw(trained, below, sizes, images, spec.seed)
+            with _writing_layer(run, index, layer, learned, keys[index]) as trained:
+                _draw(trained, run.layers, sizes, images, spec.seed)
             remove(checkpoint)
             listener.learned(index, layer, learned.facts)
         _finish(run, spec)
@@ -184,13 +185,13 @@ class _Recorder(Listener):
         self._listener.row(row)
 
 
-def _write_layer(run, index, layer, learned: Learned, key) -> TrainedLayer:
-    """Write a finished layer: all of it, or nothing."""
+@contextlib.contextmanager
+def _writing_layer(run, index, layer, learned: Learned, key) -> Iterator[TrainedLayer]:
+    """Write a finished layer, and what the block adds to it: all of it, or nothing."""
     block = layer.block.model_dump(exclude={"whitening", "whitening_epsilon", "use_bias"})
     facts = {"name": layer.name, "block": block, "key": key, **learned.facts}
-    directory = run.layer_directory(index, layer.name)
     rows = run.rows(layer.name)
-    with atomic(directory) as temporary:
+    with atomic(run.layer_directory(index, layer.name)) as temporary:
         temporary.mkdir(parents=True)
         np.save(temporary / "kernel.npy", learned.kernel)
         np.save(temporary / "bias.npy", learned.bias)
@@ -200,7 +201,7 @@ def _write_layer(run, index, layer, learned: Learned, key) -> TrainedLayer:
             writer.writerows(rows)
         plots.curves_png(temporary / "curves.png", rows, title=f"{layer.name}: training")
         (temporary / "layer.json").write_text(json.dumps(facts, indent=2) + "\n")
-    return TrainedLayer(directory, facts)
+        yield TrainedLayer(temporary, facts)
 
 
 def _draw(trained, below, sizes: LayerGeometry, images, seed):

@@ -277,6 +277,26 @@ def test_an_interrupted_run_resumes_to_the_same_kernels_bit_for_bit(tmp_path, ho
     assert history_without_time(whole) == history_without_time(resumed)
 
 
+def test_a_layer_is_finished_with_its_picture_or_not_at_all(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kclr.stack._draw", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(ONE_LAYER, tmp_path / "run")
+    assert not kclr.run.Run(tmp_path / "run").layers
+    monkeypatch.undo()
+    run = train(ONE_LAYER, tmp_path / "run", resume=True)
+    assert (run.layers[0].directory / "filters.png").exists()
+
+
+def test_overwriting_spares_a_run_that_is_being_trained(tmp_path):
+    run = train(ONE_LAYER, tmp_path / "run")
+    with run.locked(), pytest.raises(kclr.RunError, match="another process"):
+        train(ONE_LAYER, run.path, overwrite=True)
+    assert kernels(run.path)
+
+
 def test_two_trainings_into_one_directory_are_refused(tmp_path):
     with kclr.run.Run(tmp_path / "run").locked(), pytest.raises(kclr.RunError, match="another"):
         train(ONE_LAYER, tmp_path / "run")

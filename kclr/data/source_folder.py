@@ -46,12 +46,7 @@ class Folder(Source):
         sizes = [size for size in map(image_files.size, files) if size]
         # As many of the smallest as a run would skip.
         sizes = sorted(sizes, key=min)[int(self.max_unreadable * len(sizes)) :]
-        if not sizes:
-            return None
-        height, width = (min(side) for side in zip(*sizes, strict=True))
-        if self.tile:
-            height, width = min(height, self.tile), min(width, self.tile)
-        return height, width, self.channels or 3
+        return self._smallest(sizes)
 
     def open(self):
         problem = self.problem()

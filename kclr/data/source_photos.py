@@ -41,12 +41,7 @@ class Photos(Source):
 
     def image_shape(self):
         sizes = [size for size in map(image_files.size, _paths()[: self.limit]) if size]
-        if not sizes:
-            return None
-        height, width = (min(side) for side in zip(*sizes, strict=True))
-        if self.tile:
-            height, width = min(height, self.tile), min(width, self.tile)
-        return height, width, self.channels or 3
+        return self._smallest(sizes)
 
     def open(self):
         problem = self.problem()

@@ -63,6 +63,15 @@ class Source(Part):
         """
         raise NotImplementedError
 
+    def _smallest(self, sizes):
+        """The `image_shape` of RGB pictures of these heights and widths."""
+        if not sizes:
+            return None
+        height, width = (min(side) for side in zip(*sizes, strict=True))
+        if self.tile:
+            height, width = min(height, self.tile), min(width, self.tile)
+        return height, width, self.channels or 3
+
     def _images(self, records, count, channels, fingerprint, threads=1) -> "Images":
         """`Images` with this source's options; `count` and `fingerprint` are of all pictures."""
         return Images(
