@@ -98,8 +98,9 @@ def prepare(path, resume, overwrite) -> Results:
             "--out."
         )
     if overwrite:
-        for entry in present:
-            remove(entry)
+        with results.locked():  # never from under an experiment that is going on
+            for entry in present:
+                remove(entry)
     elif not resume:
         state = "a finished" if (results.path / "results.json").exists() else "an unfinished"
         raise RunError(
