@@ -66,6 +66,9 @@ def parser(functions) -> argparse.ArgumentParser:
     sub.add_argument(
         "--grid-size", type=int, default=2, metavar="N", help="cells a side (default: 2)"
     )
+    sub.add_argument(
+        "--all-layers", action="store_true", help="let `embed` give the vectors of all layers"
+    )
     sub.add_argument("--onnx", action="store_true", help="also write model.onnx")
     sub.add_argument(
         "--litert",

@@ -1,4 +1,4 @@
-"""Keras callbacks of a layer's training: the history, the checkpoint, and the guard."""
+"""Keras callbacks of a layer's training: the history, the checkpoint, the guard, and the probe."""
 
 import contextlib
 import os
@@ -11,6 +11,8 @@ import keras
 import numpy as np
 
 from kclr.errors import RunError
+from kclr.probing.callback import Probe as Probe
+from kclr.spec.wording import any_of
 
 
 class CollapseError(RunError):
@@ -67,16 +69,21 @@ class CollapseGuard(keras.callbacks.Callback):
     """Stops a training whose embeddings have become alike: the failure that triplets are known for.
 
     A collapse is a loss at the value it has when all embeddings are equal (a triplet's margin), or
-    no triplet left to mine, while the embeddings' spread or the distance of negatives
+    no triplet left to mine, while the embeddings' spread, the distance of negatives, or what their
+    cosine lacks to 1
         - is below a hundredth of the largest that this training has seen, or
         - is nothing against that loss, and does not grow. Small initial embeddings, which start
           there too, grow from one look to the next.
-    Spread tells of embeddings that died, distance of those that point one way (cosine distance
+    Spread tells of embeddings that died, the other two of those that point one way (a cosine
     sees no length). A loss or spread that is no number stops the training too, whatever the
     action.
 
+    What to try is the objective's `cures`, a tuple of short phrases, and what helps them all.
+
     Args:
-        ceiling: float, the loss of embeddings that are all alike.
+        ceiling: float, the loss of embeddings that are all alike; None where it depends on the
+            batch. Then it is the metric `alike_loss`, or where there is none, the loss says nothing
+            and the rest decides.
         every: int, steps between two looks; those of `StepHistory`, and before it in the list.
         patience: int, looks in a row that must agree.
         action: "stop" raises `CollapseError`; "warn" calls `warn` once and goes on.
@@ -119,28 +126,36 @@ class CollapseGuard(keras.callbacks.Callback):
         self.warn(message)
 
     def _alike(self, logs):
-        stuck = logs["loss"] >= 0.98 * self.ceiling or logs.get("active_share") == 0
+        ceiling = logs.get("alike_loss", self.ceiling)
+        stuck = ceiling is None or logs["loss"] >= ceiling - 0.02 * abs(ceiling)
+        stuck |= logs.get("active_share") == 0
+        unit = abs(self.ceiling) if self.ceiling else 1.0
+        # A spread has the embeddings' unit, which is not that of every objective's loss.
+        measures = {"spread": 1e-6 * unit, "negative_distance": 0.01 * unit}
+        apart = {name: (logs[name], nothing) for name, nothing in measures.items() if name in logs}
+        if "negative_similarity" in logs:
+            apart["direction"] = 1 - logs["negative_similarity"], 1e-4
         vanished = False
-        for name in ("spread", "negative_distance"):
-            if name not in logs:
-                continue
-            value, before = logs[name], self._before.get(name, np.inf)
+        for name, (value, nothing) in apart.items():
+            before = self._before.get(name, np.inf)
             self._before[name] = value
             self._largest[name] = max(self._largest.get(name, 0.0), value)
-            # A spread has the embeddings' unit, which is not that of every objective's loss.
-            nothing = value <= (0.01 if name == "negative_distance" else 1e-6) * self.ceiling
-            still = value <= max(before, 1e-6 * self.ceiling)
-            vanished |= value <= 0.01 * self._largest[name] or (nothing and still)
+            still = value <= max(before, 1e-6 * unit)
+            vanished |= value <= 0.01 * self._largest[name] or (value <= nothing and still)
         return stuck and vanished
 
     def _describe(self, logs):
+        ceiling = logs.get("alike_loss", self.ceiling)
+        alike = ""
+        if ceiling is not None:
+            alike = f" (that of embeddings that are all alike is {ceiling:.3g})"
+        own = getattr(getattr(self.model.loss, "objective", None), "cures", ())
+        cures = ("whitening: zca", *own, "a smaller learning_rate", "a larger batch_size")
         return (
-            f"the embeddings have collapsed: the loss stays at {logs['loss']:.3g} (that of "
-            f"embeddings that are all alike is {self.ceiling:.3g}), their spread is "
-            f"{logs['spread']:.3g} and was up to {self._largest['spread']:.3g}, and their "
-            f"effective rank is {logs['effective_rank']:.2f}. Try whitening: zca, "
-            "distance: euclidean, mining: semi-hard, a smaller margin or learning_rate, or a "
-            "larger batch_size; on_collapse: warn goes on all the same."
+            f"the embeddings have collapsed: the loss stays at {logs['loss']:.3g}{alike}, their "
+            f"spread is {logs['spread']:.3g} and was up to {self._largest['spread']:.3g}, and "
+            f"their effective rank is {logs['effective_rank']:.2f}. Try {any_of(cures)}; "
+            "on_collapse: warn goes on all the same."
         )
 
 

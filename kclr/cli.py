@@ -174,6 +174,7 @@ def _export(options):
         onnx=options.onnx,
         litert=options.litert is not None,
         litert_size=options.litert or 32,
+        all_layers=options.all_layers,
     )
     for path in written:
         print(path)

@@ -18,8 +18,9 @@ import keras
 import tensorflow as tf
 
 from kclr.errors import RunError, SpecError
-from kclr.layers import ContrastiveConvBlock, stacked
+from kclr.layers import smallest_image, stacked
 from kclr.pooling import POOLS, MapPooling, pool_maps
+from kclr.probing.features import all_maps
 from kclr.run import Run, atomic
 
 # What the SavedModel's functions take as it is; numpy turns images / 255 into float64.
@@ -71,31 +72,13 @@ def _number_of_layers(found, layers):
     return layers
 
 
-def smallest_image(model) -> tuple[int, int]:
-    """Height and width in px of the smallest images that leave one cell of `model`'s map.
-
-    With "valid" padding this is the receptive field of a cell (Dumoulin and Visin 2016, "A guide to
-    convolution arithmetic for deep learning").
-    """
-    blocks = [layer for layer in model.layers if isinstance(layer, ContrastiveConvBlock)]
-    sizes = []
-    for axis in (0, 1):
-        cells = 1
-        for block in reversed(blocks):
-            cells = (cells - 1) * block.pool_strides[axis] + block.pool_size[axis]
-            kernel = 1 if block.padding == "same" else block.kernel_size[axis]
-            cells = (cells - 1) * block.strides[axis] + kernel
-        sizes.append(cells)
-    return sizes[0], sizes[1]
-
-
 def write_keras(model, path):
     """Write a `.keras` file; it loads in Keras' safe mode once kclr is imported."""
     with _writing(path) as temporary:
         model.save(temporary)
 
 
-def write_saved_model(model, path, pool="grid", grid_size=2):
+def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False):
     """Write a SavedModel that TensorFlow runs without kclr.
 
     `tf.saved_model.load(path)`, which must be kept, has these functions, for one image or more of
@@ -104,7 +87,8 @@ def write_saved_model(model, path, pool="grid", grid_size=2):
     channels (ValueError) and smaller images (ValueError or InvalidArgumentError).
 
     - `features(images)`, also as `serve`: float32 (batch, height, width, filters), the map.
-    - `embed(images)`: float32 (batch, length), the pooled map (see `kclr.pooling.pool_maps`).
+    - `embed(images)`: float32 (batch, length), the pooled map (see `kclr.pooling.pool_maps`); with
+      `all_layers` those of all layers side by side, from the image upwards.
 
     Called on arrays they are traced anew for every image size (some 60 ms). For images of many
     sizes use them in `tf.data.Dataset.map`, or the named signatures, which have one dtype each:
@@ -119,10 +103,13 @@ def write_saved_model(model, path, pool="grid", grid_size=2):
         path: of the directory.
         pool: "mean", "max", "grid" or "flatten".
         grid_size: int, cells of the grid on each side.
+        all_layers: bool, whether `embed` gives the vectors of all layers.
     """
     smallest, channels = smallest_image(model), model.input_shape[-1]
 
-    def features(image):
+    maps_of = all_maps(model)
+
+    def maps(image):
         size = tf.shape(image)[1:3]
         words = f"images must be at least {smallest[0]} x {smallest[1]} px high and wide; these are"
         # TensorFlow convolves before it checks unless told; an empty map can crash its process.
@@ -133,10 +120,15 @@ def write_saved_model(model, path, pool="grid", grid_size=2):
         if image.dtype == tf.uint8:
             # TensorFlow would turn a division by 255 into a product, which rounds twice.
             image = tf.gather([value / 255 for value in range(256)], tf.cast(image, tf.int32))
-        return model(tf.cast(image, tf.float32), training=False)
+        found = maps_of(tf.cast(image, tf.float32), training=False)
+        return found if isinstance(found, list) else [found]
+
+    def features(image):
+        return maps(image)[-1]
 
     def embed(image):
-        return pool_maps(features(image), pool, grid_size)
+        found = maps(image) if all_layers else maps(image)[-1:]
+        return tf.concat([pool_maps(each, pool, grid_size) for each in found], axis=-1)
 
     module = tf.Module(name="stack")
     module.weights = [weight.value for weight in model.weights]
@@ -157,6 +149,7 @@ def write_saved_model(model, path, pool="grid", grid_size=2):
         "smallest_image": smallest,
         "filters": model.output_shape[-1],
         "pool": pool,
+        "all_layers": all_layers,
         **({"grid_size": grid_size} if pool == "grid" else {}),
     }
     with _writing(path) as temporary:
@@ -189,7 +182,7 @@ def require_onnx():
         raise RunError(f"ONNX cannot be written: {error}. Use: pip install 'kclr[onnx]'") from None
 
 
-def write_onnx(model, path, pool="grid", grid_size=2):
+def write_onnx(model, path, pool="grid", grid_size=2, all_layers=False):
     """Write an ONNX file with the input `image` and the outputs `features` and `embeddings`.
 
     Args:
@@ -197,12 +190,13 @@ def write_onnx(model, path, pool="grid", grid_size=2):
         path: of the file, `.onnx`.
         pool: "mean", "max", "grid" or "flatten".
         grid_size: int, cells of the grid on each side.
+        all_layers: bool, whether the embeddings are those of all layers side by side.
 
     Raises:
         RunError: a package is missing.
     """
     require_onnx()
-    both = _with_embeddings(model, pool, grid_size)
+    both = _with_embeddings(model, pool, grid_size, all_layers)
     with _writing(path) as temporary:
         both.export(
             str(temporary),
@@ -212,7 +206,7 @@ def write_onnx(model, path, pool="grid", grid_size=2):
         )
 
 
-def write_litert(model, path, size, pool="grid", grid_size=2):
+def write_litert(model, path, size, pool="grid", grid_size=2, all_layers=False):
     """Write a LiteRT file with the input `image` and the outputs `features` and `embeddings`.
 
     Args:
@@ -221,12 +215,13 @@ def write_litert(model, path, size, pool="grid", grid_size=2):
         size: int, height and width of the images. The batch stays free.
         pool: "mean", "max", "grid" or "flatten".
         grid_size: int, cells of the grid on each side.
+        all_layers: bool, whether the embeddings are those of all layers side by side.
 
     Raises:
         SpecError: images of that size leave no cell of the map.
     """
     _check_litert_size(model, size)
-    both = _with_embeddings(model, pool, grid_size)
+    both = _with_embeddings(model, pool, grid_size, all_layers)
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
     module.serve = tf.function(
@@ -241,8 +236,10 @@ def write_litert(model, path, size, pool="grid", grid_size=2):
         temporary.write_bytes(converter.convert())
 
 
-def _with_embeddings(model, pool, grid_size):
-    pooled = MapPooling(pool, grid_size, dtype="float32")(model.output)
+def _with_embeddings(model, pool, grid_size, all_layers):
+    maps = all_maps(model).outputs if all_layers else [model.output]
+    vectors = [MapPooling(pool, grid_size, dtype="float32")(each) for each in maps]
+    pooled = keras.layers.Concatenate(dtype="float32")(vectors) if vectors[1:] else vectors[0]
     return keras.Model(model.input, {"features": model.output, "embeddings": pooled})
 
 
@@ -287,6 +284,7 @@ def export_run(
     onnx=False,
     litert=False,
     litert_size=32,
+    all_layers=False,
 ) -> list[Path]:
     """Write `model.keras` and `saved_model/` of a run; on request `model.onnx`, `model.tflite` too.
 
@@ -301,6 +299,7 @@ def export_run(
         onnx: bool, write `model.onnx` too.
         litert: bool, write `model.tflite` too.
         litert_size: int, height and width of the LiteRT model's images.
+        all_layers: bool, let `embed` give the vectors of all layers side by side.
 
     Returns:
         The paths that were written.
@@ -317,7 +316,8 @@ def export_run(
     trained = trained[: _number_of_layers(trained, layers)]
     if out is None:
         cells = grid_size if pool == "grid" else ""
-        out = run.path / "exports" / f"{trained[-1].directory.name}-{pool}{cells}"
+        every = "-all-layers" if all_layers else ""
+        out = run.path / "exports" / f"{trained[-1].directory.name}-{pool}{cells}{every}"
     names = ["model.keras", "saved_model", *["model.onnx"] * onnx, *["model.tflite"] * litert]
     paths = [Path(out) / name for name in names]
     _check_free(Path(out), names)
@@ -330,11 +330,11 @@ def export_run(
         if path.name == "model.keras":
             write_keras(model, path)
         elif path.name == "saved_model":
-            write_saved_model(model, path, pool, grid_size)
+            write_saved_model(model, path, pool, grid_size, all_layers)
         elif path.name == "model.onnx":
-            write_onnx(model, path, pool, grid_size)
+            write_onnx(model, path, pool, grid_size, all_layers)
         else:
-            write_litert(model, path, litert_size, pool, grid_size)
+            write_litert(model, path, litert_size, pool, grid_size, all_layers)
     return paths
 
 

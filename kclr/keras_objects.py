@@ -6,7 +6,8 @@ import keras
 
 from kclr.errors import SpecError
 from kclr.spec.findings import Finding, describe
-from kclr.spec.schema import Optimizer, Patches, Spec
+from kclr.spec.keras_parts import Optimizer
+from kclr.spec.schema import Patches, Spec
 
 
 def check_keras_objects(spec: Spec, name: str) -> None:

@@ -1,4 +1,4 @@
-"""ContrastiveLoss: any registered objective as a Keras loss."""
+"""ContrastiveLoss: any registered objective as a Keras loss; ObjectiveState: its variables."""
 
 import keras
 import tensorflow as tf
@@ -54,9 +54,12 @@ class ContrastiveLoss(keras.losses.Loss):
     def call(self, y_true, y_pred):
         return self.with_statistics(y_true, y_pred)[0]
 
-    def with_statistics(self, y_true, y_pred):
-        """The loss and what the objective says of the batch, a dict of scalars."""
-        images = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+    def with_statistics(self, y_true, y_pred, state=None):
+        """The loss and what the objective says of the batch, a dict of scalars.
+
+        `state` holds the values of the objective's variables (`ObjectiveState`), where it has some.
+        """
+        images = _as_images(y_true)
         embeddings = ops.cast(y_pred, "float32")
         if len(embeddings.shape) != 3:
             raise ValueError(
@@ -68,6 +71,8 @@ class ContrastiveLoss(keras.losses.Loss):
             raise ValueError(
                 f"{counts[0]} image numbers do not belong to {counts[1]} crops. Give one for each."
             )
+        if hasattr(self.objective, "state"):
+            return self.objective(images, embeddings, state)
         return self.objective(images, embeddings)
 
     def get_config(self):
@@ -76,6 +81,51 @@ class ContrastiveLoss(keras.losses.Loss):
             "name": self.name,
             **self.objective.model_dump(mode="json"),
         }
+
+
+class ObjectiveState(keras.layers.Layer):
+    """The variables of an objective that has some: a learned temperature, a queue of negatives.
+
+    A layer of the model that is trained, so that they are trained, saved and restored with its
+    other variables. Empty for most objectives, and before `hold`.
+    """
+
+    def __init__(self):
+        super().__init__(name="objective_state", dtype="float32")
+        self._of: tuple = ()
+        self._names: tuple[str, ...] = ()
+
+    def hold(self, objective, dimensions):
+        """Make the objective's variables; those of the same objective are kept as they are.
+
+        Args:
+            objective: a registered objective.
+            dimensions: int, of an embedding; None for an objective that has no variables.
+        """
+        if self._of == (objective, dimensions):
+            return
+        for name in self._names:
+            delattr(self, name)
+        wanted = objective.state(dimensions) if dimensions else {}
+        for name, arguments in wanted.items():
+            setattr(self, name, self.add_weight(name=name, autocast=False, **arguments))
+        self._of, self._names, self.built = (objective, dimensions), tuple(wanted), True
+
+    def values(self):
+        """The variables' values by name."""
+        return {name: tf.convert_to_tensor(getattr(self, name)) for name in self._names}
+
+    def advance(self, images, embeddings):
+        """Change what a training batch changes, as a queue. Args: as of the loss."""
+        if self._names:
+            embeddings = ops.stop_gradient(ops.cast(embeddings, "float32"))
+            new = self._of[0].next_state(_as_images(images), embeddings, self.values())
+            for name, value in new.items():
+                getattr(self, name).assign(value)
+
+
+def _as_images(y_true):
+    return ops.cast(ops.reshape(y_true, (-1,)), "int32")
 
 
 def share_of_replica(loss):

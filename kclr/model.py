@@ -7,7 +7,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from kclr.losses import ContrastiveLoss, share_of_replica
+from kclr.losses import ContrastiveLoss, ObjectiveState, share_of_replica
+from kclr.pooling import pool_maps
 
 
 def effective_rank(embeddings):
@@ -59,7 +60,9 @@ class TripletModel(keras.Model):
         encoder: Keras layer or model, from a patch (batch, height, width, channels) to a map or a
             vector; or from a crop to the maps of its patches (batch, patches, height, width,
             filters), as `kclr.layers.SharedPatches` is.
-        embedding: "flatten" or "mean", how a map becomes a vector.
+        embedding: "flatten", "mean" or "grid", how a map becomes a vector (see
+            `kclr.pooling.pool_maps`).
+        grid_size: int, cells of "grid" on each side.
         head: Keras layer or None, applied to the vector; left behind when the encoder is used.
         augment: Keras layer or None, applied in training to patches with values in [0, 1]; needs
             patches, not crops, as input.
@@ -87,13 +90,22 @@ class TripletModel(keras.Model):
     """
 
     def __init__(
-        self, encoder, embedding="flatten", head=None, augment=None, augment_anchor=True, **kwargs
+        self,
+        encoder,
+        embedding="flatten",
+        grid_size=2,
+        head=None,
+        augment=None,
+        augment_anchor=True,
+        **kwargs,
     ):
         super().__init__(**kwargs)
-        if embedding not in ("flatten", "mean"):
-            raise ValueError(f"embedding must be 'flatten' or 'mean'; got {embedding!r}")
+        if embedding not in ("flatten", "mean", "grid"):
+            raise ValueError(f"embedding must be 'flatten', 'mean' or 'grid'; got {embedding!r}")
         self.encoder, self.embedding, self.head = encoder, embedding, head
+        self.grid_size = grid_size
         self.augment, self.augment_anchor = augment, augment_anchor
+        self.objective_state = ObjectiveState()
         self._statistics: Mapping[str, keras.metrics.Mean] = types.MappingProxyType({})
         self._predicted_rank = None
 
@@ -108,11 +120,26 @@ class TripletModel(keras.Model):
         if self.head is not None and not self.head.built:
             shape = self.encoder.compute_output_shape(patch)
             self.head.build((None, self._dimensions(shape)))
+        self._patch_shape = patch
         self.built = True
+        self._hold_state()
+
+    def _hold_state(self):
+        """Make the objective's variables, once both are known: the objective and its input."""
+        if not (self.built and self.compiled and isinstance(self.loss, ContrastiveLoss)):
+            return
+        objective, dimensions = self.loss.objective, None
+        if hasattr(objective, "state") and objective.state(1):
+            dimensions = self._dimensions(self.encoder.compute_output_shape(self._patch_shape))
+            if self.head is not None:
+                dimensions = self.head.compute_output_shape((None, dimensions))[-1]
+        self.objective_state.hold(objective, dimensions)
 
     def _dimensions(self, shape):
         if len(shape) == 2 or self.embedding == "mean":
             return shape[-1]
+        if self.embedding == "grid":
+            return self.grid_size**2 * shape[-1]
         return shape[-3] * shape[-2] * shape[-1]
 
     def compile(self, optimizer="rmsprop", loss=None, **kwargs):
@@ -132,6 +159,7 @@ class TripletModel(keras.Model):
             if on_cpu and not self.jit_compile and not self.run_eagerly:
                 # Or else mining would write its (embeddings, embeddings) to memory many times over.
                 self._compare = tf.function(loss.with_statistics, jit_compile=True)
+        self._hold_state()
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -162,9 +190,11 @@ class TripletModel(keras.Model):
         maps = self.encoder(inputs, training=training)
         if len(maps.shape) == 5:
             lead = (-1, maps.shape[1])
-        if len(maps.shape) >= 4 and self.embedding == "mean":
-            maps = ops.mean(maps, axis=(-3, -2))
-        vectors = ops.reshape(maps, (-1, self._dimensions(maps.shape)))
+        if len(maps.shape) >= 4:
+            maps = ops.reshape(maps, (-1, *maps.shape[-3:]))
+            vectors = pool_maps(maps, self.embedding, self.grid_size)
+        else:
+            vectors = ops.reshape(maps, (-1, maps.shape[-1]))
         if self.head is not None:
             vectors = self.head(vectors, training=training)
         return ops.cast(ops.reshape(vectors, (*lead, vectors.shape[-1])), "float32")
@@ -193,7 +223,9 @@ class TripletModel(keras.Model):
                 "`triplets.map(lambda *images: (images,))`, or `generator.views()`."
             )
         if y is not None:
-            value, statistics = self._compare(y, y_pred)
+            value, statistics = self._compare(y, y_pred, self.objective_state.values())
+            if training:
+                self.objective_state.advance(y, y_pred)
         elif hasattr(loss.objective, "of_triplets"):
             value, statistics = loss.objective.of_triplets(*ops.unstack(y_pred, 3, axis=1))
         else:
@@ -233,6 +265,7 @@ class TripletModel(keras.Model):
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "encoder": packed(self.encoder),
             "embedding": self.embedding,
+            "grid_size": self.grid_size,
             "head": packed(self.head),
             "augment": packed(self.augment),
             "augment_anchor": self.augment_anchor,

@@ -101,8 +101,11 @@ class TrainedLayer:
         return array
 
     def history(self) -> list[dict[str, float]]:
-        """The rows of `history.csv`."""
-        with (self.directory / "history.csv").open(newline="") as file:
+        """The rows of `history.csv`; none where the layer was found without training steps."""
+        path = self.directory / "history.csv"
+        if not path.exists() and "steps" not in self.facts:
+            return []
+        with path.open(newline="") as file:
             return [
                 {key: float(value) for key, value in row.items() if value}
                 for row in csv.DictReader(file)

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import tensorflow as tf
@@ -22,8 +23,9 @@ from kclr.data.sources import as_images
 from kclr.errors import RunError, SpecError
 from kclr.keras_objects import check_keras_objects
 from kclr.layers import stacked
-from kclr.learners import Learned, Listener
-from kclr.learners.contrastive import learn
+from kclr.learned import Learned, Listener
+from kclr.probing.callback import probe_columns
+from kclr.probing.stack_probe import StackProbe
 from kclr.provenance import hardware, versions
 from kclr.report import plots
 from kclr.report.filters import filter_order, top_patches
@@ -31,6 +33,7 @@ from kclr.run import Run, TrainedLayer, atomic, check_same, prepare, remove, sha
 from kclr.spec.findings import describe
 from kclr.spec.geometry import LayerGeometry, layer_geometry
 from kclr.spec.schema import Spec
+from kclr.training import train_layers
 
 PICTURE_CROPS = 20_000
 
@@ -76,6 +79,7 @@ def train(
     if tf.config.list_physical_devices("GPU"):
         # On a CPU the operations that are used here are deterministic as they are.
         tf.config.experimental.enable_op_determinism()
+    probe = StackProbe(spec.probe) if spec.probe else None
     run = prepare(out, resume, overwrite)
     with run.locked():
         resolved = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
@@ -84,24 +88,39 @@ def train(
         run.write_text("spec.yaml", text or resolved)
         run.write_text("resolved.yaml", resolved)
         remove(run.path / "summary.json")
-        for index, layer in enumerate(spec.stack):
-            sizes = layer_geometry(spec.stack, index)
-            directory = run.layer_directory(index, layer.name)
-            if (directory / "layer.json").exists():
-                listener.kept(index, layer)
+        for first, top in _together(spec):
+            layer = spec.stack[top]  # the topmost of those that are trained at once
+            directories = [
+                run.layer_directory(i, spec.stack[i].name) for i in range(first, top + 1)
+            ]
+            if all((directory / "layer.json").exists() for directory in directories):
+                for index in range(first, top + 1):
+                    listener.kept(index, spec.stack[index])
                 continue
-            listener.layer(index, layer, sizes)
-            checkpoint = run.checkpoint(index, layer.name)
-            run.write_text(checkpoint.with_suffix(".key").relative_to(run.path), keys[index])
-            recorder = _Recorder(run, layer.name, listener, tensorboard=spec.tensorboard)
+            sizes = layer_geometry(spec.stack, top)
+            listener.layer(top, layer, sizes)
+            checkpoint = run.checkpoint(top, layer.name)
+            run.write_text(checkpoint.with_suffix(".key").relative_to(run.path), keys[top])
+            below, seed = run.layers[:first], _seed(spec, top)
+            together = spec.stack[first : top + 1]
+            recorder = _Recorder(run, together, below, listener, spec.tensorboard, probe)
             images = opened[layer.data or spec.data]
-            learned = learn(
-                layer, sizes, run.layers, images, _seed(spec, index), checkpoint, recorder
-            )
-            with _writing_layer(run, index, layer, learned, keys[index]) as trained:
-                _draw(trained, run.layers, sizes, images, spec.seed)
+            if first == top:
+                found = layer.learner.learn(layer, sizes, below, images, seed, checkpoint, recorder)
+                learned = [found]
+            else:
+                learned = train_layers(together, sizes, below, images, seed, checkpoint, recorder)
+            if probe:
+                learned[-1] = recorder.probed(learned[-1])
+            for index, found in enumerate(learned, start=first):
+                own = spec.stack[index]
+                with _writing_layer(
+                    run, index, own, found, keys[index], rows_of=layer.name
+                ) as trained:
+                    own_sizes = layer_geometry(spec.stack, index)
+                    _draw(trained, run.layers[:index], own_sizes, images, spec.seed)
+                listener.learned(index, own, found.facts)
             remove(checkpoint)
-            listener.learned(index, layer, learned.facts)
         _finish(run, spec)
         listener.finished(run)
     return run
@@ -116,21 +135,39 @@ def _seed(spec, index):
     return int(np.random.SeedSequence([spec.seed, index]).generate_state(1)[0] >> 1)
 
 
+def _together(spec):
+    """The first and the last of the layers that are trained at once, from the image upwards."""
+    groups: list[list[int]] = []
+    for index, layer in enumerate(spec.stack):
+        if groups and spec.train.end_to_end and layer.learner.contrastive:
+            below = spec.stack[index - 1]
+            if below.learner.contrastive:
+                groups[-1][1] = index
+                continue
+        groups.append([index, index])
+    return groups
+
+
 def _keys(spec, opened):
     """For each layer a hash of all that its kernel depends on, those below included."""
     keys: list[str] = []
-    for index, layer in enumerate(spec.stack):
-        settings = layer.model_dump(mode="json", exclude={"name", "data"})
-        for key in ("log_every", "checkpoint_seconds", "on_collapse"):
-            del settings["train"][key]
-        facts = {
-            "format": 1,
-            "layer": settings,
-            "images": opened[layer.data or spec.data].fingerprint,
-            "seed": _seed(spec, index),
-            "below": keys[-1:],
-        }
-        keys.append(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
+    for first, top in _together(spec):
+        layers = spec.stack[first : top + 1]
+        below = keys[-1:]
+        settings = [layer.model_dump(mode="json", exclude={"name", "data"}) for layer in layers]
+        for own in settings:
+            for key in ("log_every", "checkpoint_seconds", "on_collapse"):
+                own.get("train", {}).pop(key, None)
+        for index in range(first, top + 1):
+            facts = {
+                "format": 2,
+                "layers": settings,
+                "layer": index - first,
+                "images": opened[layers[-1].data or spec.data].fingerprint,
+                "seed": _seed(spec, top),
+                "below": below,
+            }
+            keys.append(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
     return keys
 
 
@@ -157,13 +194,38 @@ def _check_finished(run, spec, keys):
 class _Recorder(Listener):
     """Writes a layer's history as it grows, and passes everything on."""
 
-    def __init__(self, run, name, listener, tensorboard):
-        self._run, self._name, self._listener = run, name, listener
+    def __init__(self, run, layers, below, listener, tensorboard, probe):
+        self._run, self._layers, self._below, self._listener = run, layers, below, listener
+        self._name, self._probe = layers[-1].name, probe
         self._events = None
         if tensorboard:
-            self._events = tf.summary.create_file_writer(str(run.path / "tensorboard" / name))
+            place = run.path / "tensorboard" / self._name
+            self._events = tf.summary.create_file_writer(str(place))
+
+    def probes(self, blocks, start):
+        if self._probe is None:
+            return []
+        train = self._layers[-1].train
+
+        def told(result):
+            # The history has a row of these steps, which will hold it.
+            if result["step"] % train.log_every and result["step"] != self._total:
+                self.row({"step": result["step"]} | probe_columns(result))
+
+        return [self._probe.of_training(self._below, self._layers, blocks, start, told)]
+
+    def probed(self, learned: Learned) -> Learned:
+        """What was learned, with the last accuracy of the probe and the seconds of all."""
+        rows = [row for row in self._run.rows(self._name) if "probe_accuracy" in row]
+        rows = rows or [self._probe.of_layer(self._below, self._layers[-1], learned)]
+        facts = {
+            "probe_accuracy": rows[-1]["probe_accuracy"],
+            "probe_seconds": round(sum(row["probe_seconds"] for row in rows), 3),
+        }
+        return replace(learned, facts=learned.facts | facts)
 
     def started(self, total, done, patches):
+        self._total = total
         # Rows that were written after the checkpoint will be written again.
         self._run.trim(
             "metrics.jsonl", lambda row: row.get("layer") != self._name or row["step"] <= done
@@ -186,20 +248,24 @@ class _Recorder(Listener):
 
 
 @contextlib.contextmanager
-def _writing_layer(run, index, layer, learned: Learned, key) -> Iterator[TrainedLayer]:
-    """Write a finished layer, and what the block adds to it: all of it, or nothing."""
-    block = layer.block.model_dump(exclude={"whitening", "whitening_epsilon", "use_bias"})
-    facts = {"name": layer.name, "block": block, "key": key, **learned.facts}
-    rows = run.rows(layer.name)
+def _writing_layer(run, index, layer, learned: Learned, key, rows_of) -> Iterator[TrainedLayer]:
+    """Write a finished layer, and what the block adds to it: all of it, or nothing.
+
+    `rows_of` names the layer whose history is this one's too: the topmost that was trained with it.
+    """
+    facts = {"name": layer.name, "block": layer.block.arguments(), "key": key, **learned.facts}
+    rows = run.rows(rows_of)
     with atomic(run.layer_directory(index, layer.name)) as temporary:
         temporary.mkdir(parents=True)
         np.save(temporary / "kernel.npy", learned.kernel)
         np.save(temporary / "bias.npy", learned.bias)
-        with (temporary / "history.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[-1]))
-            writer.writeheader()
-            writer.writerows(rows)
-        plots.curves_png(temporary / "curves.png", rows, title=f"{layer.name}: training")
+        if rows:
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            with (temporary / "history.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, fieldnames=columns)
+                writer.writeheader()
+                writer.writerows(rows)
+            plots.curves_png(temporary / "curves.png", rows, title=f"{layer.name}: training")
         (temporary / "layer.json").write_text(json.dumps(facts, indent=2) + "\n")
         yield TrainedLayer(temporary, facts)
 
@@ -233,6 +299,7 @@ def _finish(run, spec):
         out=run.path,
         pool=options.pool,
         grid_size=options.grid_size,
+        all_layers=options.all_layers,
         onnx=options.onnx,
         litert=options.litert,
         litert_size=options.litert_size,

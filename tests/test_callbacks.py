@@ -1,6 +1,8 @@
 """What callbacks see and do in real trainings: rows, collapses, checkpoints."""
 
 import errno
+import types
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -20,7 +22,8 @@ from kclr.callbacks import (
 from kclr.errors import RunError
 from kclr.layers import ContrastiveConvBlock
 from kclr.losses import ContrastiveLoss
-from kclr.model import TripletModel
+from kclr.model import TripletModel, effective_rank, spread
+from kclr.spec.registry import Part
 
 CROPS = extract_patches_2d(load_sample_image("china.jpg"), (8, 8), max_patches=512, random_state=0)
 PATCHES = np.stack([CROPS[:, r : r + 7, c : c + 7] for r in (0, 1) for c in (0, 1)], axis=1)
@@ -135,8 +138,95 @@ def test_an_encoder_that_never_told_patches_apart_is_stopped(distance, mining):
         guarded(trained, 40)
     assert int(trained.optimizer.iterations) == 15
     for words in ("0.5", "their spread is", "effective rank is", "Try whitening: zca",
-                  "mining: semi-hard", "on_collapse: warn"):  # fmt: skip
+                  "a smaller margin", "on_collapse: warn"):  # fmt: skip
         assert words in str(stop.value)
+    assert ("mining: semi-hard" in str(stop.value)) == (mining != "semi-hard")
+    assert ("distance: euclidean" in str(stop.value)) == (distance != "euclidean")
+
+
+OTHERS = {
+    "soft triplet": ({"objective": "triplet", "margin": "soft", "mining": "all"}, "with a small"),
+    "infonce": ({"objective": "infonce"}, "a lower temperature"),
+    "ntxent": ({"objective": "ntxent", "temperature": 0.02}, "a lower temperature"),
+    "barlow": ({"objective": "barlow"}, "block.batch_norm: true"),
+    "vicreg": ({"objective": "vicreg"}, "a larger weight of variance"),
+    "spectral": ({"objective": "spectral"}, "radius: 1"),
+    "spectral in a ball": ({"objective": "spectral", "radius": 2.0}, "embedding.standardize: true"),
+}
+# float (64 crops, 4 patches, 6 dimensions); a crop's patches are alike, and all of one image's.
+EMBEDDINGS = np.random.default_rng(0).normal(size=(64, 1, 6)) * np.ones((64, 4, 1))
+EMBEDDINGS += np.random.default_rng(1).normal(size=(64, 4, 6)) / 5
+
+
+def looked_at(objective, *embeddings, every=5):
+    """The looks, from 1, of a guard that is fed what an objective says of each of the embeddings.
+
+    Returns:
+        the look and the error that stopped it, or None.
+    """
+    loss = ContrastiveLoss(**objective)
+    guard = CollapseGuard(loss.objective.ceiling, every)
+    guard.set_model(types.SimpleNamespace(loss=loss))
+    guard.on_epoch_begin(0)
+    for look, given in enumerate(embeddings, 1):
+        given = tf.constant(given, tf.float32)
+        value, statistics = loss.with_statistics(np.arange(64), given)
+        logs = {"loss": value, **statistics, "spread": spread(given[:, 0])}
+        logs["effective_rank"] = effective_rank(given[:, 0])
+        try:
+            guard.on_train_batch_end(look * every - 1, logs)
+        except CollapseError as error:
+            return look, str(error)
+    return None
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_embeddings_that_become_alike_are_stopped_whatever_the_objective(name):
+    objective, cure = OTHERS[name]
+    healthy = [EMBEDDINGS] * 3
+    alike = [1 + EMBEDDINGS * 1e-6] * 3
+    look, said = looked_at(objective, *healthy, *alike)
+    assert look == 6
+    assert "that of embeddings that are all alike is" in said
+    assert cure in said
+    assert ("margin" in said) == (objective["objective"] == "triplet")
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("name", OTHERS)
+def test_embeddings_that_never_differed_are_stopped_whatever_the_objective(name, value):
+    assert looked_at(OTHERS[name][0], *[np.full((64, 4, 6), value)] * 4)[0] == 3
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_embeddings_that_grow_from_next_to_nothing_are_let_grow(name):
+    growing = [EMBEDDINGS * 1e-4 * 1.5**look for look in range(20)]
+    assert looked_at(OTHERS[name][0], *growing) is None
+    parting = [1 + EMBEDDINGS * 3e-3 * 1.5**look for look in range(15)]
+    assert looked_at(OTHERS[name][0], *parting) is None
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_healthy_embeddings_of_any_length_that_stay_or_shrink_are_no_collapse(name):
+    for scale in (0.05, 1, 30):
+        assert looked_at(OTHERS[name][0], *[EMBEDDINGS * scale] * 5) is None
+    shrinking = [EMBEDDINGS * 10 * 0.7**look for look in range(10)]
+    assert looked_at(OTHERS[name][0], *shrinking) is None
+
+
+def test_an_objective_that_knows_no_ceiling_is_judged_by_its_embeddings_alone():
+    class Silent(Part):
+        statistics: ClassVar = ()
+        ceiling: ClassVar = None
+
+        def __call__(self, images, embeddings):
+            return tf.reduce_mean(embeddings), {}
+
+    silent = {"objective": Silent()}
+    look, said = looked_at(silent, EMBEDDINGS, *[EMBEDDINGS * 1e-6] * 3)
+    assert look == 4
+    assert "Try whitening: zca, a smaller learning_rate or a larger batch_size" in said
+    assert looked_at(silent, *[EMBEDDINGS] * 5) is None
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
@@ -189,6 +279,13 @@ def test_a_training_that_starts_from_tiny_embeddings_is_let_grow(mining):
 def test_a_healthy_training_is_not_stopped(distance):
     rows = guarded(model(distance=distance, margin=0.2, mining="random"), 30)
     assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_healthy_training_by_any_objective_is_not_stopped(name):
+    rows = guarded(model(eager=False, **OTHERS[name][0]), 40)
+    assert rows[-1]["effective_rank"] > 1
+    assert rows[-1].keys() > set(ContrastiveLoss(**OTHERS[name][0]).objective.statistics)
 
 
 def test_a_task_that_is_solved_is_no_collapse():

@@ -14,6 +14,7 @@ from sklearn.datasets import load_sample_image
 
 from kclr import export
 from kclr.errors import RunError, SpecError
+from kclr.layers import smallest_image
 from kclr.run import load_run
 
 BLOCKS = (
@@ -168,7 +169,7 @@ def test_model_is_float32_under_a_mixed_precision_policy(run):
 
 def test_smallest_image_is_the_smallest_that_leaves_a_cell(run, model):
     for stack in (model, export.stack_model(run, layers=1)):
-        height, width = export.smallest_image(stack)
+        height, width = smallest_image(stack)
         assert stack.compute_output_shape((1, height, width, 3))[1:3] == (1, 1)
         for size in ((height - 1, width), (height, width - 1)):
             with pytest.raises(ValueError, match="leaves nothing"):
@@ -302,7 +303,7 @@ def test_saved_model_is_a_layer_of_keras(exported, model):
 
 
 def test_images_that_are_too_small_are_refused_with_the_least_size(saved, model):
-    height, width = export.smallest_image(model)
+    height, width = smallest_image(model)
     embed = saved.signatures["embed"]
     assert np.isfinite(embed(tf.zeros((1, height, width, 3)))["embeddings"]).all()
     for size in ((height - 1, width), (height, width - 1), (2, 2)):
@@ -353,9 +354,10 @@ def test_saved_model_says_what_it_is(exported, model):
         "format": 1,
         "layers": ["conv1", "conv2"],
         "channels": 3,
-        "smallest_image": list(export.smallest_image(model)),
+        "smallest_image": list(smallest_image(model)),
         "filters": 8,
         "pool": "grid",
+        "all_layers": False,
         "grid_size": 2,
     }
 
@@ -401,7 +403,7 @@ def test_litert_gives_the_numbers_of_the_keras_model(model, saved, tmp_path):
 
 
 def test_litert_size_that_leaves_nothing_is_refused_with_the_least(run, model, tmp_path):
-    least = max(export.smallest_image(model))
+    least = max(smallest_image(model))
     with pytest.raises(SpecError, match=rf"litert_size: {least - 1} .* Use {least} or more"):
         export.export_run(run, out=tmp_path / "out", litert=True, litert_size=least - 1)
     assert not (tmp_path / "out").exists()
@@ -494,3 +496,24 @@ def test_a_full_disk_leaves_the_former_artefact_whole(run, model, tmp_path, writ
     assert {p: p.read_bytes() for p in files} == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     write(model, path)
+
+
+def test_all_layers_stand_side_by_side_in_every_format(run, model, tmp_path):
+    images = tf.random.stateless_uniform((3, 32, 32, 3), (0, 1))
+    expected = []
+    for layers in (1, 2):
+        maps = export.stack_model(run, layers).predict(images, verbose=0)
+        expected.append(export.pool_maps(maps, "grid", 2))
+    expected = np.concatenate(expected, axis=-1)
+    export.export_run(run, out=tmp_path, litert=True, all_layers=True)
+    saved = tf.saved_model.load(tmp_path / "saved_model")
+    np.testing.assert_allclose(saved.embed(images), expected, atol=1e-6)
+    np.testing.assert_array_equal(saved.features(images), model(images))
+    lite = tf.lite.Interpreter(str(tmp_path / "model.tflite"))
+    lite.resize_tensor_input(lite.get_input_details()[0]["index"], images.shape)
+    lite.allocate_tensors()
+    lite.set_tensor(lite.get_input_details()[0]["index"], images)
+    lite.invoke()
+    outputs = [lite.get_tensor(each["index"]) for each in lite.get_output_details()]
+    (vectors,) = (each for each in outputs if each.shape == expected.shape)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from scipy.signal import correlate
 from sklearn.datasets import load_sample_image
 
-from kclr.layers import ContrastiveConvBlock, SharedPatches, stacked
+from kclr.layers import ContrastiveConvBlock, SharedPatches, fast, stacked
 
 
 def photo(height, width, count=2):
@@ -376,3 +376,88 @@ def test_a_stack_is_its_layers_on_top_of_each_other():
     assert [layer.name for layer in model.layers[1:]] == ["first", "second"]
     inside = stacked(layers, channels=3, padding="valid")
     assert inside(images).shape == (2, 2, 4, 4)
+
+
+@pytest.mark.parametrize("whitening", ["none", "standardize", "zca"])
+def test_batch_norm_is_folded_with_the_whitening(whitening):
+    rng = np.random.default_rng(0)
+    inputs = rng.uniform(size=(6, 9, 9, 2)).astype("float32")
+    made = ContrastiveConvBlock(5, 3, whitening=whitening, batch_norm=True, pool_size=1)
+    made.build(inputs.shape)
+    if whitening != "none":
+        size = 18 if whitening == "zca" else 2
+        transform = rng.normal(size=(size, size)) if whitening == "zca" else rng.uniform(1, 2, size)
+        made.set_whitening(rng.normal(size=size), transform)
+    made.normalization.gamma.assign(rng.uniform(0.5, 2, 5))
+    made.normalization.beta.assign(rng.normal(size=5))
+    for _ in range(200):
+        made(inputs, training=True)
+    kernel, bias = made.folded()
+    plain = ContrastiveConvBlock(5, 3, pool_size=1)
+    plain.build(inputs.shape)
+    plain.set_folded(kernel, bias)
+    np.testing.assert_allclose(plain(inputs), made(inputs, training=False), atol=1e-4)
+    # After many equal batches the moving mean and variance are the batch's.
+    np.testing.assert_allclose(plain(inputs), made(inputs, training=True), atol=2e-2)
+
+
+@pytest.mark.parametrize("whitening", ["none", "standardize", "zca"])
+def test_set_folded_is_the_opposite_of_folded(whitening):
+    rng = np.random.default_rng(0)
+    made = ContrastiveConvBlock(5, 3, whitening=whitening)
+    made.build((None, 9, 9, 2))
+    if whitening != "none":
+        size = 18 if whitening == "zca" else 2
+        root = rng.normal(size=(size, size))
+        transform = root @ root.T + np.eye(18) if whitening == "zca" else rng.uniform(1, 2, size)
+        made.set_whitening(rng.normal(size=size), transform)
+    kernel, bias = rng.normal(size=(3, 3, 2, 5)), rng.normal(size=5)
+    made.set_folded(kernel, bias)
+    for found, expected in zip(made.folded(), (kernel, bias), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_fused_batch_norm_is_keras_own(dtype):
+    rng = np.random.default_rng(0)
+    inputs = tf.cast(rng.normal(2, 3, size=(4, 5, 6, 7)), dtype)
+    made, own = (
+        kind(momentum=0.9, dtype=dtype if dtype != "bfloat16" else "mixed_bfloat16")
+        for kind in (fast.FusedBatchNormalization, keras.layers.BatchNormalization)
+    )
+    tolerance = 2e-2 if dtype == "bfloat16" else 1e-5
+    outputs = []
+    for layer in (made, own):
+        layer.build(inputs.shape)
+        layer.gamma.assign(np.linspace(0.5, 2, 7))
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            answer = layer(inputs, training=True)
+            loss = tf.reduce_sum(tf.cast(answer, "float32") ** 3)
+        gradients = tape.gradient(loss, [inputs, layer.gamma.value, layer.beta.value])
+        outputs.append([answer, *gradients, *layer.weights, layer(inputs, training=False)])
+    for found, expected in zip(*outputs, strict=True):
+        found, expected = (np.asarray(tf.cast(each, "float64")) for each in (found, expected))
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_convolution_of_wide_bfloat16_maps_is_keras_own(padding):
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(3, 7, 6, 64)).astype("float32")
+    kernel = rng.normal(size=(3, 2, 64, 4)).astype("float32")
+    outputs = []
+    for dtype in ("bfloat16", "float32"):
+        variable = tf.Variable(kernel)
+        with tf.GradientTape() as tape:
+            answer = fast.convolution(
+                tf.cast(inputs, dtype), tf.cast(variable, dtype), (1, 1), padding
+            )
+            loss = tf.reduce_sum(tf.cast(answer, "float32") ** 2)
+        found = answer, tape.gradient(loss, variable)
+        outputs.append([tf.cast(each, "float64").numpy() for each in found])
+    expected = keras.ops.conv(inputs, kernel, padding=padding, data_format="channels_last")
+    np.testing.assert_allclose(outputs[1][0], expected, rtol=1e-4, atol=1e-3)
+    for found, exact in zip(*outputs, strict=True):
+        assert np.abs(found - exact).max() < 0.03 * np.abs(exact).max()

@@ -264,7 +264,7 @@ def test_crops_cannot_be_augmented():
 
 
 def test_wrong_use_is_refused_with_the_cure():
-    with pytest.raises(ValueError, match="embedding must be 'flatten' or 'mean'"):
+    with pytest.raises(ValueError, match="embedding must be 'flatten', 'mean' or 'grid'"):
         TripletModel(block(), embedding="max")
     with pytest.raises(ValueError, match="takes no sample_weight"):
         eager().fit(PATCHES, IMAGES, sample_weight=np.ones(64), verbose=0)

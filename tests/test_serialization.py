@@ -10,6 +10,7 @@ import kclr.layers
 import kclr.losses
 import kclr.model
 from kclr.layers import ContrastiveConvBlock, SharedPatches
+from kclr.layers.fast import FusedBatchNormalization
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
 from kclr.pooling import MapPooling
@@ -26,15 +27,17 @@ EXAMPLES = {
     "ContrastiveConvBlock": lambda: ContrastiveConvBlock(
         4, (2, 3), strides=(2, 1), padding="same", pool_size=(1, 2), pool_strides=3,
         activation=keras.layers.LeakyReLU(0.3), use_bias=False, whitening="standardize",
+        batch_norm=True,
         kernel_initializer=keras.initializers.HeNormal(seed=3), data_format="channels_first",
         name="first", dtype="mixed_bfloat16", trainable=False,
     ),
     "ContrastiveKernel": lambda: kclr.initializers.ContrastiveKernel(KERNEL),
     "ContrastiveLoss": lambda: ContrastiveLoss(margin=0.5, mining="all", distance="cosine"),
+    "FusedBatchNormalization": lambda: FusedBatchNormalization(momentum=0.9, name="normed"),
     "MapPooling": lambda: MapPooling("grid", 3),
     "SharedPatches": lambda: SharedPatches(block(), 8, 2, slices=True, name="patches"),
     "TripletModel": lambda: TripletModel(
-        block(), embedding="mean", head=keras.layers.Dense(3), augment_anchor=False,
+        block(), embedding="grid", grid_size=3, head=keras.layers.Dense(3), augment_anchor=False,
         augment=keras.layers.RandomBrightness(0.2, value_range=(0, 1)), name="triplets",
         dtype="mixed_bfloat16",
     ),

@@ -1,9 +1,15 @@
 """Whether a spec's images are there, and large enough for its layers. No TensorFlow needed."""
 
+from kclr.data.sources import source as named_source
+from kclr.data.sources import split_source
 from kclr.spec.findings import Draft, read_draft
+from kclr.spec.geometry import output_size
 from kclr.spec.schema import Spec
 from kclr.spec.sizes import image_findings
-from kclr.spec.wording import Finding
+from kclr.spec.wording import Finding, nearest, shown
+
+LABELLED = ("tfds", "folder", "digits")
+DIGITS = (32, 32, 1)
 
 
 def load_checked(path, overrides=()) -> Spec:
@@ -40,4 +46,44 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
         shape = looked[source]
         if shape and (draft is None or draft.sizes_trusted(index, below=True)):
             findings += image_findings(spec, index, shape[0], shape[1])
+    if spec.probe and (draft is None or draft.trusted("probe", "data")):
+        found = labelled_findings(spec.probe.data, ("probe", "data"))
+        top = len(spec.stack) - 1
+        if not found and (draft is None or draft.sizes_trusted(top, below=True)):
+            found = _too_small(spec)
+        findings += found
     return findings
+
+
+def labelled_findings(name: str, path: tuple) -> list[Finding]:
+    """What is wrong with a name of labelled images (see `kclr.data.labels.load_labelled`).
+
+    Args:
+        name: what was written.
+        path: where.
+    """
+    scheme = split_source(name)[0]
+    if scheme not in LABELLED:
+        forms = ["tfds:NAME", "folder:PATH", "digits"]
+        words = f"{shown(name)} names no labelled images.{nearest(scheme, LABELLED, forms)}"
+        return [Finding(path, words)]
+    problem = None if scheme == "digits" else named_source(name).problem()
+    return [Finding(path, problem)] if problem else []
+
+
+def _too_small(spec):
+    """Images of the probe that leave nothing after the layers."""
+    name = spec.probe.data
+    shape = DIGITS if name == "digits" else named_source(name).image_shape()
+    if shape is None:
+        return []
+    size = min(shape[:2])
+    for layer in spec.stack:
+        size = output_size(layer.block, size)
+        if size < 1:
+            words = (
+                f"images of {shape[0]}x{shape[1]} px leave nothing after layer {layer.name}. Use "
+                "larger images."
+            )
+            return [Finding(("probe", "data"), words)]
+    return []

@@ -1,14 +1,18 @@
 """Triplets: distances, miners and the margin loss (Schroff et al. 2015, FaceNet; Zhao 2020).
 
+The margin may be soft: a softplus in place of the hinge (Hermans et al. 2017, section 2).
+
 Embeddings are float (embeddings, dimensions) throughout; distances are plain Euclidean (not
 squared) or cosine (1 - cosine similarity, 0 to 2).
 """
 
+import math
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from kclr.spec.registry import Part, register
+from kclr.spec.wording import to_mend
 
 DISTANCES = ("euclidean", "cosine")
 _INDEX_BITS = 16
@@ -28,7 +32,7 @@ def paired_distances(first, second, distance="euclidean"):
     from keras import ops
 
     if distance == "cosine":
-        return 1 - ops.sum(_unit(first) * _unit(second), axis=-1)
+        return 1 - ops.sum(unit_vectors(first) * unit_vectors(second), axis=-1)
     return _safe_sqrt(ops.sum(ops.square(first - second), axis=-1), 0.0)
 
 
@@ -47,7 +51,7 @@ def pairwise_distances(embeddings, distance="euclidean"):
     from keras import backend, ops
 
     if distance == "cosine":
-        unit = _unit(embeddings)
+        unit = unit_vectors(embeddings)
         return 1 - ops.matmul(unit, ops.transpose(unit))
     # What all embeddings have in common changes no distance, but costs digits.
     centred = embeddings - ops.stop_gradient(ops.mean(embeddings, axis=0, keepdims=True))
@@ -66,8 +70,8 @@ def _safe_sqrt(squares, floor):
     return ops.where(positive, ops.sqrt(ops.where(positive, squares, 1.0)), 0.0)
 
 
-def _unit(vectors):
-    """Vectors scaled to length 1; zeros stay zeros, with gradient 0."""
+def unit_vectors(vectors):
+    """Vectors, float (..., dimensions), scaled to length 1; zeros stay zeros, with gradient 0."""
     from keras import ops
 
     squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
@@ -173,14 +177,40 @@ def triplet_hinge(positive_distance, negative_distance, margin):
     return ops.relu(positive_distance - negative_distance + margin)
 
 
+def triplet_softplus(positive_distance, negative_distance):
+    """`log(1 + exp(d(anchor, positive) - d(anchor, negative)))` (Hermans et al. 2017, section 2).
+
+    The soft margin: it never falls to zero, so a triplet that is right goes on pulling, ever less.
+
+    Args, returns: as `triplet_hinge`, without a margin.
+    """
+    from keras import ops
+
+    return ops.softplus(positive_distance - negative_distance)
+
+
+def _number_or_word(value):
+    """Which form of a margin is meant; a number in quotes is a number, and refused as one."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return "word" if isinstance(value, str) else "number"
+    return "number"
+
+
 @register("objective", "triplet")
 class Triplet(Part):
     """A patch's neighbour must lie closer than patches of other images, by a margin."""
 
     distance: Literal["euclidean", "cosine"] = "euclidean"
     """How embeddings are compared; `cosine` collapses more easily."""
-    margin: Annotated[float, Field(gt=0, le=1000)] = 2.0
-    """Least difference of the two distances, in the distance's unit (cosine: 0 to 2)."""
+    margin: Annotated[
+        Annotated[float, Field(gt=0, le=1000), Tag("number")]
+        | Annotated[Literal["soft"], Tag("word")],
+        Discriminator(_number_or_word),
+    ] = 2.0
+    """Least difference of the two distances, in the distance's unit (cosine: 0 to 2); or `soft`, a
+    softplus in place of the hinge."""
     mining: Literal["random", "semi-hard", "hardest", "all"] = "semi-hard"
     """Which patches of other images in the batch become negatives."""
 
@@ -191,10 +221,35 @@ class Triplet(Part):
         "triplet_accuracy",
     )
 
+    @model_validator(mode="after")
+    def _miner_knows_the_margin(self):
+        if self.margin == "soft" and self.mining == "semi-hard":
+            words = (
+                "semi-hard looks for negatives inside the margin, and a soft margin has no inside. "
+                "Use mining: hardest, all or random with margin: soft."
+            )
+            raise to_mend(words, "mining", value=self.mining)
+        return self
+
     @property
     def ceiling(self) -> float:
         """The loss of embeddings that are all alike; a loss that stays there has collapsed."""
-        return self.margin
+        return math.log(2) if self.margin == "soft" else self.margin
+
+    @property
+    def cures(self) -> tuple[str, ...]:
+        """What to try after a collapse."""
+        cures = ["distance: euclidean"] if self.distance == "cosine" else []
+        if self.margin == "soft":
+            return (*cures, "mining: semi-hard with a small margin")
+        if self.mining != "semi-hard":
+            cures.append("mining: semi-hard")
+        return (*cures, "a smaller margin")
+
+    def _loss(self, positive_distance, negative_distance):
+        if self.margin == "soft":
+            return triplet_softplus(positive_distance, negative_distance)
+        return triplet_hinge(positive_distance, negative_distance, self.margin)
 
     def __call__(self, images, embeddings):
         """Loss and statistics of a batch of crops.
@@ -210,7 +265,8 @@ class Triplet(Part):
             loss: float scalar, the mean over the triplets that were mined (with `all`, over those
             with a loss above 0), 0 where there are none.
             statistics: dict of float scalars: active_share (of all pairs, those whose triplet has
-            a loss above 0; with `all`, of all triplets), positive_distance, negative_distance
+            a loss above 0; with `all`, of all triplets; with a soft margin all that there are are
+            active), positive_distance, negative_distance
             (means over the batch's pairs and negatives), triplet_accuracy (share of all triplets
             whose negative is farther than the positive).
         """
@@ -246,13 +302,13 @@ class Triplet(Part):
                 negative_distance = paired_distances(
                     flat, ops.take(flat, index, axis=0), self.distance
                 )
-                hinge = triplet_hinge(positive_distance, negative_distance, self.margin)
+                hinge = self._loss(positive_distance, negative_distance)
                 hinge = ops.where(found, hinge, 0.0)
                 losses += ops.sum(hinge)
                 counts += ops.sum(ops.cast(found, hinge.dtype))
                 active += ops.mean(ops.cast(hinge > 0, hinge.dtype))
             else:
-                hinge = triplet_hinge(positive_distance[:, None], distances, self.margin)
+                hinge = self._loss(positive_distance[:, None], distances)
                 share = total(ops.cast(hinge > 0, hinge.dtype))
                 losses += total(hinge)
                 counts += share
@@ -284,7 +340,7 @@ class Triplet(Part):
             return paired_distances(ops.cast(anchor, dtype), ops.cast(others, dtype), self.distance)
 
         positive_distance, negative_distance = distances(positive), distances(negative)
-        hinge = triplet_hinge(positive_distance, negative_distance, self.margin)
+        hinge = self._loss(positive_distance, negative_distance)
         farther = negative_distance > positive_distance
         return ops.mean(hinge), {
             "active_share": ops.mean(ops.cast(hinge > 0, hinge.dtype)),

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from kclr.errors import RunError
-from kclr.report import charts
+from kclr.report import charts, claims
+from kclr.report.first_layers import first_layers
 from kclr.report.sections import (
     NOTHING,
     Names,
@@ -41,6 +42,7 @@ def transfer_section(
         for unit in units:
             str(unit["arm"]), float(unit["labels"]), int(unit["seed"])
         rows, points = summarize(units), curves(units)
+        compared = claims.measures(results)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
             f"{path / 'results.json'}: not as `kclr transfer` writes it ({error!r}). Run the "
@@ -71,6 +73,8 @@ def transfer_section(
     write_csv(folder / f"{anchor}-arms.csv", plain)
     write_csv(folder / f"{anchor}-epochs.csv", epochs)
     write_csv(folder / f"{anchor}-units.csv", [without(unit, "history") for unit in units])
+    if compared:
+        write_csv(folder / f"{anchor}-end-to-end.csv", [asdict(measure) for measure in compared])
     return {
         "name": name,
         "title": title,
@@ -82,6 +86,13 @@ def transfer_section(
         "by_epoch": by_epoch,
         "by_labels": by_labels,
         "legend": [(arm, look[arm]) for arm in dict.fromkeys(row.arm for row in rows)],
+        "claim": claims.FINE_TUNING,
+        "fine_tuning": claims.fine_tuning(rows),
+        "measures": [measure.words() for measure in compared],
+        "measured": claims.MEASURES,
+        "layer_by_layer": claims.layer_by_layer(compared),
+        "not_judged": claims.failed(results),
+        "first_layers": first_layers(path, results, folder, anchor),
         "failed": [
             (unit["arm"], charts.amount(unit["labels"]), unit["seed"], unit["failed"])
             for unit in units

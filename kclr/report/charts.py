@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kclr.report.plots import PANELS, draw_panel, history_column, own_figure, save
+from kclr.report.plots import draw_panel, own_figure, panels_of, save
 
 # On light and on dark. The first is the random start's; then those of Okabe and Ito (2008), the
 # colour-blind-safe ones, darkened or lightened until a line has a contrast of 3 on either ground.
@@ -182,21 +182,15 @@ def history_svgs(name, history, layer) -> list[str]:
         history: rows as dictionaries; the columns that `plots.PANELS` names are drawn.
         layer: str, its name, for those who do not see the drawings.
     """
-    steps, unit = history_column(history, "step"), "step"
-    if not np.isfinite(steps).any():
-        steps, unit = np.arange(1, len(history) + 1), "log row"
     found: list[str] = []
-    for title, label, limits, names in PANELS:
-        lines = {shown: history_column(history, column) for column, shown in names.items()}
-        lines = {shown: line for shown, line in lines.items() if np.isfinite(line).any()}
-        if not lines:
-            continue
+    unit, panels = panels_of(history)
+    for steps, title, label, limits, lines, with_legend in panels:
         alt = f"{layer}, {title.lower()} by {unit}: " + "; ".join(
             _ends(shown, line) for shown, line in lines.items()
         )
         with own_figure(figsize=(4.4, 2.7), layout="constrained") as figure:
             axes = figure.add_subplot()
-            draw_panel(axes, steps, title, label, limits, lines, len(names) > 1)
+            draw_panel(axes, steps, title, label, limits, lines, with_legend)
             axes.set_xlabel(unit, size=10.5)
             found.append(_svg(figure, f"{name}-{len(found)}", alt))
     return found

@@ -35,6 +35,33 @@ PANELS = (
         (0, 1),
         {"active_share": "active", "triplet_accuracy": "accuracy"},
     ),
+    (
+        "Similarities",
+        "cosine (-1 to 1)",
+        (-1, 1),
+        {"positive_similarity": "positive", "negative_similarity": "negative"},
+    ),
+    ("Told apart", "share of pairs (0 to 1)", (0, 1), {"contrast_accuracy": "accuracy"}),
+    ("Temperature", "temperature", (0, None), {"temperature": "temperature"}),
+    (
+        "Parts of the loss",
+        "loss (mean of a batch)",
+        (None, None),
+        {
+            "invariance_loss": "invariance",
+            "variance_loss": "variance",
+            "covariance_loss": "covariance",
+            "positive_product": "positive product",
+            "negative_square": "negative square",
+        },
+    ),
+    (
+        "Cross-correlation",
+        "correlation",
+        (None, None),
+        {"on_diagonal": "on the diagonal", "off_diagonal": "off it, mean square"},
+    ),
+    ("Probe", "accuracy (0 to 1)", (None, None), {"probe_accuracy": "probe"}),
     ("Effective rank", "effective rank (dimensions)", (0, None), {"effective_rank": "rank"}),
     ("Learning rate", "learning rate", (0, None), {"learning_rate": "rate"}),
     ("Speed", "patches per second", (0, None), {"patches_per_second": "speed"}),
@@ -188,7 +215,8 @@ def curves_png(path, history, title=None):
     """Draw a layer's learning curves as small multiples, 1,600 px wide, to be read at 1,000.
 
     Only the columns that are there and hold a number get a line (`PANELS` names them). Where a
-    value is missing or not finite, the line has a gap.
+    value is empty or not finite, the line has a gap; rows that do not have a panel's columns at
+    all, as those between two probes, are passed over.
 
     Args:
         path: file to write, replaced in one go.
@@ -199,16 +227,7 @@ def curves_png(path, history, title=None):
     if isinstance(history, str | os.PathLike):
         with open(history, newline="", encoding="utf-8") as file:
             history = list(csv.DictReader(file))
-    steps, x_label = history_column(history, "step"), "step"
-    if not np.isfinite(steps).any():
-        steps, x_label = np.arange(1, len(history) + 1), "log row"
-    panels = []
-    for name, unit, limits, names in PANELS:
-        lines = {label: history_column(history, column) for column, label in names.items()}
-        lines = {label: line for label, line in lines.items() if np.isfinite(line).any()}
-        if lines:
-            panels.append((name, unit, limits, lines, len(names) > 1))
-
+    x_label, panels = panels_of(history)
     rows = max(1, -(-len(panels) // 2))
     with own_figure(figsize=(10, 0.4 + 2.9 * rows), dpi=160, layout="constrained") as figure:
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
@@ -219,9 +238,30 @@ def curves_png(path, history, title=None):
         columns = min(2, max(1, len(panels)))
         for place, panel in enumerate(panels, 1):
             axes = figure.add_subplot(rows, columns, place)
-            draw_panel(axes, steps, *panel)
+            draw_panel(axes, *panel)
             axes.set_xlabel(x_label, size=10.5)
         save(figure, path)
+
+
+def panels_of(history):
+    """The panels of a history that have something to show.
+
+    Returns:
+        the name of the x axis, and for each panel what `draw_panel` takes: steps, title, label of
+        the y axis, limits, lines, and whether it needs a legend.
+    """
+    steps, x_label = history_column(history, "step"), "step"
+    if not np.isfinite(steps).any():
+        steps, x_label = np.arange(1, len(history) + 1), "log row"
+    panels = []
+    for name, unit, limits, names in PANELS:
+        there = [any(column in row for column in names) for row in history]
+        rows = [row for row, has in zip(history, there, strict=True) if has]
+        lines = {label: history_column(rows, column) for column, label in names.items()}
+        lines = {label: line for label, line in lines.items() if np.isfinite(line).any()}
+        if lines:
+            panels.append((steps[np.array(there)], name, unit, limits, lines, len(names) > 1))
+    return x_label, panels
 
 
 def history_column(history, name):

@@ -8,7 +8,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kclr.learners import Listener
+from kclr.learned import Listener
 
 
 def listener_for(json_lines=False) -> Listener:
@@ -69,7 +69,7 @@ class Lines(Listener):
 
 
 class Bars(Listener):
-    """A bar for each layer: loss, active share, patches a second, time left."""
+    """A bar for each layer: loss, active share, the last probe, patches a second, time left."""
 
     def __init__(self):
         # A descriptor of its own: standard error is shut while TensorFlow starts.
@@ -103,6 +103,7 @@ class Bars(Listener):
         )
         self._task = self._bar.add_task(self._name, total=total, completed=done, facts="")
         self._patches, self._done, self._since = patches, done, time.perf_counter()
+        self._probed = None
         self._bar.start()
 
     def stepped(self, step, metrics):
@@ -110,9 +111,16 @@ class Bars(Listener):
         facts = [f"loss {float(metrics['loss']):.3f}"]
         if "active_share" in metrics:
             facts.append(f"active {float(metrics['active_share']):.0%}")
+        if "contrast_accuracy" in metrics:
+            facts.append(f"told apart {float(metrics['contrast_accuracy']):.0%}")
+        if self._probed is not None:
+            facts.append(f"probe {self._probed:.1%}")
         facts.append(f"{speed:,.0f} patches/s")
         assert self._bar
         self._bar.update(self._task, completed=step, facts="  ".join(facts))
+
+    def row(self, row):
+        self._probed = row.get("probe_accuracy", self._probed)
 
     def warned(self, message):
         self._console.print(f"[yellow]{self._name}: {message}[/]", highlight=False)
@@ -131,14 +139,17 @@ class Bars(Listener):
 
 def describe(facts) -> str:
     """A finished layer in a line."""
-    words = (
-        f"{facts['steps']:,} steps in {facts['seconds']:.1f} s, "
-        f"{facts['patches_per_second']:,.0f} patches/s, loss {facts['loss']:.3f}, "
-        f"effective rank {facts['effective_rank']:.1f}"
-    )
+    words = f"{facts['seconds']:.1f} s"
+    if "steps" in facts:
+        words = (
+            f"{facts['steps']:,} steps in {words}, {facts['patches_per_second']:,.0f} patches/s, "
+            f"loss {facts['loss']:.3f}, effective rank {facts['effective_rank']:.1f}"
+        )
+    if "probe_accuracy" in facts:
+        words += f", probe {facts['probe_accuracy']:.1%} ({facts['probe_seconds']:.1f} s)"
     for key, noun in (("dead_filters", "dead"), ("duplicate_filters", "duplicate")):
         if facts[key]:
             words += f", {facts[key]} {noun} filter{'s' if facts[key] > 1 else ''}"
-    if facts["skipped_images"]:
+    if facts.get("skipped_images"):
         words += f", {facts['skipped_images']} images skipped"
     return words

@@ -70,6 +70,9 @@ def run_section(run: Run, name: str, folder: Path, names: Names) -> dict[str, An
                 "facts": [words(layer) for words in LAYER_COLUMNS.values()],
             }
         )
+    columns, cells = _told([layer["facts"] for layer in layers])
+    for layer, own in zip(layers, cells, strict=True):
+        layer["facts"] = own
     facts = [
         {"name": layer.name, "kernel_shape": "x".join(map(str, layer.kernel.shape))}
         | without(layer.facts, "name", "block", "kernel_shape")
@@ -90,7 +93,8 @@ def run_section(run: Run, name: str, folder: Path, names: Names) -> dict[str, An
         "name": name,
         "anchor": anchor,
         "layers": layers,
-        "columns": list(LAYER_COLUMNS),
+        "at_once": [layer.name for layer in trained if layer.facts.get("end_to_end")],
+        "columns": columns,
         "spec": _run_text(run, "resolved.yaml"),
         "provenance": provenance,
         "digests": (summary or {}).get("sha256", {}),
@@ -122,7 +126,17 @@ LAYER_COLUMNS = {
     "effective rank": _fact("effective_rank", ".1f"),
     "dead filters": _fact("dead_filters", ""),
     "duplicates": _fact("duplicate_filters", ""),
+    "probe": _fact("probe_accuracy", ".1%"),
+    "probing, s": _fact("probe_seconds", ",.1f"),
 }
+
+
+def _told(lines):
+    """The columns of the layers' table in which some layer says something, and their cells."""
+    told = [any(cell != NOTHING for cell in column) for column in zip(*lines, strict=True)]
+    columns = [name for name, some in zip(LAYER_COLUMNS, told, strict=True) if some]
+    cells = [[cell for cell, some in zip(line, told, strict=True) if some] for line in lines]
+    return columns, cells
 
 
 def probe_section(

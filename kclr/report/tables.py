@@ -82,27 +82,38 @@ def _aligned(rows):
 def print_run(run: Run) -> None:
     """A run's layers, and where it was made."""
     columns = {
-        "layer": lambda layer: layer.name,
-        "kernel": lambda layer: "x".join(map(str, layer.kernel.shape)),
-        "steps": lambda layer: f"{layer.facts['steps']:,}",
-        "seconds": lambda layer: f"{layer.facts['seconds']:.1f}",
-        "patches/s": lambda layer: f"{layer.facts['patches_per_second']:,.0f}",
-        "loss": lambda layer: f"{layer.facts['loss']:.4f}",
-        "rank": lambda layer: f"{layer.facts['effective_rank']:.1f}",
-        "dead": lambda layer: str(layer.facts["dead_filters"]),
-        "twins": lambda layer: str(layer.facts["duplicate_filters"]),
+        "steps": ("steps", ",.0f"),
+        "seconds": ("seconds", ".1f"),
+        "patches/s": ("patches_per_second", ",.0f"),
+        "loss": ("loss", ".4f"),
+        "rank": ("effective_rank", ".1f"),
+        "dead": ("dead_filters", "d"),
+        "twins": ("duplicate_filters", "d"),
     }
-    rows = [tuple(column(layer) for column in columns.values()) for layer in run.layers]
+    layers = run.layers
+    if any("probe_accuracy" in layer.facts for layer in layers):
+        columns |= {"probe": ("probe_accuracy", ".1%"), "probing": ("probe_seconds", ".1f")}
+    rows = [("layer", "kernel", *columns)]
+    for layer in layers:
+        facts = [
+            format(layer.facts[key], shape) if key in layer.facts else "-"
+            for key, shape in columns.values()
+        ]
+        rows.append((layer.name, "x".join(map(str, layer.kernel.shape)), *facts))
     print(run.path)
-    print(*_aligned([tuple(columns), *rows]), sep="\n")
+    print(*_aligned(rows), sep="\n")
     summary = run.summary
     if summary is None:
         print("  not finished; go on with: kclr train SPEC --resume")
         return
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     hardware = summary["hardware"]
+    probed = ""
+    if "probe" in columns:
+        probed = "  probe is the accuracy on held-out training images, probing its seconds\n"
     print(
         f"  rank is the effective rank of the embeddings; dead and twins count filters\n"
+        f"{probed}"
         f"  seed {summary['seed']}, finished {summary['finished']}\n"
         f"  {hardware['cores']} cores of {hardware['processor']}, "
         f"{', '.join(hardware['gpus']) or 'no GPU'}\n"

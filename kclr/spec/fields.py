@@ -7,9 +7,12 @@ from typing import Any
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
+from kclr.spec.keras_parts import KerasObject
 from kclr.spec.registry import Named, Part, parts
-from kclr.spec.schema import KerasObject, Spec
+from kclr.spec.schema import Spec
 from kclr.spec.wording import any_of
+
+_NUMBERS = {int: "a whole number", float: "a number"}
 
 
 class Slot:
@@ -145,9 +148,11 @@ class Slot:
             return f"{any_of(names)}, or a mapping with the key {self.named.key}"
         if self.shorthand and self.model:
             keys = list(self.model.model_fields)
-            noun = f"keys {' and '.join(keys)}" if len(keys) > 1 else f"key {keys[0]}"
+            some = " and ".join(filter(None, (", ".join(keys[:-1]), keys[-1])))
+            noun = f"keys {some}" if len(keys) > 1 else f"key {keys[0]}"
             return f"a name, or a mapping with the {noun}"
-        if self.choices:
+        numbers = [words for kind, words in _NUMBERS.items() if kind in self.types]
+        if self.choices and not numbers:
             return any_of(self.choices)
         if self.items is not None:
             return "a list"
@@ -155,10 +160,11 @@ class Slot:
             return f"keys and values, as in {{{next(iter(self.model.model_fields))}: ...}}"
         if any(typing.get_origin(annotation) is dict for annotation in self.types):
             return "a mapping"
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        words = _NUMBERS | {bool: "true or false", str: "text"}
         known = [words[t] for t in self.types if t in words]
         text = any_of(known) if known else "a value"
-        return f"{text}, {self.range()}" if self.range() else text
+        text = f"{text}, {self.range()}" if self.range() else text
+        return f"{text}, or {any_of(self.choices)}" if self.choices else text
 
 
 def slot_at(path, value, root: type[Part] = Spec) -> Slot | None:

@@ -1,4 +1,4 @@
-"""Named parts of a spec: data sources, objectives, and whatever a plug-in adds.
+"""Named parts of a spec: data sources, objectives, learners, and whatever a plug-in adds.
 
 A part is one frozen class in a file of its own, registered under the name that a spec uses:
 
@@ -30,7 +30,11 @@ from pydantic import BaseModel, ConfigDict
 
 from kclr.spec.wording import any_of, nearest, shown, to_mend
 
-BUILT_IN = {"source": "kclr.data", "objective": "kclr.objectives"}
+BUILT_IN = {
+    "source": "kclr.data",
+    "objective": "kclr.objectives",
+    "learner": "kclr.learners",
+}
 
 _parts: dict[str, dict[str, type["Part"]]] = {kind: {} for kind in BUILT_IN}
 _splits: dict[str, Callable[[str], tuple[str, dict[str, Any]]]] = {}
@@ -84,7 +88,7 @@ def _describe(schema, part):
 
 
 def register(kind, name):
-    """Register a `Part` class as `name` among the parts of `kind` ("source" or "objective").
+    """Register a `Part` class as `name` among the parts of `kind`, one of `BUILT_IN`.
 
     Raises:
         ValueError: the kind is unknown, or the name is taken by another class.
@@ -140,11 +144,16 @@ class Named:
 
     The value is a name (`triplet`), or a mapping whose key `key` names the part and whose other
     keys are its fields; a mapping without it means the part called `default`. A name may carry an
-    argument (`tfds:cifar100`) where `splits` of its kind says so.
+    argument (`tfds:cifar100`) where `splits` of its kind says so. `without` is a part that may not
+    stand there.
     """
 
-    def __init__(self, kind, key="name", default=None):
-        self.kind, self.key, self.default = kind, key, default
+    def __init__(self, kind, key="name", default=None, without=None):
+        self.kind, self.key, self.default, self.without = kind, key, default, without
+
+    def parts(self) -> dict[str, type[Part]]:
+        """The parts that may stand there, by name."""
+        return {name: part for name, part in parts(self.kind).items() if name != self.without}
 
     def __get_pydantic_core_schema__(self, source, handler):
         from pydantic_core import core_schema
@@ -165,7 +174,7 @@ class Named:
 
     def argument(self, name) -> str:
         """What a text may add to a part's name, as in `:NAME`."""
-        field = getattr(parts(self.kind)[name], "argument", None) if self.split else None
+        field = getattr(self.parts()[name], "argument", None) if self.split else None
         return f":{field.upper()}" if field else ""
 
     def part(self, value: Any) -> type[Part] | None:
@@ -181,14 +190,14 @@ class Named:
         if self.split:
             name, argument = self.split(name)
             fields = argument | fields
-        return parts(self.kind).get(name), name, fields
+        return self.parts().get(name), name, fields
 
     def _resolve(self, value: Any) -> Part:
         if isinstance(value, Part):
             return value
         part, name, fields = self._named(value)
         place = (self.key,) if isinstance(value, dict) and self.key in value else ()
-        known = sorted(parts(self.kind))
+        known = sorted(self.parts())
         choices = [choice + self.argument(choice) for choice in known]
         if part:
             field = getattr(part, "argument", None) if self.split else None
@@ -214,7 +223,7 @@ class Named:
 
     def _json_schema(self, handler) -> dict[str, Any]:
         """A text, or a mapping: one branch for each part."""
-        named = parts(self.kind)
+        named = self.parts()
         text: dict[str, Any] = {"type": "string"}
         if self.split:
             text["examples"] = [name + self.argument(name) for name in sorted(named)]
@@ -243,7 +252,7 @@ class Named:
     def _key_schema(self, name, argument):
         if not argument:
             return {"const": name}
-        others = "|".join(re.escape(other) for other in parts(self.kind) if other != name)
+        others = "|".join(re.escape(other) for other in self.parts() if other != name)
         # The part that a bare path means is told apart by the other parts' names alone.
         means_path = self.split("./")[0] == name
         pattern = rf"^(?!({others})($|:))" if means_path else f"^{re.escape(name)}:"

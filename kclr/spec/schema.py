@@ -7,149 +7,23 @@ in pixels of a layer's input: image pixels for the first layer, cells of the fea
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     Field,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
-from kclr.spec import keras_names, keras_signatures
+from kclr.spec import keras_names
+from kclr.spec.json_schemas import tidied
+from kclr.spec.keras_parts import REGISTERED, Augmentation, Optimizer, known_to_keras
 from kclr.spec.registry import Named, Part
-from kclr.spec.wording import nearest, shown, to_mend
+from kclr.spec.wording import shown, to_mend
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-REGISTERED = r"^[^>]+>[^>]+$"
-
-
-def _known(name, names):
-    """Keras' spelling of `name`, which may be written in lower case as Keras allows."""
-    if ">" in name:
-        return name
-    spellings = {known.lower(): known for known in names}
-    if name.lower() not in spellings:
-        raise to_mend(f"{shown(name)} is not known to Keras.{nearest(name, names)}", value=name)
-    return spellings[name.lower()]
-
-
-class KerasObject(Part):
-    """An object of Keras in Keras' own serialised form: `Adam`, or its class name and config."""
-
-    class_name: str
-    """The class's name, or `package>Name` for a registered class."""
-    config: dict[str, Any] = Field(default_factory=dict, validate_default=True)
-    """The arguments of its constructor."""
-
-    shorthand: ClassVar[str | None] = "class_name"
-    package: ClassVar[str]
-    example: ClassVar[str]
-    names: ClassVar[tuple[str, ...]] = ()
-    filled_in: ClassVar[tuple[str, ...]] = ()  # required by Keras, but not of a spec
-    nested: ClassVar[dict[str, type["KerasObject"]]] = {}
-
-    @classmethod
-    def arguments(cls, class_name) -> dict[str, bool] | None:
-        """The names in the config of a class, with whether each is needed; None where unknown."""
-        name = {known.lower(): known for known in cls.names}.get(class_name.lower())
-        known = keras_signatures.arguments(cls.package, name) if name else None
-        return known and {key: need and key not in cls.filled_in for key, need in known.items()}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value):
-        return {"class_name": value} if isinstance(value, str) else value
-
-    @field_validator("class_name")
-    @classmethod
-    def _check_name(cls, value):
-        return _known(value, cls.names)
-
-    @field_validator("config")
-    @classmethod
-    def _check_config(cls, config, info: ValidationInfo):
-        class_name = info.data.get("class_name", "")
-        known = cls.arguments(class_name)
-        if known is None:
-            return config
-        for key in config:
-            if key not in known:
-                words = f"{class_name} takes no such argument.{nearest(key, known)}"
-                raise to_mend(words, key, value=config[key])
-        for key, needed in known.items():
-            if needed and key not in config:
-                raise to_mend(f"{class_name} needs the argument {key!r}. Add it to its config.")
-        return config
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema, handler):
-        described = handler.resolve_ref_schema(
-            super().__get_pydantic_json_schema__(schema, handler)
-        )
-        name = {"anyOf": [{"enum": list(cls.names)}, {"type": "string", "pattern": REGISTERED}]}
-        described["properties"]["class_name"] |= name
-        described["properties"]["class_name"].pop("type", None)
-        for key, nested in cls.nested.items():
-            described["properties"]["config"]["properties"] = {
-                key: {"anyOf": [{"type": "number", "exclusiveMinimum": 0},
-                                handler(nested.__pydantic_core_schema__)]}
-            }  # fmt: skip
-        return {
-            "description": described.pop("description", ""),
-            "anyOf": [*name["anyOf"], described],
-        }
-
-
-class Schedule(KerasObject):
-    """A learning-rate schedule of Keras.
-
-    Counts of steps (`decay_steps`, `boundaries`, `warmup_steps`, ...) written as a fraction between
-    0 and 1 are that share of the layer's steps; a `decay_steps` that is left out is all of them.
-    """
-
-    package: ClassVar[str] = "keras.optimizers.schedules"
-    example: ClassVar[str] = "CosineDecay"
-    names: ClassVar[tuple[str, ...]] = keras_names.SCHEDULES
-    filled_in: ClassVar[tuple[str, ...]] = ("decay_steps",)
-
-
-class _Rate(BaseModel):
-    learning_rate: Schedule
-
-
-class Optimizer(KerasObject):
-    """An optimizer of Keras; `config.learning_rate` is a number or a schedule."""
-
-    package: ClassVar[str] = "keras.optimizers"
-    example: ClassVar[str] = "Adam"
-    names: ClassVar[tuple[str, ...]] = keras_names.OPTIMIZERS
-    nested: ClassVar[dict[str, type[KerasObject]]] = {"learning_rate": Schedule}
-
-    @field_validator("config")
-    @classmethod
-    def _check_rate(cls, config):
-        rate = config.get("learning_rate")
-        if rate is None:
-            return config
-        if isinstance(rate, (dict, str)):
-            return config | _Rate.model_validate({"learning_rate": rate}).model_dump()
-        number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
-        if not number or not 0 < rate < float("inf"):
-            raise to_mend(
-                f"{shown(rate)} is no learning rate. Use a number above 0, or a schedule: its "
-                "name, or a mapping with class_name and config.",
-                "learning_rate",
-                value=rate,
-            )
-        return config
-
-
-class Augmentation(KerasObject):
-    """A random image layer of Keras that keeps the size of what it is given."""
-
-    package: ClassVar[str] = "keras.layers"
-    example: ClassVar[str] = "RandomFlip"
-    names: ClassVar[tuple[str, ...]] = keras_names.AUGMENTATIONS
+CONTRASTIVE = ("patches", "objective", "embedding", "train")  # keys that no other learner takes
+TRAINED = ("batch_norm", "use_bias")  # and those of a block
 
 
 def _whitening(value):
@@ -190,14 +64,21 @@ class Block(Part):
     ] = "zca"
     """How the input is decorrelated while training, folded into kernel and bias afterwards: `zca`
     over whole kernel windows, `standardize` for each channel, or `none`; `true` is `zca`. The
-    default is `zca` in the first layer, `standardize` above it."""
+    default is `zca`; above the first layer `standardize` for the learner `contrastive`."""
     whitening_epsilon: Annotated[float, Field(gt=0, le=10)] = 0.01
     """Regularisation of the whitening, as a share of the mean eigenvalue."""
+    batch_norm: bool = False
+    """Whether the convolution's output is batch-normalised while training; folded into kernel and
+    bias afterwards."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the `ContrastiveConvBlock` that the layer is after training."""
+        return self.model_dump(exclude={"whitening", "whitening_epsilon", "batch_norm", "use_bias"})
 
     @field_validator("activation")
     @classmethod
     def _check_activation(cls, value):
-        return _known(value, keras_names.ACTIVATIONS)
+        return known_to_keras(value, keras_names.ACTIVATIONS)
 
 
 class Patches(Part):
@@ -223,6 +104,20 @@ class Patches(Part):
             words = "stands beside `stride`. Give one of the two, and remove the other."
             raise to_mend(words, "max_shift", value=self.max_shift)
         return self
+
+
+class Embedding(Part):
+    """How the map of a patch becomes the vector that the objective compares; left behind after
+    training."""
+
+    pool: Literal["flatten", "mean", "grid"] = "flatten"
+    """The map itself, its mean, or the mean of each cell of a grid."""
+    grid_size: Annotated[int, Field(ge=1, le=64)] = 2
+    """Cells of the `grid` pooling, on each side."""
+    standardize: bool = False
+    """Whether each number of the vector is brought to mean 0 and variance 1 over the batch."""
+    head: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(strict=False)] = ()
+    """Widths of a projection head's dense layers, with ReLU between them; none when left out."""
 
 
 class Train(Part):
@@ -273,16 +168,104 @@ class Layer(Part):
     """Its name in the run directory and in Keras; `conv1`, `conv2`, ... when left out."""
     block: Block = Field(default_factory=Block)
     """The convolution, its pooling and activation."""
+    learner: Annotated[Any, Named("learner", default="contrastive")] = Field(
+        "contrastive", validate_default=True
+    )
+    """How the kernel is found: the name of a learner, or its `name` and options. What stands
+    below is for the learner `contrastive` alone."""
     patches: Patches = Field(default_factory=Patches)
     """The crops and the patches in them."""
     objective: Annotated[Any, Named("objective", default="triplet")] = Field(
         "triplet", validate_default=True
     )
     """What is learned: the name of an objective, or its `name` and options."""
+    embedding: Embedding = Field(default_factory=Embedding)
+    """What the objective compares."""
     train: Train = Field(default_factory=Train)
     """Length, batches, optimizer and speed."""
     data: Data | None = None
     """Images of this layer's own; those of the spec when left out."""
+
+    @model_validator(mode="after")
+    def _only_what_counts(self):
+        if self.learner.contrastive:
+            return self
+        given: list[tuple[str, ...]] = [
+            (key,) for key in CONTRASTIVE if key in self.model_fields_set
+        ]
+        given += [("block", key) for key in TRAINED if key in self.block.model_fields_set]
+        for path in given:
+            words = (
+                f"is for the learner contrastive alone, and this one is {self.learner.part_name}. "
+                "Remove it."
+            )
+            raise to_mend(words, *path, value=getattr(self, path[0]))
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_rest(self, handler):
+        dumped = handler(self)
+        if not self.learner.contrastive:
+            dumped = {key: value for key, value in dumped.items() if key not in CONTRASTIVE}
+        return dumped
+
+
+class Training(Part):
+    """How the layers are trained together."""
+
+    end_to_end: bool = False
+    """Train all layers at once from the top layer's objective, on its patches and with its `train`
+    settings, for as many steps as the layers have one by one. Layers of other learners than
+    `contrastive` are found as ever, and the layers above them trained at once."""
+
+
+class Probe(Part):
+    """What the layer in training is worth, looked at while it learns.
+
+    Every so many steps a simple classifier is fitted on the layer's frozen features of labelled
+    images, above the layers below, and scored on others. It changes nothing of what is learned.
+    Only training images of the data set are used, a fifth of every class to score with.
+    """
+
+    shorthand: ClassVar[str | None] = "data"
+
+    data: str
+    """The labelled images: `tfds:NAME`, `folder:PATH` with a folder for each class, or `digits`."""
+    every: Annotated[int, Field(ge=1)] = 200
+    """Steps between two probes. There is one after a layer's last step in any case."""
+    limit: Annotated[int, Field(ge=2)] | None = 5000
+    """Use only the first so many images; null for all."""
+    labels: float = 1.0
+    """How many labels to fit with: a share of each class (0.01 for one in a hundred), or a whole
+    number from 2 on, of each class."""
+    classifier: Literal["ridge", "logistic", "knn"] = "ridge"
+    """Ridge or logistic regression, or nearest neighbours."""
+    grid: Annotated[int, Field(ge=1, le=64)] = 2
+    """Cells on each side that feature maps are pooled over."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value):
+        return {"data": value} if isinstance(value, str) else value
+
+    @field_validator("labels")
+    @classmethod
+    def _amount(cls, amount):
+        if not (0 < amount <= 1 or (amount >= 2 and amount % 1 == 0)):
+            raise to_mend(
+                f"{shown(amount)} is no amount of labels. Use a share above 0 and up to 1, or a "
+                "whole number from 2 on, of each class.",
+                value=amount,
+            )
+        return amount
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema, handler):
+        described = handler.resolve_ref_schema(
+            super().__get_pydantic_json_schema__(schema, handler)
+        )
+        words = described.pop("description", "")
+        return {"description": words, "anyOf": [{"type": "string"}, described]}
 
 
 class Export(Part):
@@ -292,6 +275,8 @@ class Export(Part):
     """How the SavedModel's `embed` signature makes a vector of a feature map."""
     grid_size: Annotated[int, Field(ge=1, le=64)] = 2
     """Cells of the `grid` pooling, on each side."""
+    all_layers: bool = False
+    """Whether `embed` gives the vectors of all layers side by side, or the top layer's alone."""
     onnx: bool = False
     """Write `model.onnx` (needs `pip install kclr[onnx]`)."""
     litert: bool = False
@@ -312,6 +297,11 @@ class Spec(Part):
     """Seed of everything random. The same seed gives the same kernels."""
     stack: tuple[Layer, ...] = Field(strict=False, min_length=1, max_length=32)
     """The layers, from the image upwards; each is trained on the frozen output of those below."""
+    train: Training = Field(default_factory=Training)
+    """Layer by layer, or all at once."""
+    probe: Probe | None = None
+    """Labelled images to look at the layers with while they are trained, and how often; the name of
+    a data set, or a mapping with `data` and options. No probe when left out."""
     export: Export = Field(default_factory=Export)
     """What is written at the end."""
     tensorboard: bool = False
@@ -325,30 +315,11 @@ class Spec(Part):
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of specs, from the same definitions that check them."""
-    schema = _tidied(Spec.model_json_schema())
+    schema = tidied(Spec.model_json_schema())
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "kclr spec",
     } | schema
-
-
-def _tidied(schema):
-    """Alike whatever pydantic's release, without titles made of keys, descriptions on one line."""
-    if isinstance(schema, list):
-        return [_tidied(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    kept = {k: _tidied(v) for k, v in schema.items()}
-    if isinstance(kept.get("title"), str):
-        del kept["title"]
-    if kept.get("additionalProperties") is True:
-        del kept["additionalProperties"]
-    for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
-        if isinstance(kept.get(key), float) and kept[key].is_integer():
-            kept[key] = int(kept[key])
-    if isinstance(kept.get("description"), str):
-        kept["description"] = " ".join(kept["description"].split())
-    return kept
 
 
 def _resolve(layer: Layer, position: int) -> Layer:
@@ -356,7 +327,9 @@ def _resolve(layer: Layer, position: int) -> Layer:
     block, patches, train = layer.block, layer.patches, layer.train
     given = block.model_fields_set
     if position > 0:
-        upper = {"kernel_size": 3, "whitening": "standardize"}
+        upper: dict[str, Any] = {"kernel_size": 3}
+        if layer.learner.contrastive:
+            upper["whitening"] = "standardize"
         block = block.model_copy(update={k: v for k, v in upper.items() if k not in given})
     if block.pool_strides is None:
         block = block.model_copy(update={"pool_strides": block.pool_size})

@@ -1,8 +1,12 @@
 """Sizes that cannot be: a kernel larger than its patch, a crop larger than the images, ..."""
 
+import itertools
+
 from kclr.spec.geometry import layer_geometry, output_size, window
 from kclr.spec.schema import Spec
 from kclr.spec.wording import Finding
+
+MOST_WHITENED = 5000  # numbers of a window; the eigenvectors of more take hours
 
 
 def size_findings(spec: Spec, index: int) -> list[Finding]:
@@ -77,6 +81,21 @@ def name_findings(spec: Spec) -> list[Finding]:
             words = f"{layer.name!r} is the name of layer {names[name]} too. Give each its own."
             findings.append(Finding(("stack", index, "name"), words))
         names.setdefault(name, index)
+    return findings
+
+
+def whitening_findings(spec: Spec) -> list[Finding]:
+    """Layers whose windows hold too many numbers for ZCA whitening."""
+    findings = []
+    for index, (below, layer) in enumerate(itertools.pairwise(spec.stack), start=1):
+        numbers = layer.block.kernel_size**2 * below.block.filters
+        if layer.block.whitening == "zca" and numbers > MOST_WHITENED:
+            words = (
+                f"zca of windows of {numbers:,} numbers ({layer.block.kernel_size}x"
+                f"{layer.block.kernel_size}x{below.block.filters}) takes hours. Use standardize, "
+                f"or windows of {MOST_WHITENED:,} numbers at most."
+            )
+            findings.append(Finding(("stack", index, "block", "whitening"), words))
     return findings
 
 

@@ -9,10 +9,13 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kclr.spec import keras_names
 from kclr.spec.findings import draft
+from kclr.spec.json_schemas import tidied
+from kclr.spec.keras_parts import KerasObject, Optimizer
 from kclr.spec.registry import Part
-from kclr.spec.schema import NAME, KerasObject, Optimizer, _tidied
+from kclr.spec.schema import NAME
 from kclr.spec.wording import shown, to_mend
 
+MOST_LAYERS = 32
 # The paper's: a tenth of the rate after two thirds of the steps.
 STEPPED_ADAM = {
     "learning_rate": {
@@ -128,9 +131,12 @@ class TransferSpec(Part):
     pretrain_each_repeat: bool = False
     """Where `pretrained` is a spec: train it anew for each repeat, with the repeat's seed, rather
     than once for all. The spread over repeats then includes that of the filters."""
-    layers: Annotated[int, Field(ge=1, le=32)] | None = None
+    layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)] | None = None
     """How many of the first convolutions are moved over, in every arm that moves some; when left
     out, all of the run that find a place, or one where there is no run."""
+    scale: bool = True
+    """Whether moved filters, and the layers above them, are scaled so that activations keep unit
+    variance (LSUV, Mishkin and Matas 2016); without it filters stay as they were learned."""
     supervised: Supervised | None = None
     """Another labelled set, for the arms of supervised transfer."""
     arms: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=100)] = (
@@ -178,7 +184,7 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "kclr transfer spec",
-    } | _tidied(TransferSpec.model_json_schema())
+    } | tidied(TransferSpec.model_json_schema())
 
 
 def parse_transfer(text, overrides=(), name="spec") -> TransferSpec:

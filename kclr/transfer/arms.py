@@ -2,7 +2,7 @@
 
     @arm("k-means", needs="pretrained")
     def kmeans(model, start):
-        return initialize(model, start.baseline("kmeans"), start.layers, data=start.images)
+        return start.move(model, start.baseline("kmeans"))
 
 It is given a freshly built Keras model, changes it in place, and may return an `InitializeReport`.
 To add one, decorate a function, and name its module under the entry point group `kclr.plugins`.
@@ -18,16 +18,25 @@ from typing import Any
 from kclr.report.summary import REFERENCE
 from kclr.spec.registry import parts
 
-NEEDS = ("pretrained", "supervised")
+# What an arm may need, and the key of the spec that says where it comes from.
+NEEDS = {"pretrained": "pretrained", "end-to-end": "pretrained", "supervised": "supervised"}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A registered arm: its name, what prepares the model, and the spec's key that it needs."""
+    """A registered arm.
+
+    Attributes:
+        name: as specs and tables have it.
+        prepare: function of a model and a `Start` that changes the model.
+        needs: a key of `NEEDS`, or None.
+        counts: whether it matters how many of the first convolutions are moved over.
+    """
 
     name: str
     prepare: Callable[[Any, "Start"], Any]
     needs: str | None
+    counts: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,9 @@ class Start:
         seed: int, of this repeat, for what the arm draws itself.
         layers: how many of the first convolutions are moved over; None for all of the run that
             find a place.
+        scale: whether what follows the moved filters is scaled (see `kclr.transfer.initialize`).
         find_run: function that returns the pretrained run of this repeat.
+        find_twin: function that returns its end-to-end twin.
         find_baseline: function of a name in `kclr.transfer.baselines.BASELINES` that returns its
             layers for this repeat.
         find_supervised: function of a number of layers that returns those of the classifier
@@ -57,7 +68,9 @@ class Start:
     images: Any
     seed: int
     layers: int | None
+    scale: bool = True
     find_run: Any = None
+    find_twin: Any = None
     find_baseline: Any = None
     find_supervised: Any = None
 
@@ -65,6 +78,19 @@ class Start:
     def run(self):
         """The pretrained run."""
         return self.find_run()
+
+    @property
+    def twin(self):
+        """The run of the same stack, trained in one go from the top layer's objective."""
+        return self.find_twin()
+
+    def move(self, model, run, freeze=False):
+        """Start a model's first convolutions from a run, or from `Filters`; see `initialize`."""
+        from kclr.transfer.starting import initialize
+
+        return initialize(
+            model, run, self.layers, freeze=freeze, scale=self.scale, data=self.images
+        )
 
     def baseline(self, name) -> Filters:
         """Filters with the run's geometry that nobody trained by contrast."""
@@ -84,15 +110,17 @@ class Start:
 _arms: dict[str, Arm] = {}
 
 
-def arm(name, needs=None):
+def arm(name, needs=None, counts=True):
     """Register a function of a model and a `Start` as the arm `name`.
 
     Args:
         name: as specs and tables have it.
-        needs: "pretrained" or "supervised", the key that a spec must have for it.
+        needs: "pretrained", "end-to-end" or "supervised", where its filters come from.
+        counts: False where it does not matter how many convolutions are moved over, so that
+            finished units stay what they are when the spec says another number.
 
     Raises:
-        ValueError: the name is taken by another function, or `needs` is no such key.
+        ValueError: the name is taken by another function, or `needs` is none of these.
     """
     if needs is not None and needs not in NEEDS:
         raise ValueError(f"needs={needs!r}: choose from {', '.join(NEEDS)}")
@@ -102,7 +130,7 @@ def arm(name, needs=None):
         known, new = (f"{each.__module__}:{each.__qualname__}" for each in (taken, function))
         if known != new:
             raise ValueError(f"the arm {name!r} is already {known}")
-        _arms[name] = Arm(name, function, needs)
+        _arms[name] = Arm(name, function, needs, counts)
         return function
 
     return decorate
@@ -128,7 +156,7 @@ def first_convolutions(model, count) -> list[Any]:
     return found[:count]
 
 
-@arm(REFERENCE)
+@arm(REFERENCE, counts=False)
 def random_start(model, start):
     """The classifier as it was built."""
 
@@ -143,52 +171,52 @@ def random_frozen(model, start):
 @arm("kclr frozen", needs="pretrained")
 def kclr_frozen(model, start):
     """The run's filters, not trained any more."""
-    from kclr.transfer.initialize import initialize
-
-    return initialize(model, start.run, start.layers, freeze=True, data=start.images)
+    return start.move(model, start.run, freeze=True)
 
 
 @arm("kclr fine-tuned", needs="pretrained")
 def kclr_fine_tuned(model, start):
     """The run's filters, trained with all the rest."""
-    from kclr.transfer.initialize import initialize
+    return start.move(model, start.run)
 
-    return initialize(model, start.run, start.layers, data=start.images)
+
+@arm("end-to-end frozen", needs="end-to-end")
+def end_to_end_frozen(model, start):
+    """The filters of the same stack trained in one go, not trained any more."""
+    return start.move(model, start.twin, freeze=True)
+
+
+@arm("end-to-end fine-tuned", needs="end-to-end")
+def end_to_end_fine_tuned(model, start):
+    """The filters of the same stack trained in one go, trained with all the rest."""
+    return start.move(model, start.twin)
 
 
 @arm("k-means", needs="pretrained")
 def kmeans(model, start):
     """Centroids of whitened patches of the run's images."""
-    from kclr.transfer.initialize import initialize
-
-    return initialize(model, start.baseline("kmeans"), start.layers, data=start.images)
+    return start.move(model, start.baseline("kmeans"))
 
 
 @arm("k-means frozen", needs="pretrained")
 def kmeans_frozen(model, start):
     """The same, not trained any more."""
-    from kclr.transfer.initialize import initialize
-
-    return initialize(model, start.baseline("kmeans"), start.layers, freeze=True, data=start.images)
+    return start.move(model, start.baseline("kmeans"), freeze=True)
 
 
 @arm("whitening (ZCA)", needs="pretrained")
 def whitening_zca(model, start):
     """Random ZCA-whitened patches of the run's images."""
-    from kclr.transfer.initialize import initialize
-
-    return initialize(model, start.baseline("whitened"), start.layers, data=start.images)
+    return start.move(model, start.baseline("whitened"))
 
 
 @arm("whitening (PCA)", needs="pretrained")
 def whitening_pca(model, start):
     """Principal components of patches of the run's images, scaled to unit variance."""
-    from kclr.transfer.initialize import initialize
-
-    return initialize(model, start.baseline("pca"), start.layers, data=start.images)
+    return start.move(model, start.baseline("pca"))
 
 
-@arm("LSUV")
+@arm("LSUV", counts=False)
 def lsuv_start(model, start):
     """Orthonormal kernels in all layers, scaled to unit variance (Mishkin and Matas 2016)."""
     from kclr.transfer.lsuv import lsuv
@@ -199,14 +227,10 @@ def lsuv_start(model, start):
 @arm("supervised frozen", needs="supervised")
 def supervised_frozen(model, start):
     """Filters of the classifier trained on the other labelled set, not trained any more."""
-    from kclr.transfer.initialize import initialize
-
-    return initialize(model, start.supervised, freeze=True, data=start.images)
+    return start.move(model, start.supervised, freeze=True)
 
 
 @arm("supervised fine-tuned", needs="supervised")
 def supervised_fine_tuned(model, start):
     """Filters of the classifier trained on the other labelled set, trained with all the rest."""
-    from kclr.transfer.initialize import initialize
-
-    return initialize(model, start.supervised, data=start.images)
+    return start.move(model, start.supervised)

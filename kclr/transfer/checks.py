@@ -1,18 +1,17 @@
 """Whether what a transfer spec names is there: arms, classifier, images, run. No TensorFlow."""
 
+import itertools
 from pathlib import Path
 
-from kclr.data.checks import load_checked
-from kclr.data.sources import source, split_source
+from kclr.data.checks import labelled_findings, load_checked, source_findings
 from kclr.errors import RunError, SpecError
 from kclr.run import load_run
-from kclr.spec.findings import read_draft
+from kclr.spec.findings import describe, parse_spec, read_draft
+from kclr.spec.schema import Spec
 from kclr.spec.transfer import TransferSpec
 from kclr.spec.wording import Finding, nearest, shown
-from kclr.transfer.arms import arms
+from kclr.transfer.arms import NEEDS, arms
 from kclr.transfer.classifiers import classifier_names
-
-LABELLED = ("tfds", "folder", "digits")
 
 
 def load_transfer(path, overrides=()) -> TransferSpec:
@@ -45,8 +44,8 @@ def findings(spec: TransferSpec) -> list[Finding]:
     return [
         *_arms(spec),
         *_classifier(spec.classifier.name),
-        *_labelled(spec.data, ("data",)),
-        *(_labelled(spec.supervised.data, ("supervised",)) if spec.supervised else ()),
+        *labelled_findings(spec.data, ("data",)),
+        *(labelled_findings(spec.supervised.data, ("supervised",)) if spec.supervised else ()),
         *_pretrained(spec),
     ]
 
@@ -58,9 +57,10 @@ def _arms(spec):
             yield Finding(("arms", index), f"{shown(name)} is no known arm.{nearest(name, known)}")
             continue
         needs = known[name].needs
-        if needs and getattr(spec, needs) is None:
-            example = {"pretrained": "a run or its spec", "supervised": "labelled images"}[needs]
-            words = f"{shown(name)} needs the key {needs!r}. Add it ({example}), or leave this out."
+        key = needs and NEEDS[needs]
+        if key and getattr(spec, key) is None:
+            example = {"pretrained": "a run or its spec", "supervised": "labelled images"}[key]
+            words = f"{shown(name)} needs the key {key!r}. Add it ({example}), or leave this out."
             yield Finding(("arms", index), words)
 
 
@@ -70,18 +70,6 @@ def _classifier(name):
         forms = [*known, "applications:NAME", "MODULE:FUNCTION"]
         words = f"{shown(name)} is no known classifier.{nearest(name, known, forms)}"
         yield Finding(("classifier",), words)
-
-
-def _labelled(name, path):
-    scheme = split_source(name)[0]
-    if scheme not in LABELLED:
-        forms = ["tfds:NAME", "folder:PATH", "digits"]
-        words = f"{shown(name)} names no labelled images.{nearest(scheme, LABELLED, forms)}"
-        yield Finding(path, words)
-        return
-    problem = None if scheme == "digits" else source(name).problem()
-    if problem:
-        yield Finding(path, problem)
 
 
 def _pretrained(spec):
@@ -101,6 +89,54 @@ def _pretrained(spec):
         problem = str(error)
     if problem:
         yield Finding(("pretrained",), problem)
-    elif path.is_dir() and spec.pretrain_each_repeat:
+        return
+    if path.is_dir() and spec.pretrain_each_repeat:
         words = "needs the spec of a run in `pretrained`, not a run. Name the spec, or remove this."
         yield Finding(("pretrain_each_repeat",), words)
+    known = arms()
+    for index, name in enumerate(spec.arms):
+        if name in known and known[name].needs == "end-to-end":
+            problem = _no_twin(path)
+            if problem:
+                words = f"{shown(name)} has nothing to compare: {problem}"
+                yield Finding(("arms", index), words)
+            return  # said once
+
+
+def pretrained_spec(path: Path) -> Spec:
+    """The spec that `pretrained` names, or that of the run that it names.
+
+    Raises:
+        SpecError, RunError: it cannot be read.
+    """
+    if not path.is_dir():
+        return load_checked(path)
+    file = path / "resolved.yaml"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read: {error}. Copy it back, or train again.") from None
+    own = parse_spec(text, name=str(file))
+    found = source_findings(own)
+    if found:
+        raise SpecError(describe(str(file), found))
+    return own
+
+
+def _no_twin(path):
+    """Why a run or its spec has no end-to-end twin, or None where it has one."""
+    try:
+        own = pretrained_spec(path)
+    except (SpecError, RunError) as error:
+        return str(error)
+    if own.train.end_to_end:
+        return f"{path} is trained end to end itself. Name one that is trained layer by layer."
+    contrastive = [layer.learner.contrastive for layer in own.stack]
+    if not any(below and above for below, above in itertools.pairwise(contrastive)):
+        return (
+            f"{path} has no two layers by contrast one above the other, so training it end to end "
+            "is the same. Name a deeper stack, or leave the end-to-end arms out."
+        )
+    if path.is_dir() and len(load_run(path).layers) < len(own.stack):
+        return f"{path} is not finished. Go on with `kclr train ... --resume` first."
+    return None

@@ -15,14 +15,14 @@ import tensorflow as tf
 import yaml
 
 from kclr.data.labels import Labelled
-from kclr.errors import RunError, SpecError
+from kclr.errors import SpecError
+from kclr.probing.protocol import draw
 from kclr.provenance import hardware, versions
 from kclr.spec.findings import describe
-from kclr.spec.transfer import TransferSpec
+from kclr.spec.transfer import MOST_LAYERS, TransferSpec
 from kclr.transfer.arms import Arm, arms
 from kclr.transfer.checks import findings
-from kclr.transfer.pretraining import Pretraining, contents, digest, labelled
-from kclr.transfer.probe import draw
+from kclr.transfer.pretraining import Pretraining, contents, digest, fingerprint, labelled
 from kclr.transfer.progress import TransferListener
 from kclr.transfer.results import (
     Results,
@@ -30,6 +30,7 @@ from kclr.transfer.results import (
     failures,
     prepare,
     print_results,
+    reason,
 )
 from kclr.transfer.training import (
     check_training,
@@ -38,6 +39,7 @@ from kclr.transfer.training import (
     precision,
     steps_per_epoch,
 )
+from kclr.transfer.twins import compare
 
 __all__ = ["failures", "print_results", "run_experiment"]
 
@@ -62,7 +64,9 @@ def run_experiment(
 
     Returns:
         What `results.json` says: `title` with the protocol, `spec`, `units`, `versions`,
-        `hardware`. A unit that failed has the key `failed` with the reason in place of its numbers.
+        `hardware`, and `end_to_end` where an arm needs the end-to-end twin (see
+        `kclr.transfer.twins`). A unit that failed has the key `failed` with the reason in place of
+        its numbers.
 
     Raises:
         SpecError: the spec does not fit the images, Keras or what `out` holds.
@@ -101,6 +105,8 @@ def run_experiment(
                 "versions": versions(),
                 "hardware": hardware(),
             }
+            if experiment.twins:
+                written["end_to_end"] = experiment.compared()
             results.write_results(written)
             return written
     finally:
@@ -125,7 +131,10 @@ def title(spec: TransferSpec, images, test_images) -> str:
 
 
 class _Experiment:
-    """One experiment while it runs. Read `begin`, `units`, then `_unit`."""
+    """One experiment while it runs. Read `begin`, `units`, then `_unit`.
+
+    `twins` says whether an arm needs the runs' end-to-end twins.
+    """
 
     def __init__(self, spec, results: Results, training: Labelled, test: Labelled, listener):
         self._spec, self._results, self._listener = spec, results, listener
@@ -134,6 +143,7 @@ class _Experiment:
         self._seeds = range(spec.seed, spec.seed + spec.repeats)
         channels = training.images.shape[-1]
         self._filters = Pretraining(spec, results, channels, listener)
+        self.twins = self._filters.twins
         self._arms = [arms()[name] for name in spec.arms]
         # Repeat after repeat, so that an interrupted experiment has compared all arms.
         self._plan = [(a, n, seed) for seed in self._seeds for n in spec.labels for a in self._arms]
@@ -150,7 +160,7 @@ class _Experiment:
             unit = self._results.unit(arm.name, labels, seed)
             if unit and "failed" not in unit:
                 where = str(self._results.unit_path(arm.name, labels, seed))
-                check_key(self._key(arm, labels, seed), unit, where)
+                check_key(self._keys(arm, labels, seed), unit, where)
                 self._units[arm.name, labels, seed] = unit
 
     def units(self) -> list[dict[str, Any]]:
@@ -166,6 +176,19 @@ class _Experiment:
             for seed in self._seeds
         ]
 
+    def compared(self) -> dict[str, Any]:
+        """The runs and their end-to-end twins side by side."""
+        return compare(
+            self._filters, self._seeds, self._images, self._results, self._listener.preparing
+        )
+
+    def _images(self, channels):
+        """Training and test images with so many channels."""
+        spec = self._spec
+        if channels == self._training.images.shape[-1]:
+            return self._training, self._test
+        return labelled(spec.data, spec.limit, spec.test_limit, spec.seed, channels)
+
     def _attempt(self, arm, labels, seed):
         """A unit, finished or failed, told and written."""
         unit = {"arm": arm.name, "labels": labels, "seed": seed}
@@ -174,7 +197,7 @@ class _Experiment:
             unit = self._unit(arm, labels, seed)
             self._listener.finished(unit)
         except Exception as error:  # of somebody's classifier or arm, of Keras, of TensorFlow
-            unit["failed"] = _reason(error)
+            unit["failed"] = reason(error)
             self._listener.failed(unit)
         path = self._results.unit_path(arm.name, labels, seed)
         self._results.write_json(path.relative_to(self._results.path), unit)
@@ -210,10 +233,19 @@ class _Experiment:
             "steps": steps * spec.train.epochs,
             "start": [dataclasses.asdict(row) for row in report.rows] if report else [],
             "history": history,
-            "key": self._key(arm, labels, seed),
+            "key": self._keys(arm, labels, seed)[0],
         }
 
-    def _key(self, arm: Arm, labels, seed) -> str:
+    def _keys(self, arm: Arm, labels, seed) -> list[str]:
+        """The key of a unit; then those that it may have had before the spec's number of layers
+        was another one, where that does not matter.
+        """
+        counts = [self._spec.layers or self._filters.depth(seed)]
+        if not arm.counts:
+            counts += [None, *range(1, MOST_LAYERS + 1)]
+        return [self._key(arm, labels, seed, count) for count in counts]
+
+    def _key(self, arm: Arm, labels, seed, layers) -> str:
         """A hash of all that a unit's numbers depend on."""
         spec = self._spec
         facts: dict[str, Any] = {
@@ -224,18 +256,14 @@ class _Experiment:
             "arm": arm.name,
             "labels": labels,
             "seed": seed,
-            "layers": spec.layers or self._filters.depth(seed),
+            "layers": layers,
         }
+        if arm.counts and not spec.scale:
+            facts["scale"] = False
         if arm.needs == "pretrained":
-            facts["filters"] = self._filters.fingerprint(seed)
+            facts["filters"] = fingerprint(self._filters.run(seed))
+        if arm.needs == "end-to-end":
+            facts["filters"] = fingerprint(self._filters.twin(seed))
         if arm.needs == "supervised":
             facts["supervised"] = spec.supervised.model_dump(mode="json")
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _reason(error) -> str:
-    """An error in a line: kclr's own as it is, others with their kind."""
-    words = " ".join(str(error).split())[:500]
-    if isinstance(error, (SpecError, RunError)):
-        return words
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__

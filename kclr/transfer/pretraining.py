@@ -1,12 +1,11 @@
 """Where the filters of a transfer experiment's arms come from; each is made once.
 
-Runs that a spec names are trained into the experiment's directory, and so is the classifier of
-supervised transfer; baselines are made anew, which takes seconds.
+Runs that a spec names are trained into the experiment's directory, and so are their end-to-end
+twins and the classifier of supervised transfer; baselines are made anew, which takes seconds.
 """
 
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,16 @@ import numpy as np
 
 from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
-from kclr.run import Run, atomic, load_run
-from kclr.spec.findings import load_spec
+from kclr.probing.protocol import draw
+from kclr.run import Run, load_run
 from kclr.spec.transfer import TransferSpec
 from kclr.stack import train as train_run
-from kclr.transfer.arms import Start, first_convolutions
-from kclr.transfer.baselines import BaselineLayer, baseline, run_images
-from kclr.transfer.probe import draw
+from kclr.transfer.arms import Start, arms
+from kclr.transfer.baselines import baseline, run_images
+from kclr.transfer.checks import pretrained_spec
 from kclr.transfer.results import Results
-from kclr.transfer.training import arm_seed, fit, new_classifier, precision, steps_per_epoch
+from kclr.transfer.supervised import supervised_run
+from kclr.transfer.training import arm_seed
 
 MEMORY = 8192  # megabytes of pixels at most; a classifier's images are read anew in every epoch
 
@@ -73,7 +73,7 @@ class Pretraining:
         self._spec, self._results, self._listener = spec, results, listener
         self._channels = channels
         self._place = Path(spec.pretrained or "")
-        self._other: Any = spec.supervised
+        self.twins = any(arms()[name].needs == "end-to-end" for name in spec.arms)
         self._known: dict[tuple, Any] = {}
 
     def train(self, seeds):
@@ -82,29 +82,26 @@ class Pretraining:
         Raises:
             SpecError: the run's spec does not fit its images, Keras or what was trained before.
         """
-        for seed in seeds if self._spec.pretrained else ():
-            try:
-                self.run(seed)
-            except SpecError:
-                raise
-            except Exception:
-                continue  # told of with each unit that needs it
+        makers = [self.run] * bool(self._spec.pretrained) + [self.twin] * self.twins
+        for seed in seeds:
+            for make in makers:
+                try:
+                    make(seed)
+                except SpecError:
+                    raise
+                except Exception:
+                    continue  # told of with each unit that needs it
 
     def start(self, images, seed) -> Start:
         """What an arm may use in the repeat `seed`, on these labelled images."""
         found: dict[str, Any] = {}
         if self._spec.pretrained:
             found["find_run"] = lambda: self.run(seed)
+            found["find_twin"] = lambda: self.twin(seed)
             found["find_baseline"] = lambda name: self._once(self._baseline, name, seed)
         if self._spec.supervised:
             found["find_supervised"] = lambda count: self._once(self._supervised, count, seed)
-        return Start(images, arm_seed(seed), self._spec.layers, **found)
-
-    def fingerprint(self, seed):
-        """What tells the run of a repeat from others: the keys of its layers, and their kernels."""
-        layers = self.run(seed).layers
-        arrays = [array for layer in layers for array in (layer.kernel, layer.bias)]
-        return [[layer.facts["key"] for layer in layers], digest(*arrays)]
+        return Start(images, arm_seed(seed), self._spec.layers, self._spec.scale, **found)
 
     def depth(self, seed):
         """How many layers the run has; None where there is none, or it could not be trained."""
@@ -126,21 +123,31 @@ class Pretraining:
             raise failure
         return value
 
+    def later(self, seed) -> int:
+        """How much later than the spec's own the seed is that the filters of a repeat have."""
+        return seed - self._spec.seed if self._spec.pretrain_each_repeat else 0
+
     def run(self, seed) -> Run:
         """The pretrained run of a repeat."""
         if self._place.is_dir():
             return load_run(self._place)
-        later = seed - self._spec.seed if self._spec.pretrain_each_repeat else 0
-        return self._once(self._trained, later)
+        return self._once(self._trained, "pretrained", self.later(seed))
 
-    def _trained(self, later) -> Run:
+    def twin(self, seed) -> Run:
+        """The run of the same spec that was trained end to end."""
+        return self._once(self._trained, "end-to-end", self.later(seed))
+
+    def _trained(self, name, later) -> Run:
         """The run of the spec that `pretrained` names, with a seed that is so much later."""
-        path = self._place
-        own = load_spec(path)
+        path, own = self._place, pretrained_spec(self._place)
+        changed: dict[str, Any] = {"seed": own.seed + later}
+        twin = name == "end-to-end"
+        if twin:
+            changed["train"] = own.train.model_copy(update={"end_to_end": True})
         return train_run(
-            own.model_copy(update={"seed": own.seed + later}),
-            self._results.path / (f"pretrained-{later}" if later else "pretrained"),
-            text=path.read_text(encoding="utf-8"),
+            own.model_copy(update=changed),
+            self._results.path / (f"{name}-{later}" if later else name),
+            text=None if twin else path.read_text(encoding="utf-8"),
             resume=True,
             listener=self._listener.pretraining(),
             name=str(path),
@@ -157,62 +164,22 @@ class Pretraining:
 
     def _supervised(self, count, seed):
         """The first layers of the classifier that was trained on the other labelled set."""
-        spec, other = self._spec, self._other
         training, test = self._once(self._supervised_images)
-        facts = {
-            "images": digest(*contents(training), *contents(test)),
-            "train": self._supervised_train().model_dump(mode="json"),
-            "classifier": spec.classifier.model_dump(mode="json"),
-            "seed": seed,
-            "layers": count,
-        }
-        path = self._results.path / "supervised" / f"seed-{seed}.npz"
-        about = path.with_suffix(".json")
-        if not (about.exists() and json.loads(about.read_text())["facts"] == facts):
-            train = self._supervised_train()
-            with precision(train):
-                shape, classes = training.images.shape[1:], len(training.classes)
-                # Other first weights than those that the arms of this repeat share.
-                model = new_classifier(spec.classifier, shape, classes, arm_seed(seed))
-                history = fit(
-                    model,
-                    (training.images, training.labels),
-                    (test.images, test.labels),
-                    train,
-                    steps_per_epoch(len(training), train, len(training)),
-                    arm_seed(seed),
-                    lambda row: self._listener.preparing(
-                        f"{other.data}, seed {seed}: epoch {row['epoch']}/{train.epochs}, test "
-                        f"{row['test_accuracy']:.1%}"
-                    ),
-                )
-            arrays = {}
-            for index, layer in enumerate(first_convolutions(model, count)):
-                arrays[f"kernel{index}"] = layer.kernel.numpy()
-                arrays[f"bias{index}"] = layer.bias.numpy() if layer.use_bias else np.zeros(0)
-            with atomic(path) as file:
-                np.savez(file, **arrays)
-            self._results.write_json(
-                about.relative_to(self._results.path), {"facts": facts, "history": history}
-            )
-        with np.load(path) as arrays:
-            return [
-                BaselineLayer(
-                    f"supervised{index + 1}",
-                    {},
-                    arrays[f"kernel{index}"],
-                    arrays[f"bias{index}"] if arrays[f"bias{index}"].size else None,
-                )
-                for index in range(len(arrays.files) // 2)
-            ]
+        path = self._results.path / "supervised" / f"seed-{seed}"
+        made_of = digest(*contents(training), *contents(test))
+        return supervised_run(
+            self._spec, path, training, test, made_of, count, seed, self._listener.preparing
+        ).layers
 
     def _supervised_images(self):
-        other = self._other
+        other: Any = self._spec.supervised
         self._listener.preparing(f"reading {other.data}")
         return labelled(
             other.data, other.limit, self._spec.test_limit, self._spec.seed, self._channels
         )
 
-    def _supervised_train(self):
-        epochs = self._other.epochs or self._spec.train.epochs
-        return self._spec.train.model_copy(update={"epochs": epochs})
+
+def fingerprint(run: Run) -> list[Any]:
+    """What tells a run from others: the keys of its layers, and a hash of their kernels."""
+    arrays = [array for layer in run.layers for array in (layer.kernel, layer.bias)]
+    return [[layer.facts["key"] for layer in run.layers], digest(*arrays)]

@@ -16,15 +16,9 @@ import numpy as np
 from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
 from kclr.layers import stacked
+from kclr.probing.features import all_maps, features
+from kclr.probing.protocol import check_amount, check_classifier, probe
 from kclr.transfer.baselines import BASELINES, baseline, check_baseline, run_images
-from kclr.transfer.features import all_maps, features
-from kclr.transfer.readouts import READOUTS
-
-# A strength that was chosen with fewer images than this is a matter of luck: with 50 of 500 labels
-# of CIFAR-10 it costs two points, and makes the draws differ by four.
-HELD_OUT = 1000
-HELD_OUT_SHARES = (0.1, 0.5)
-_DRAW, _HOLD_OUT = 0, 1  # so that a draw and its held-out part are independent
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class ProbeResult:
         label_count: training labels used, the held-out ones included.
         seed: of the draw of labels, and of a baseline's kernels.
         accuracy: share of the test images that were classified correctly.
-        strength: what the held-out labels chose (see `kclr.transfer.readouts.Fitted`).
+        strength: what the held-out labels chose (see `kclr.probing.readouts.Fitted`).
         dimensions: numbers that an image's features have.
         feature_seconds: to make the features of training and test images.
         fit_seconds: to choose, fit and test.
@@ -79,112 +73,6 @@ class ProbeSummary:
     repeats: int
     mean: float
     spread: float | None
-
-
-def probe(
-    train_features,
-    train_labels,
-    test_features,
-    test_labels,
-    classifier="ridge",
-    labels: float | int = 1.0,
-    seed=0,
-) -> tuple[float, float, int]:
-    """Fit a classifier on some of the labels and test it.
-
-    Args:
-        train_features, test_features: float32 (images, numbers).
-        train_labels, test_labels: int (images,).
-        classifier: "ridge", "logistic" or "knn" (see `kclr.transfer.readouts`).
-        labels: a share of the training labels, or a number for each class (see `draw`).
-        seed: int, of the labels drawn and of those that choose the strength.
-
-    Returns:
-        The share of test images classified correctly, the strength, and the number of labels.
-
-    Raises:
-        SpecError: the classifier or the amount of labels is none of these.
-    """
-    check_classifier(classifier)
-    rows = draw(train_labels, labels, seed)
-    fitted = READOUTS[classifier](
-        train_features, train_labels, rows, hold_out(train_labels[rows], seed)
-    )
-    right = fitted.predict(test_features) == test_labels
-    return float(right.mean()), float(fitted.strength), len(rows)
-
-
-def draw(labels, amount, seed):
-    """Choose labelled images at random, class by class.
-
-    With the same seed a smaller amount is part of a larger one.
-
-    Args:
-        labels: int (images,).
-        amount: a share of each class in (0, 1], or a whole number from 2 on of each class. At least
-            two of each are drawn, so that one can be held out, and all where there are not as many.
-        seed: int.
-
-    Returns:
-        int64 (drawn,), their numbers, ascending.
-
-    Raises:
-        SpecError: the amount is neither.
-    """
-    check_amount(amount)
-    random = np.random.default_rng([seed, _DRAW])
-    chosen = []
-    for label in np.unique(labels):
-        rows = random.permutation(np.flatnonzero(labels == label))
-        count = round(amount * len(rows)) if amount <= 1 else int(amount)
-        chosen.append(rows[: max(2, count)])
-    return np.sort(np.concatenate(chosen))
-
-
-def check_amount(amount):
-    """Refuse what is no amount of labels.
-
-    Raises:
-        SpecError: it is neither a share in (0, 1] nor a whole number from 2 on.
-    """
-    number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
-    if not number or not (0 < amount <= 1 or (amount >= 2 and amount % 1 == 0)):
-        raise SpecError(
-            f"labels: {amount} is no amount of labels. Use a share (0.01 for one in a hundred, 1.0 "
-            "for all), or a whole number from 2 on, of each class."
-        )
-
-
-def check_classifier(name):
-    """Refuse what is no classifier.
-
-    Raises:
-        SpecError: it is none.
-    """
-    if name not in READOUTS:
-        raise SpecError(f"{name!r} is no classifier. Choose from {', '.join(READOUTS)}.")
-
-
-def hold_out(labels, seed):
-    """Mark the images that choose the strength, class by class.
-
-    Args:
-        labels: int (images,).
-        seed: int.
-
-    Returns:
-        bool (images,), true for a tenth of each class; of fewer than 10,000 images, for the share
-        that makes 1,000 of them, up to a half. At least one image of two or more is held out.
-    """
-    least, most = HELD_OUT_SHARES
-    share = min(most, max(least, HELD_OUT / len(labels)))
-    random = np.random.default_rng([seed, _HOLD_OUT])
-    held_out = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        rows = random.permutation(np.flatnonzero(labels == label))
-        if len(rows) > 1:
-            held_out[rows[: max(1, round(share * len(rows)))]] = True
-    return held_out
 
 
 def probe_run(

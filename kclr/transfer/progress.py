@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kclr.learners import Listener
+from kclr.learned import Listener
 from kclr.report import progress as training_progress
 
 

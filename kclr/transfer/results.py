@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kclr.errors import RunError, SpecError
+from kclr.report import claims
 from kclr.report.charts import amount
 from kclr.report.summary import Row, summarize
 from kclr.run import Run, atomic, remove
@@ -43,7 +44,15 @@ class Results(Run):
         Raises:
             RunError: it cannot be read.
         """
-        path = self.unit_path(arm, labels, seed)
+        return self.read_json(self.unit_path(arm, labels, seed).relative_to(self.path))
+
+    def read_json(self, path) -> dict[str, Any] | None:
+        """What a file of the directory holds; None where there is none.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        path = self.path / path
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -128,17 +137,25 @@ def load_results(path) -> dict[str, Any]:
         raise RunError(f"{file}: cannot be read: {error}.") from None
 
 
-def check_key(key, unit, where):
+def check_key(keys, unit, where):
     """Refuse to go on with a unit that was made otherwise.
 
     Raises:
-        SpecError: its key is another one.
+        SpecError: its key is none of these.
     """
-    if unit.get("key") != key:
+    if unit.get("key") not in keys:
         raise SpecError(
             f"{where} was made with other settings, images or filters. Write to another directory "
             "with --out, or start anew with --overwrite (what is there is lost)."
         )
+
+
+def reason(error) -> str:
+    """An error in a line: kclr's own as it is, others with their kind."""
+    words = " ".join(str(error).split())[:500]
+    if isinstance(error, (SpecError, RunError)):
+        return words
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def failures(results) -> list[dict[str, Any]]:
@@ -160,6 +177,14 @@ def print_results(results) -> None:
         console.print(results_table([row for row in rows if row.labels == labels]))
     if rows:
         console.print(NOTE)
+    gap = claims.fine_tuning(rows)
+    if gap:
+        console.print(f"\n{claims.FINE_TUNING}", *(f"  {line}" for line in gap), sep="\n")
+    compared = claims.measures(results)
+    if compared:
+        console.print(end_to_end_table(compared))
+        said = [*claims.layer_by_layer(compared), *claims.failed(results)]
+        console.print(claims.MEASURES, *said, sep="\n", markup=False)
     lost = failures(results)
     for unit in lost:
         place = f"{unit['arm']}, labels {unit['labels']:g}, seed {unit['seed']}"
@@ -181,6 +206,18 @@ def results_table(rows: list[Row]) -> Table:
     return table
 
 
+def end_to_end_table(measures) -> Table:
+    """Layer by layer and end to end, side by side (see `kclr.report.claims.measures`)."""
+    title = "layer by layer and end to end"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in ("layer by layer", "end to end", "difference"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for measure in measures:
+        table.add_row(*measure.words())
+    return table
+
+
 def _amount(row):
     return f"{amount(row.labels)}: {row.images:,} images"
 
@@ -191,8 +228,4 @@ def _accuracy(row):
 
 
 def _gain(row):
-    if row.gain is None:
-        return ""
-    if row.gain_low is None:
-        return f"{100 * row.gain:+.1f}"
-    return f"{100 * row.gain:+.1f} [{100 * row.gain_low:+.1f}, {100 * row.gain_high:+.1f}]"
+    return "" if row.gain is None else claims.points(row.gain, row.gain_low, row.gain_high)

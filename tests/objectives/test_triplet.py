@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.stats import chisquare
-from sklearn.datasets import load_sample_image
-from sklearn.feature_extraction.image import extract_patches_2d
 from sklearn.metrics import pairwise_distances as sklearn_distances
 
+from kclr.errors import SpecError
+from kclr.losses import ContrastiveLoss
 from kclr.objectives.triplet import (
     MINERS,
     Triplet,
@@ -17,26 +17,10 @@ from kclr.objectives.triplet import (
     random_negatives,
     semi_hard_negatives,
     triplet_hinge,
+    triplet_softplus,
 )
 
 DISTANCES = ("euclidean", "cosine")
-
-
-@pytest.fixture(scope="module")
-def embeddings():
-    """The four patches of 24 crops of a photograph, themselves: float32 (24, 4, 75)."""
-    crops = extract_patches_2d(
-        load_sample_image("china.jpg"), (6, 6), max_patches=24, random_state=0
-    )
-    crops = crops.astype(np.float32) / 255
-    patches = [crops[:, r : r + 5, c : c + 5] for r in (0, 1) for c in (0, 1)]
-    return np.stack(patches, axis=1).reshape(24, 4, -1)
-
-
-@pytest.fixture(scope="module")
-def images():
-    """Some crops are of one image."""
-    return np.arange(24, dtype=np.int32) * 2 // 3
 
 
 def distance_twin(first, second, distance):
@@ -65,7 +49,10 @@ def twin(objective, images, embeddings):
     """Loss and statistics in float64, one triplet at a time; not for random choices."""
     losses, active, right, positive, negative = [], [], [], [], []
     for _, distance, relative, others in pairs_of(images, embeddings, objective.distance):
-        hinges = np.maximum(objective.margin - relative[others], 0)
+        if objective.margin == "soft":
+            hinges = np.log1p(np.exp(-relative[others]))
+        else:
+            hinges = np.maximum(objective.margin - relative[others], 0)
         if objective.mining == "all":
             losses += hinges[hinges > 0].tolist()
             active += (hinges > 0).tolist()
@@ -148,6 +135,12 @@ def test_the_hinge_is_the_formula_of_facenet():
     np.testing.assert_allclose(triplet_hinge(positive, negative, 1.0), [0, 0.5, 2.0])
 
 
+def test_the_soft_margin_is_the_formula_of_hermans_however_far_apart():
+    positive, negative = np.array([0.5, 2.0, 500.0]), np.array([3.0, 1.0, 1.0])
+    expected = [np.log1p(np.exp(-2.5)), np.log1p(np.exp(1.0)), 499.0]
+    np.testing.assert_allclose(triplet_softplus(positive, negative), expected, rtol=1e-6)
+
+
 def relative_and_others(images, embeddings):
     rows = list(pairs_of(images, embeddings, "euclidean"))
     return (np.stack([row[k] for row in rows]) for k in (2, 3))
@@ -228,6 +221,48 @@ def test_loss_and_statistics_are_those_of_numpy(images, embeddings, mining, dist
             np.testing.assert_allclose(value, expected_statistics[name], rtol=2e-3, err_msg=name)
 
 
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("mining", ["hardest", "all"])
+def test_loss_and_statistics_with_a_soft_margin_are_those_of_numpy(
+    images, embeddings, mining, distance
+):
+    objective = Triplet(mining=mining, distance=distance, margin="soft")
+    loss, statistics = objective(images, embeddings)
+    expected, expected_statistics = twin(objective, images, embeddings)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    for name, value in statistics.items():
+        np.testing.assert_allclose(value, expected_statistics[name], rtol=2e-3, err_msg=name)
+    assert statistics["active_share"] == 1
+
+
+def test_embeddings_that_are_all_alike_have_the_loss_of_the_ceiling(images):
+    same = np.ones((24, 4, 3), np.float32)
+    for margin, mining in ((0.7, "all"), ("soft", "all"), ("soft", "hardest"), ("soft", "random")):
+        objective = Triplet(margin=margin, mining=mining)
+        np.testing.assert_allclose(objective(images, same)[0], objective.ceiling, rtol=1e-6)
+
+
+def test_a_soft_margin_has_no_inside_to_mine():
+    for options in ({}, {"mining": "semi-hard"}):
+        with pytest.raises(SpecError, match="mining: semi-hard looks .*Use mining: hardest, all"):
+            ContrastiveLoss("triplet", margin="soft", **options)
+
+
+@pytest.mark.parametrize(
+    ("margin", "words"),
+    [
+        ("sofd", "margin: 'sofd' is not allowed. Did you mean 'soft'?"),
+        ("2", "margin: '2' is not a number. Write 2, without quotes."),
+        (0, "margin: 0 is out of range. Use more than 0 and at most 1000."),
+        (True, "margin: true is not a number. Use more than 0"),
+    ],
+)
+def test_what_is_neither_a_margin_nor_soft_is_refused(margin, words):
+    with pytest.raises(SpecError) as refusal:
+        ContrastiveLoss("triplet", margin=margin, mining="all")
+    assert words in str(refusal.value)
+
+
 @pytest.mark.parametrize("mining", ["semi-hard", "random"])
 def test_a_random_choice_has_a_loss_that_numpy_gets_for_the_same_negatives(
     images, embeddings, mining
@@ -246,9 +281,12 @@ def test_a_random_choice_has_a_loss_that_numpy_gets_for_the_same_negatives(
     assert abs(np.mean(losses) - np.mean(means)) < 5 * error
 
 
-@pytest.mark.parametrize("mining", ["semi-hard", "random", "hardest", "all"])
-def test_gradients_are_finite_differences(embeddings, mining):
-    objective = Triplet(mining=mining, margin=1.0)
+@pytest.mark.parametrize(
+    ("mining", "margin"),
+    [("semi-hard", 1.0), ("random", 1.0), ("hardest", 1.0), ("all", 1.0), ("all", "soft")],
+)
+def test_gradients_are_finite_differences(embeddings, mining, margin):
+    objective = Triplet(mining=mining, margin=margin)
     images = tf.range(4)
     # Saturated sky makes equal patches, where the nearest negative is not one of a kind.
     noise = np.random.default_rng(0).normal(size=(4, 3, 5), scale=0.1)
@@ -298,12 +336,13 @@ def test_embeddings_in_half_precision_are_compared_in_float32(images, embeddings
         assert Triplet().of_triplets(half[:, 0], half[:, 1], half[:, 2])[0].dtype == tf.float32
 
 
+@pytest.mark.parametrize("margin", [0.3, "soft"])
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_ready_triplets_have_the_loss_of_numpy(embeddings, distance):
-    objective = Triplet(distance=distance, margin=0.3)
+def test_ready_triplets_have_the_loss_of_numpy(embeddings, distance, margin):
+    objective = Triplet(distance=distance, margin=margin, mining="all")
     anchor, positive, negative = embeddings[:, 0], embeddings[:, 1], np.roll(embeddings[:, 2], 1, 0)
     near, far = (distance_twin(anchor, other, distance) for other in (positive, negative))
-    hinges = np.maximum(near - far + 0.3, 0)
+    hinges = np.maximum(near - far + 0.3, 0) if margin == 0.3 else np.log1p(np.exp(near - far))
     loss, statistics = objective.of_triplets(anchor, positive, negative)
     np.testing.assert_allclose(loss, hinges.mean(), rtol=1e-4)
     for name, expected in {

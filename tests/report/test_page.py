@@ -222,9 +222,9 @@ def test_a_run_is_shown_with_its_layers_pictures_spec_and_provenance(tmp_path):
     make_run(tmp_path / "mine")
     write_report([tmp_path / "mine"], tmp_path / "report.html")
     read = Reader(tmp_path / "report.html")
-    assert read.tables[0][1] == [
-        "conv1", "5x5x3x12", "1,500", "61.2", NOTHING, "0.5000", NOTHING, NOTHING, NOTHING,
-    ]  # fmt: skip
+    # What no layer says anything of has no column.
+    assert read.tables[0][0] == ["layer", "kernel", "steps", "seconds", "loss"]
+    assert read.tables[0][1] == ["conv1", "5x5x3x12", "1,500", "61.2", "0.5000"]
     assert read.tables[0][2][1] == "5x5x12x12"
     for words in ("seed", "11", "kclr 0.1.0, keras 3.15.1", "2 cores of x86, H100", "ab" * 32):
         assert words in read.words
@@ -265,6 +265,90 @@ def test_the_runs_of_an_experiment_are_shown_with_it_and_once(tmp_path):
         "conv1 of t/pretrained",
         "conv1 of supervised",
     ]
+
+
+def supervised_source(transfer, seed):
+    """What `kclr transfer` keeps of the classifier that was trained with labels."""
+    path = make_run(transfer / "supervised" / f"seed-{seed}", layers=1, name="supervised")
+    file = path / "layers/01-supervised1/layer.json"
+    facts = json.loads(file.read_text()) | {"data": "tfds:cifar100", "test_accuracy": 0.412}
+    file.write_text(json.dumps(facts))
+
+
+def test_filters_learned_without_and_with_labels_stand_side_by_side(tmp_path):
+    transfer = make_transfer(tmp_path / "t")
+    make_run(transfer / "pretrained", layers=1)
+    make_run(transfer / "end-to-end", layers=2)
+    for seed in (10, 9):
+        supervised_source(transfer, seed)
+    written = write_report([transfer], tmp_path / "report.html")
+    read = Reader(tmp_path / "report.html")
+    figures = [image["alt"].split(", as a grid")[0] for image in read.all("img")][:3]
+    assert figures == [
+        "12 filters of 5x5 px: conv1 of pretrained, learned without labels",
+        "12 filters of 5x5 px: conv1 of end-to-end, learned without labels, end to end",
+        "12 filters of 5x5 px: the classifier trained on tfds:cifar100, 41.2 % of its test images "
+        "right, learned with labels",
+    ]
+    names = {path.name for path in written}
+    assert {"small-without-labels-filters.png", "small-with-labels-filters.png"} <= names
+
+
+def test_a_run_that_the_experiment_was_given_stands_beside_its_supervised_filters(tmp_path):
+    run = make_run(tmp_path / "mine", layers=1)
+    transfer = make_transfer(tmp_path / "t", spec={"pretrained": str(run)})
+    supervised_source(transfer, 0)
+    write_report([transfer], tmp_path / "report.html")
+    alts = [image["alt"] for image in Reader(tmp_path / "report.html").all("img")]
+    assert len(alts) == 2
+    assert "conv1 of mine, learned without labels" in alts[0]
+    # Nothing to put beside it, where nothing was trained with labels.
+    write_report(
+        [make_transfer(tmp_path / "u", spec={"pretrained": str(run)})], tmp_path / "u.html"
+    )
+    assert Reader(tmp_path / "u.html").all("img") == []
+
+
+def test_the_gap_to_the_papers_claim_is_that_of_the_arms_table(tmp_path):
+    write_report([make_transfer(tmp_path / "t")], tmp_path / "report.html")
+    read = Reader(tmp_path / "report.html")
+    assert "Fine-tuned filters against a random start" in read.words
+    lines = [line for line in read.tables[0] if line[0] == "kclr fine-tuned"]
+    assert len(lines) == 3
+    for line in lines:
+        low, high = line[4].split(" to ")
+        assert f"{line[3]} points [{low}, {high}]" in read.words
+
+
+def test_layer_by_layer_and_end_to_end_stand_in_a_table(tmp_path):
+    runs = [
+        {"way": way, "seed": 0, "seconds": seconds, "patches": 4096, "hardware": None}
+        | {"top_layer": 0.6, "all_layers": 0.65}
+        for way, seconds in (("layer by layer", 30.0), ("end to end", 60.0))
+    ]
+    runs.append({"way": "end to end", "seed": 1, "failed": HOSTILE})
+    found = {"probe": {"classifier": "ridge"}, "runs": runs}
+    units = make_units((*ARMS, "end-to-end fine-tuned"), (1.0,))
+    transfer = make_transfer(tmp_path / "t", units, end_to_end=found)
+    write_report([transfer], tmp_path / "report.html")
+    read = Reader(tmp_path / "report.html")
+    table = {line[0]: line[1:] for line in read.tables[1][1:]}
+    assert table["seconds of training"] == ["30.0", "60.0", "0.50 times"]
+    assert table["probe, all layers"] == ["65.0", "65.0", "+0.0"]
+    assert "[" in table["fine-tuned, all labels"][2]
+    assert "Layer by layer is faster: 0.50 times the seconds" in read.words
+    assert f"end to end, seed 1: {HOSTILE}" in read.words
+    with (tmp_path / "report-files" / "small-end-to-end.csv").open(newline="") as file:
+        assert [line["name"] for line in csv.DictReader(file)] == list(table)
+
+
+def test_layers_that_were_trained_at_once_are_said_to_be(tmp_path):
+    run = make_run(tmp_path / "mine")
+    for file in run.glob("layers/*/layer.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"end_to_end": True}))
+    write_report([run], tmp_path / "report.html")
+    words = Reader(tmp_path / "report.html").words
+    assert "seconds of the whole training in each: conv1, conv2." in words
 
 
 # the file
@@ -387,6 +471,10 @@ def results_without_units(tmp_path):
     return make_transfer(tmp_path / "t", units=17)
 
 
+def odd_comparison(tmp_path):
+    return make_transfer(tmp_path / "t", end_to_end={"runs": [{"way": "end to end"}]})
+
+
 def unfinished_transfer(tmp_path):
     (tmp_path / "t" / "units").mkdir(parents=True)
     (tmp_path / "t" / "spec.yaml").write_text("")
@@ -428,6 +516,7 @@ def without(name, text=None):
         (broken_results, "results.json"),
         (odd_results, "results.json"),
         (results_without_units, "results.json"),
+        (odd_comparison, "results.json"),
         (unfinished_transfer, "kclr transfer"),
         (missing, "nowhere"),
         (empty, "empty"),

@@ -12,7 +12,7 @@ from scipy.signal import correlate2d
 
 from kclr.report import filters, plots
 from kclr.report.filters import filter_order, top_patches
-from kclr.report.plots import curves_png, filters_png, patches_png
+from kclr.report.plots import curves_png, filters_png, panels_of, patches_png
 
 
 @pytest.fixture(autouse=True)
@@ -388,6 +388,20 @@ def test_a_history_file_gives_the_same_curves_as_its_rows(tmp_path):
     curves_png(tmp_path / "rows.png", rows)
     curves_png(tmp_path / "file.png", tmp_path / "history.csv")
     assert (tmp_path / "rows.png").read_bytes() == (tmp_path / "file.png").read_bytes()
+
+
+def test_rows_without_a_column_are_passed_over_and_leave_no_gap():
+    """Those of a probe, between the history's own."""
+    own = [{"step": step, "loss": 1 / step} for step in (50, 100, 150)]
+    probed = [{"step": step, "probe_accuracy": step / 1000} for step in (75, 150)]
+    rows = [own[0], probed[0], own[1], own[2] | probed[1]]
+    unit, panels = panels_of(rows)
+    found = {title: (steps.tolist(), lines) for steps, title, _, _, lines, _ in panels}
+    assert unit == "step"
+    assert found["Loss"][0] == [50, 100, 150]
+    assert found["Loss"][1]["loss"].tolist() == [1 / 50, 1 / 100, 1 / 150]
+    assert found["Probe"][0] == [75, 150]
+    assert found["Probe"][1]["probe"].tolist() == [0.075, 0.15]
 
 
 @pytest.mark.parametrize("missing", [np.nan, np.inf, None, "", "nan"])

@@ -10,7 +10,7 @@ import pydantic
 import pytest
 import yaml
 
-from kclr.spec import parse_spec, schema
+from kclr.spec import keras_parts, parse_spec, schema
 from kclr.spec.registry import descriptions, parts
 from kclr.spec.schema import json_schema
 from kclr.spec.starter import STARTER
@@ -45,7 +45,8 @@ def test_a_stale_file_is_found_and_written(docs, tmp_path, monkeypatch, capsys):
 
 def test_every_key_is_described():
     models = [schema.Spec, schema.Layer, schema.Block, schema.Patches, schema.Train, schema.Export]
-    models += [schema.Optimizer, schema.Schedule, schema.Augmentation]
+    models += [schema.Embedding, schema.Training, *parts("learner").values()]
+    models += [keras_parts.Optimizer, keras_parts.Schedule, keras_parts.Augmentation]
     models += [*parts("objective").values(), *parts("source").values()]
     for model in models:
         assert set(model.model_fields) <= set(descriptions(model)), model.__name__
@@ -55,15 +56,23 @@ def test_every_example_is_a_valid_value(docs):
     places = {
         schema.Spec: "", schema.Layer: "stack.0.", schema.Block: "stack.0.block.",
         schema.Patches: "stack.0.patches.", schema.Train: "stack.0.train.",
-        schema.Export: "export.", "objective": "stack.0.objective.",
+        schema.Embedding: "stack.0.embedding.", schema.Training: "train.",
+        schema.Export: "export.", schema.Probe: "probe.",
     }  # fmt: skip
     for model, place in places.items():
         for key, example in docs.EXAMPLES[model].items():
-            assert parse_spec("stack: [{}]", [f"{place}{key}={example}"])
+            probe = "probe: digits\n" if model is schema.Probe else ""
+            assert parse_spec(f"{probe}stack: [{{}}]", [f"{place}{key}={example}"])
+    for kind in ("learner", "objective"):
+        for key, example in docs.EXAMPLES[kind].items():
+            takers = [part for part in parts(kind).values() if key in part.model_fields]
+            assert takers, key
+            for part in takers:
+                assert part.model_validate({key: yaml.safe_load(example)})
     for key, example in docs.EXAMPLES["source"].items():
         text = "data: tfds:cifar100\nstack: [{}]"
         assert parse_spec(text, [f"data.{key}={example}"])
-    for model in (schema.Optimizer, schema.Schedule, schema.Augmentation):
+    for model in (keras_parts.Optimizer, keras_parts.Schedule, keras_parts.Augmentation):
         assert model.model_validate({k: yaml.safe_load(v) for k, v in docs.EXAMPLES[model].items()})
 
 
@@ -92,6 +101,7 @@ def test_the_starters_second_layer_is_valid_when_its_comment_is_taken_away():
 VALID = [
     STARTER,
     "stack: [{}]",
+    "{stack: [{learner: kmeans}, {learner: {start: {name: patches, windows: 9}}}]}",
     "{data: ./pictures, stack: [{}]}",
     "{data: {source: folder:pictures, limit: 3}, stack: [{data: {source: ../x, tile: 9}}]}",
     "{data: {source: 'tfds:cifar10', split: test}, stack: [{objective: triplet}]}",
@@ -106,6 +116,9 @@ INVALID = [
     "{}",
     "stack: []",
     "{sed: 3, stack: [{}]}",
+    "stack: [{learner: kmean}]",
+    "stack: [{learner: {start: contrastive}}]",
+    "stack: [{learner: kmeans, embedding: {pool: max}}]",
     "{seed: -1, stack: [{}]}",
     "{data: 3, stack: [{}]}",
     "{data: {tile: 3}, stack: [{}]}",
@@ -154,6 +167,6 @@ def test_the_json_schema_is_sound_and_every_reference_in_it_leads_somewhere():
 def test_shipped_configs_name_the_schema_and_are_valid(path):
     first, _, rest = path.read_text().partition("\n")
     relative = first.partition("$schema=")[2]
-    kind, parse = ("transfer", parse_transfer) if "transfer" in path.stem else ("spec", parse_spec)
+    kind, parse = ("transfer", parse_transfer) if "transfer" in first else ("spec", parse_spec)
     assert (path.parent / relative).resolve() == ROOT / "docs" / f"{kind}.schema.json"
     assert parse(rest)

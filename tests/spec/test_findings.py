@@ -35,12 +35,15 @@ def in_train(inside):
         ("blok: {}", "blok: no such key. Did you mean 'block'?"),
         ("block: {kernel: 3}", "block.kernel: no such key. Did you mean 'kernel_size'?"),
         ("block: {FILTERS: 3}", "block.FILTERS: no such key. Did you mean 'filters'?"),
-        ("zzz: {}", "zzz: no such key. Choose from name, block, patches, objective, train, data."),
+        ("zzz: {}", "zzz: no such key. Choose from name, block, learner, patches, objective, "
+         "embedding, train, data."),
         ("filters: 3", "filters: no such key. It belongs further in: block.filters."),
         ("margin: 3", "margin: no such key. It belongs further in: objective.margin."),
         ("seed: 3", "seed: no such key. It belongs further out, beside stack."),
-        ("1: 3", "1: no such key. Choose from name, block, patches, objective, train, data."),
-        ("on: 3", "on: no such key. Choose from name, block, patches, objective, train, data."),
+        ("1: 3", "1: no such key. Choose from name, block, learner, patches, objective, "
+         "embedding, train, data."),
+        ("on: 3", "on: no such key. Choose from name, block, learner, patches, objective, "
+         "embedding, train, data."),
         # Types.
         ("block: 3", "block: 3 is not a mapping. Use keys and values, as in {filters: ...}."),
         ("block: null", "block: null is not a mapping. Leave the key out, or use keys and values, "

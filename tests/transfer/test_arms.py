@@ -19,6 +19,7 @@ def layer(name, *shape):
 
 
 RUN = [layer("edges", 6, 6, 3, 8)]
+TWIN = [layer("edges", 6, 6, 3, 8)]
 OTHERS = {name: [layer(name, 6, 6, 3, 8)] for name in ("kmeans", "whitened", "pca", "supervised")}
 
 
@@ -28,6 +29,7 @@ def start(**changes):
         "seed": 0,
         "layers": None,
         "find_run": lambda: SimpleNamespace(layers=RUN),
+        "find_twin": lambda: SimpleNamespace(layers=TWIN),
         "find_baseline": OTHERS.__getitem__,
         "find_supervised": lambda count: OTHERS["supervised"][:count],
     }
@@ -61,6 +63,8 @@ def test_random_start_leaves_the_classifier_as_it_was_built():
     [
         ("kclr frozen", RUN),
         ("kclr fine-tuned", RUN),
+        ("end-to-end frozen", TWIN),
+        ("end-to-end fine-tuned", TWIN),
         ("k-means", OTHERS["kmeans"]),
         ("k-means frozen", OTHERS["kmeans"]),
         ("whitening (ZCA)", OTHERS["whitened"]),
@@ -109,6 +113,13 @@ def test_layers_says_how_many_are_moved_over():
     assert alike(kept, own) == pytest.approx(1, abs=1e-5)
 
 
+def test_moved_filters_keep_the_scale_that_they_were_learned_with_on_request():
+    kernel = np.asarray(prepared("kclr fine-tuned", scale=False).get_layer("conv1").kernel)
+    np.testing.assert_allclose(kernel, RUN[0].kernel)
+    scaled = np.asarray(prepared("kclr fine-tuned").get_layer("conv1").kernel)
+    assert not np.allclose(scaled, kernel)
+
+
 def test_first_convolutions_pass_over_pointwise_and_depthwise_ones():
     layers = keras.layers
     model = keras.Sequential(
@@ -132,7 +143,7 @@ def test_an_arm_is_one_function():
     assert arms()["ones"].needs == "pretrained"
     with pytest.raises(ValueError, match="already"):
         arm("ones")(lambda model, start: None)
-    with pytest.raises(ValueError, match="choose from pretrained"):
+    with pytest.raises(ValueError, match="choose from pretrained, end-to-end"):
         arm("twos", needs="pretraned")
 
 

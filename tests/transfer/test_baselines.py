@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
+from kclr import windows as windows_room
 from kclr.errors import SpecError
 from kclr.layers import stacked
+from kclr.learned import PlainLayer
 from kclr.transfer import baselines
-from kclr.transfer.baselines import BASELINES, BaselineLayer, baseline, run_images
+from kclr.transfer.baselines import BASELINES, baseline, run_images
 
 LEARNED = [name for name in BASELINES if name != "random"]
 PATCHES = 6000
@@ -17,7 +19,7 @@ PATCHES = 6000
 
 def layer(name, *shape, **block):
     block = {"filters": shape[-1], "kernel_size": list(shape[:2]), **block}
-    return BaselineLayer(name, block, np.zeros(shape, np.float32), np.zeros(shape[-1], np.float32))
+    return PlainLayer(name, block, np.zeros(shape, np.float32), np.zeros(shape[-1], np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ def test_more_components_than_dimensions_are_their_negatives_and_then_rotations(
 
 @pytest.mark.parametrize("name", ["whitened", "kmeans"])
 def test_more_filters_than_patches_repeat(photographs, name):
-    (made,) = baseline(name, [layer("conv1", 6, 6, 3, 50)], [photographs], 0, patches=40)
+    (made,) = baseline(name, [layer("conv1", 6, 6, 3, 50)], [photographs], 0, windows=40)
     assert made.kernel.shape == (6, 6, 3, 50)
     assert np.isfinite(made.kernel).all()
 
@@ -144,7 +146,7 @@ def test_a_layer_above_answers_to_the_maps_below_around_zero(photographs, name):
     assert np.isfinite(maps).all()
     linear = [
         made[0],
-        BaselineLayer("top", made[1].block | {"activation": None}, *_arrays(made[1])),
+        PlainLayer("top", made[1].block | {"activation": None}, *_arrays(made[1])),
     ]
     maps = stacked(linear, 3, padding="valid").predict(photographs / 255, verbose=0)
     if name != "random":
@@ -173,19 +175,19 @@ def test_an_unknown_baseline_is_refused():
 
 
 def test_wide_maps_take_fewer_patches_rather_than_all_the_memory(photographs, monkeypatch):
-    monkeypatch.setattr(baselines, "_PATCH_NUMBERS", 108 * 500)
+    monkeypatch.setattr(windows_room, "NUMBERS", 108 * 500)
     seen = []
-    covariance = baselines._covariance
-    monkeypatch.setattr(baselines, "_covariance", lambda w: seen.append(len(w)) or covariance(w))
+    covariance = windows_room.covariance
+    monkeypatch.setattr(windows_room, "covariance", lambda w: seen.append(len(w)) or covariance(w))
     baseline("whitened", [layer("conv1", 6, 6, 3, 4)], [photographs])
     assert seen == [500]
 
 
 def test_windows_too_wide_to_whiten_are_standardised_only(photographs, monkeypatch):
-    monkeypatch.setattr(baselines, "_MOST_WHITENED", 143)
+    monkeypatch.setattr(baselines, "MOST_WHITENED", 143)
     layers = [layer("conv1", 2, 2, 3, 16), layer("conv2", 3, 3, 16, 24)]
     first, second = baseline("kmeans", layers, [photographs] * 2, 0, PATCHES)
-    linear = BaselineLayer("top", second.block | {"activation": None}, *_arrays(second))
+    linear = PlainLayer("top", second.block | {"activation": None}, *_arrays(second))
     maps = stacked([first, linear], 3).predict(photographs / 255, verbose=0)
     assert np.isfinite(maps).all()
     with pytest.raises(SpecError, match="the windows of layer conv2 hold 144 numbers"):

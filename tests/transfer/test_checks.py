@@ -50,6 +50,21 @@ def test_pretrained_is_found_beside_the_spec(tmp_path):
     assert load_transfer(tmp_path / "my.yaml").pretrained == str(tmp_path / "layer.yaml")
 
 
+def test_an_end_to_end_twin_needs_two_layers_by_contrast(tmp_path):
+    (tmp_path / "layer.yaml").write_text(LAYER)
+    text = "data: digits\npretrained: layer.yaml\narms: [random start, end-to-end frozen]"
+    message = complaint(tmp_path / "my.yaml", text)
+    assert "line 3, arms.1: 'end-to-end frozen' has nothing to compare: " in message
+    assert "no two layers by contrast" in message
+    two = LAYER.replace("]", ", {}]")
+    (tmp_path / "layer.yaml").write_text(two)
+    assert load_transfer(tmp_path / "my.yaml")
+    (tmp_path / "layer.yaml").write_text(two + "train: {end_to_end: true}\n")
+    assert "end to end itself" in complaint(tmp_path / "my.yaml", text)
+    text = text.replace("pretrained: layer.yaml\n", "")
+    assert "needs the key 'pretrained'" in complaint(tmp_path / "my.yaml", text)
+
+
 def test_a_directory_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     message = complaint(tmp_path / "my.yaml", f"data: digits\npretrained: {tmp_path}/empty")

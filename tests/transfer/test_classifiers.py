@@ -295,7 +295,7 @@ def test_an_option_that_the_users_function_does_not_have_is_named(own):
 
 def test_names_can_be_checked_without_tensorflow():
     script = (
-        "import sys, kclr.transfer.classifiers as c, kclr.transfer.initialize\n"
+        "import sys, kclr.transfer.classifiers as c, kclr.transfer.starting\n"
         "print(*c.classifier_names(), 'tensorflow' in sys.modules, 'keras' in sys.modules)"
     )
     answer = subprocess.run(

@@ -10,7 +10,9 @@ import pytest
 
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError, SpecError
+from kclr.layers import stacked
 from kclr.report.summary import summarize
+from kclr.run import load_run
 from kclr.spec.transfer import parse_transfer
 from kclr.transfer.arms import Arm, _arms, arms
 from kclr.transfer.baselines import baseline
@@ -22,6 +24,10 @@ PRETRAINING = """
 data: {source: photos, limit: 1}
 stack:
   - block: {filters: 6, kernel_size: 6, whitening: none}
+    train: {steps: 4, batch_size: 16, jit: false}
+"""
+SECOND = """
+  - block: {filters: 4, whitening: none}
     train: {steps: 4, batch_size: 16, jit: false}
 """
 SMALL = """
@@ -56,10 +62,10 @@ def without_times(value):
 def all_arms(tmp_path_factory):
     """An experiment with every arm, its baselines made from few patches."""
     place = tmp_path_factory.mktemp("all")
-    spec = place / "layer.yaml"
-    spec.write_text(PRETRAINING)
+    spec = place / "layers.yaml"
+    spec.write_text(PRETRAINING + SECOND)
     text = f"{SMALL}arms: [{', '.join(sorted(arms()))}]\npretrained: {spec}\nsupervised: digits\n"
-    few = functools.partial(baseline, patches=2000)
+    few = functools.partial(baseline, windows=2000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kclr.transfer.pretraining.baseline", few)
         return experiment(text, place / "out"), place / "out"
@@ -114,7 +120,8 @@ def test_frozen_arms_train_fewer_weights_of_the_same_classifier(all_arms):
     units = {unit["arm"]: unit for unit in all_arms[0]["units"]}
     frozen, tuned = units["kclr frozen"], units["kclr fine-tuned"]
     assert frozen["parameters"] == tuned["parameters"] == tuned["trained_parameters"]
-    assert tuned["trained_parameters"] - frozen["trained_parameters"] == 6 * 6 * 6 + 6
+    moved = 6 * 6 * 6 + 6 + 3 * 3 * 6 * 4 + 4
+    assert tuned["trained_parameters"] - frozen["trained_parameters"] == moved
 
 
 def test_the_pretrained_spec_is_a_run_of_its_own(all_arms):
@@ -126,9 +133,64 @@ def test_the_pretrained_spec_is_a_run_of_its_own(all_arms):
     assert unit["start"][0]["frozen"]
 
 
+def test_the_twin_is_the_same_stack_trained_in_one_go(all_arms):
+    _, out = all_arms
+    run, twin = (load_run(out / name) for name in ("pretrained", "end-to-end"))
+    assert twin.resolved["train"] == {"end_to_end": True}
+    assert run.resolved | {"train": None} == twin.resolved | {"train": None}
+    assert [layer.facts.get("end_to_end") for layer in twin.layers] == [True, True]
+    assert twin.layers[0].facts["steps"] == sum(layer.facts["steps"] for layer in run.layers) == 8
+    unit = json.loads((out / "units/end-to-end-frozen/labels-1/seed-0.json").read_text())
+    assert [row["run_layer"] for row in unit["start"][:2]] == ["conv1", "conv2"]
+
+
+def test_both_ways_are_judged_by_the_same_probe(all_arms):
+    ways = {run["way"]: run for run in all_arms[0]["end_to_end"]["runs"]}
+    assert list(ways) == ["layer by layer", "end to end"]
+    for run in ways.values():
+        assert 0 <= run["top_layer"] <= 1
+        assert 0 <= run["all_layers"] <= 1
+    # Two layers of 4 steps with 16 crops of 4 patches each; the twin's 8 steps the same.
+    assert {run["patches"] for run in ways.values()} == {512}
+
+
+def test_the_supervised_source_is_a_run(all_arms):
+    run = load_run(all_arms[1] / "supervised" / "seed-0")
+    first, second = run.layers
+    assert (first.kernel.shape, second.kernel.shape) == ((6, 6, 1, 6), (3, 3, 6, 4))
+    assert first.bias.shape == (6,)
+    assert (first.directory / "filters.png").exists()
+    assert [row["epoch"] for row in first.history()] == [1, 2]
+    pooled = {"kernel_size": 3, "pool_size": 2, "pool_strides": 2, "activation": "relu"}
+    assert pooled.items() <= second.block.items()
+    assert stacked(run.layers, 1).output_shape == (None, None, None, 4)
+    assert run.summary["layers"][0]["test_accuracy"] == first.facts["test_accuracy"]
+
+
+def test_what_was_made_before_is_not_made_again(all_arms, tmp_path, monkeypatch):
+    """Every part of a finished experiment is kept: runs, probes, the supervised source."""
+    results, out = all_arms
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+
+    def refuse(*arguments, **options):
+        raise AssertionError("made again")
+
+    for name in ("supervised.fit", "experiment.fit", "twins.probe"):
+        monkeypatch.setattr(f"kclr.transfer.{name}", refuse)
+    (copy / "units/supervised-frozen/labels-1/seed-0.json").unlink()
+    text = (out / "spec.yaml").read_text()
+    again = experiment(text, copy, resume=True)
+    # The one unit that was missing got as far as its own training: its filters were there.
+    assert [unit["failed"] for unit in failures(again)] == ["AssertionError: made again"]
+    assert again["end_to_end"] == results["end_to_end"]
+
+
 def test_the_table_has_a_row_for_every_arm(all_arms, capsys):
     print_results(all_arms[0])
     printed = capsys.readouterr().out
+    assert "probe, all layers" in printed
+    assert "a single pair shows nothing" in printed
     assert all(f" {name} " in printed for name in arms())
     assert "failed" not in printed
 
@@ -189,6 +251,46 @@ def test_arms_and_labels_can_be_added_to_a_finished_experiment(starts, tmp_path)
     results = experiment(STARTS, out, changes, resume=True, listener=counting)
     assert counting.units == [("random frozen", 1.0)]
     assert [unit["arm"] for unit in results["units"]] == ["random frozen", "LSUV", "random start"]
+
+
+def test_repeats_can_be_added_and_filters_named_later(starts, tmp_path):
+    """A finished random start stays what it is when the spec says more."""
+    out = tmp_path / "out"
+    shutil.copytree(starts[1], out)
+    (tmp_path / "layers.yaml").write_text(PRETRAINING + SECOND)
+    changes = [
+        "arms=[random start, LSUV, kclr fine-tuned]",
+        "labels=[0.2, 0.1]",
+        "repeats=2",
+        f"pretrained={tmp_path / 'layers.yaml'}",
+    ]
+    counting = Counting()
+    results = experiment(STARTS, out, changes, resume=True, listener=counting)
+    assert counting.kept == 2
+    assert counting.units == [
+        ("kclr fine-tuned", 0.2),
+        *((arm, 0.1) for arm in ("random start", "LSUV", "kclr fine-tuned")),
+        *((arm, 0.2) for arm in ("random start", "LSUV", "kclr fine-tuned")),
+        *((arm, 0.1) for arm in ("random start", "LSUV", "kclr fine-tuned")),
+    ]
+    assert failures(results) == []
+    before = {unit["arm"]: unit for unit in starts[0]["units"] if unit["labels"] == 0.2}
+    kept = [u for u in results["units"] if u["labels"] == 0.2 and not u["seed"]]
+    assert [before[unit["arm"]] == unit for unit in kept[:2]] == [True, True]
+
+
+def test_filters_that_keep_their_scale_are_another_unit(starts, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(starts[1], out)
+    (tmp_path / "layer.yaml").write_text(PRETRAINING)
+    text = f"{STARTS}pretrained: {tmp_path / 'layer.yaml'}\n"
+    changes = ["arms=[random start, kclr fine-tuned]", "labels=[0.2]"]
+    scaled = experiment(text, out, changes, resume=True)
+    with pytest.raises(SpecError, match="kclr-fine-tuned.*other settings"):
+        experiment(text, out, [*changes, "scale=false"], resume=True)
+    unscaled = experiment(text, tmp_path / "unscaled", [*changes, "scale=false"])
+    notes = [results["units"][1]["start"][0]["adaptation"] for results in (scaled, unscaled)]
+    assert ["all /" in each for each in notes] == [True, False]
 
 
 def test_units_of_other_settings_are_not_taken_for_those_of_the_spec(starts):

@@ -10,9 +10,11 @@ from rich.console import Console
 
 from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
+from kclr.learned import PlainLayer
+from kclr.probing.protocol import draw, hold_out
 from kclr.report.probe_table import probe_table
-from kclr.transfer.baselines import BaselineLayer, baseline
-from kclr.transfer.probe import ProbeResult, as_json, draw, hold_out, probe_run, summaries
+from kclr.transfer.baselines import baseline
+from kclr.transfer.probe import ProbeResult, as_json, probe_run, summaries
 
 SPEC = """
 data: {source: photos, channels: 1, limit: 2}
@@ -24,7 +26,7 @@ stack:
 
 def layer(name, *shape):
     block = {"filters": shape[-1], "kernel_size": list(shape[:2]), "activation": "relu"}
-    return BaselineLayer(name, block, np.zeros(shape, np.float32), np.zeros(shape[-1], np.float32))
+    return PlainLayer(name, block, np.zeros(shape, np.float32), np.zeros(shape[-1], np.float32))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_image
 from kclr.errors import RunError, SpecError
 from kclr.initializers import ContrastiveKernel
 from kclr.transfer.classifiers import build_classifier
-from kclr.transfer.initialize import initialize, lsuv
+from kclr.transfer.starting import initialize, lsuv
 
 RNG = np.random.default_rng(0)
 BLOCK = {"pool_size": [2, 2], "pool_strides": [2, 2]}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve
 
-from kclr.transfer.features import room
+from kclr.probing.features import room
 
 RIDGE_STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-2, 11))
 LOGISTIC_STRENGTHS = tuple(10.0**power for power in range(-5, 1))

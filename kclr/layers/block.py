@@ -1,13 +1,21 @@
-"""ContrastiveConvBlock: the layer that kclr trains, and the shared form of its patches."""
+"""ContrastiveConvBlock: the layer that kclr trains."""
 
 import math
 import numbers
 
 import keras
+import numpy as np
 from keras import ops
 
+from kclr.layers.fast import FusedBatchNormalization, convolution
 
-def _whole(value, name):
+
+def whole(value, name):
+    """A whole number above 0, as an int.
+
+    Raises:
+        ValueError: the value is none; the message names it.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"{name} must be a whole number above 0; got {value!r}")
     return int(value)
@@ -17,7 +25,7 @@ def _pair(value, name):
     pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"{name} must be a whole number above 0, or two of them; got {value!r}")
-    return tuple(_whole(number, name) for number in pair)
+    return tuple(whole(number, name) for number in pair)
 
 
 def _choice(value, name, choices):
@@ -45,9 +53,13 @@ class ContrastiveConvBlock(keras.layers.Layer):
         pool_size: int or two ints, window of the max-pool, which is never padded; 1 for none.
         pool_strides: int or two ints, or None for `pool_size`.
         activation: name, function or None, applied after the max-pool.
-        use_bias: bool, whether a bias is learned. A whitened block has one when folded in any case.
+        use_bias: bool, whether a bias is learned; batch normalisation has its own in its place. A
+            whitened block has one when folded in any case.
         whitening: "zca" for whole kernel windows, "standardize" for each channel, or "none". The
             transform is set by `set_whitening`, and is the identity until then.
+        batch_norm: bool, whether the convolution's output is batch-normalised (Ioffe and Szegedy
+            2015) before the max-pool; `folded()` has its moving mean and variance in kernel and
+            bias.
         kernel_initializer, bias_initializer: Keras initializers.
         data_format: "channels_last", "channels_first" or None for Keras' own setting.
 
@@ -69,13 +81,14 @@ class ContrastiveConvBlock(keras.layers.Layer):
         activation="relu",
         use_bias=True,
         whitening="none",
+        batch_norm=False,
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
         data_format=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.filters = _whole(filters, "filters")
+        self.filters = whole(filters, "filters")
         self.kernel_size = _pair(kernel_size, "kernel_size")
         self.strides = _pair(strides, "strides")
         self.padding = _choice(padding, "padding", ("valid", "same"))
@@ -86,6 +99,9 @@ class ContrastiveConvBlock(keras.layers.Layer):
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
         self.whitening = _choice(whitening, "whitening", ("none", "standardize", "zca"))
+        self.batch_norm = batch_norm
+        # Of a few hundred steps the moving mean must be that of the last ones.
+        self.normalization = FusedBatchNormalization(momentum=0.95) if batch_norm else None
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.data_format = _choice(
@@ -94,6 +110,10 @@ class ContrastiveConvBlock(keras.layers.Layer):
             ("channels_last", "channels_first"),
         )
         self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    @property
+    def _has_bias(self):
+        return self.use_bias and self.normalization is None  # which has its own
 
     def build(self, input_shape):
         channels = input_shape[-1 if self.data_format == "channels_last" else 1]
@@ -104,13 +124,15 @@ class ContrastiveConvBlock(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel", shape=shape, initializer=self.kernel_initializer, autocast=False
         )
-        if self.use_bias:
+        if self._has_bias:
             self.bias = self.add_weight(
                 name="bias",
                 shape=(self.filters,),
                 initializer=self.bias_initializer,
                 autocast=False,
             )
+        if self.normalization is not None:
+            self.normalization.build((None, None, None, self.filters))
         if self.whitening == "none":
             return
         zca = self.whitening == "zca"
@@ -150,17 +172,53 @@ class ContrastiveConvBlock(keras.layers.Layer):
         self.whitening_mean.assign(mean)
         self.whitening_transform.assign(transform)
 
+    def set_folded(self, kernel, bias):
+        """Let a built block be a plain convolution: the opposite of `folded`.
+
+        Args:
+            kernel: float (kernel height, kernel width, channels, filters).
+            bias: float (filters,); dropped where the block learns none, and with batch
+                normalisation, which starts anew on top of the kernel.
+        """
+        kernel, bias = np.asarray(kernel, np.float64), np.asarray(bias, np.float64)
+        if self.whitening != "none":
+            mean = ops.convert_to_numpy(self.whitening_mean).astype(np.float64)
+            transform = ops.convert_to_numpy(self.whitening_transform).astype(np.float64)
+        if self.whitening == "zca":
+            flat = kernel.reshape(-1, self.filters)
+            bias = bias + mean @ flat
+            kernel = np.linalg.solve(transform, flat).reshape(kernel.shape)
+        elif self.whitening == "standardize":
+            bias = bias + np.sum(mean[:, None] * kernel, axis=(0, 1, 2))
+            kernel = kernel / transform[:, None]
+        self.kernel.assign(kernel)
+        if self._has_bias:
+            self.bias.assign(bias)
+
     def folded(self):
-        """Kernel and bias of the plain convolution that this block is.
+        """Kernel and bias of the plain convolution that this block is outside training.
 
         Returns:
             kernel: (kernel height, kernel width, channels, filters); bias: (filters,). Both in
             float32 (float64 for a block of that), whatever the precision of the convolution; the
             bias is zeros where there is none.
         """
+        kernel, bias = self._unwhitened()
+        if self.normalization is None:
+            return kernel, bias
+        moved = self.normalization
+        dtype = kernel.dtype
+        scale = ops.cast(moved.gamma, dtype) * ops.rsqrt(
+            ops.cast(moved.moving_variance, dtype) + moved.epsilon
+        )
+        shift = ops.cast(moved.beta, dtype) - ops.cast(moved.moving_mean, dtype) * scale
+        return kernel * scale, shift
+
+    def _unwhitened(self):
+        """Kernel and bias of the convolution on the input as it is, before batch normalisation."""
         dtype = keras.backend.result_type(self.variable_dtype, "float32")
         kernel = ops.cast(self.kernel, dtype)
-        bias = ops.cast(self.bias, dtype) if self.use_bias else ops.zeros((self.filters,), dtype)
+        bias = ops.cast(self.bias, dtype) if self._has_bias else ops.zeros((self.filters,), dtype)
         if self.whitening == "none":
             return kernel, bias
         mean = ops.cast(self.whitening_mean, dtype)
@@ -172,23 +230,24 @@ class ContrastiveConvBlock(keras.layers.Layer):
         return kernel, bias - ops.sum(mean[:, None] * kernel, axis=(0, 1, 2))
 
     def convolve(self, inputs, padding=None):
-        """The convolution alone, before the max-pool and the activation.
+        """The convolution and its batch normalisation, before the max-pool and the activation.
 
         Args:
             inputs: float (batch, height, width, channels), whatever the block's data_format.
             padding: in place of the block's own.
         """
-        kernel, bias = self.folded()
-        outputs = ops.conv(
+        kernel, bias = self._unwhitened()
+        outputs = convolution(
             ops.cast(inputs, self.compute_dtype),
             ops.cast(kernel, self.compute_dtype),
-            strides=self.strides,
-            padding=padding or self.padding,
-            data_format="channels_last",
+            self.strides,
+            padding or self.padding,
         )
-        if not self.use_bias and self.whitening == "none":
-            return outputs
-        return outputs + ops.cast(bias, outputs.dtype)
+        if self.normalization is not None:
+            return self.normalization(outputs)  # takes any bias away
+        if self.use_bias or self.whitening != "none":
+            outputs = outputs + ops.cast(bias, outputs.dtype)
+        return outputs
 
     def call(self, inputs):
         self.compute_output_shape(inputs.shape)  # raises where no cell is left
@@ -237,147 +296,8 @@ class ContrastiveConvBlock(keras.layers.Layer):
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
             "whitening": self.whitening,
+            "batch_norm": self.batch_norm,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "data_format": self.data_format,
         }
-
-
-@keras.saving.register_keras_serializable(package="kclr")
-class SharedPatches(keras.layers.Layer):
-    """The maps of all patches of a crop's grid, from one convolution over the whole crop.
-
-    Equal to cutting the patches out, convolving each without padding, pooling and activating it,
-    with a fraction of the operations: neighbouring patches share most of their convolution.
-
-    Args:
-        block: ContrastiveConvBlock, channels-last.
-        patch_size: int, of the square patches, in px of the block's input.
-        stride: int, between neighbouring patches, a multiple of the block's strides.
-        slices: bool, take the window maximum by slices (fast under XLA) in place of the max-pool
-            operation (fast without).
-
-    Input: float (batch, crop, crop, channels). Output: float (batch, patches, height, width,
-    filters), the patches row by row.
-
-    Raises:
-        ValueError: the patches cannot share a convolution, or the crop holds no patch.
-    """
-
-    def __init__(self, block, patch_size, stride, slices=False, **kwargs):
-        super().__init__(**kwargs)
-        self.block, self.slices = block, bool(slices)
-        self.patch_size = _whole(patch_size, "patch_size")
-        self.stride = _whole(stride, "stride")
-        if self.stride % block.strides[0] or self.stride % block.strides[1]:
-            raise ValueError(
-                f"patches at every {stride} px share no convolution with strides {block.strides}. "
-                "Use a stride that is a multiple of the block's."
-            )
-        if block.data_format != "channels_last":
-            raise ValueError(
-                "SharedPatches takes a channels-last block. Create it with "
-                "data_format='channels_last'."
-            )
-        self.input_spec = keras.layers.InputSpec(ndim=4)
-
-    def build(self, input_shape):
-        self.compute_output_shape(input_shape)  # raises where a crop holds no patch
-        if not self.block.built:
-            self.block.build(input_shape)
-
-    def _sizes(self, crop, axis):
-        """Patches on this axis, cells of a patch's map, and cells between two patches."""
-        block = self.block
-        if crop is None:
-            raise ValueError("the height and width of the crops must be known")
-        patches = (crop - self.patch_size) // self.stride + 1
-        convolved = (self.patch_size - block.kernel_size[axis]) // block.strides[axis] + 1
-        cells = (convolved - block.pool_size[axis]) // block.pool_strides[axis] + 1
-        if patches < 1 or cells < 1:
-            raise ValueError(
-                f"a crop of {crop} px holds no patch of {self.patch_size} px with a cell left "
-                "after the block. Use larger crops or patches, or a smaller kernel_size or "
-                "pool_size."
-            )
-        return patches, cells, self.stride // block.strides[axis]
-
-    def call(self, crops):
-        block = self.block
-        outputs = block.convolve(crops, padding="valid")
-        rows, height, row_step = self._sizes(crops.shape[1], 0)
-        columns, width, column_step = self._sizes(crops.shape[2], 1)
-        # The max over the pool's window at every place, then each patch's own cells of it.
-        if block.pool_size != (1, 1):
-            outputs = self._window_max(outputs)
-        patches = []
-        for row in range(rows):
-            for column in range(columns):
-                top, left = row * row_step, column * column_step
-                bottom = top + (height - 1) * block.pool_strides[0] + 1
-                right = left + (width - 1) * block.pool_strides[1] + 1
-                patches.append(
-                    outputs[
-                        :,
-                        top : bottom : block.pool_strides[0],
-                        left : right : block.pool_strides[1],
-                    ]
-                )
-        return block.activation(ops.stack(patches, axis=1))
-
-    def _window_max(self, maps):
-        if not self.slices:
-            return ops.max_pool(maps, self.block.pool_size, 1, data_format="channels_last")
-        for axis, size in enumerate(self.block.pool_size):
-            cells = maps.shape[axis + 1] - size + 1
-            shifted = [
-                maps[:, k : k + cells] if axis == 0 else maps[:, :, k : k + cells]
-                for k in range(size)
-            ]
-            maps = shifted[0]
-            for other in shifted[1:]:
-                maps = ops.maximum(maps, other)
-        return maps
-
-    def compute_output_shape(self, input_shape):
-        rows, height, _ = self._sizes(input_shape[1], 0)
-        columns, width, _ = self._sizes(input_shape[2], 1)
-        return (input_shape[0], rows * columns, height, width, self.block.filters)
-
-    def get_config(self):
-        return super().get_config() | {
-            "block": keras.saving.serialize_keras_object(self.block),
-            "patch_size": self.patch_size,
-            "stride": self.stride,
-            "slices": self.slices,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        config["block"] = keras.saving.deserialize_keras_object(config["block"])
-        return cls(**config)
-
-
-def stacked(layers, channels, size=None, padding=None, name="stack") -> keras.Model:
-    """The Keras model of trained layers on top of each other.
-
-    Args:
-        layers: from the image upwards; each has `name`, `block` (arguments of
-            `ContrastiveConvBlock`), `kernel` and `bias`, as the layers of `kclr.load_run` have.
-        channels: int, of the images.
-        size: int, height and width of the images; None for any.
-        padding: in place of every block's own; "valid" in training, where windows are complete.
-        name: str, of the model.
-
-    Returns:
-        Model from float images (batch, height, width, channels) in [0, 1] to the last layer's map.
-    """
-    image = keras.Input((size, size, channels), name="kclr_image")
-    maps = image
-    for layer in layers:
-        arguments = layer.block | ({"padding": padding} if padding else {})
-        block = ContrastiveConvBlock(**arguments, name=layer.name, data_format="channels_last")
-        maps = block(maps)
-        block.set_weights([layer.kernel, layer.bias])
-    return keras.Model(image, maps, name=name)

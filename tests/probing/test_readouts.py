@@ -8,8 +8,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from kclr.transfer.probe import hold_out
-from kclr.transfer.readouts import (
+from kclr.probing.protocol import hold_out
+from kclr.probing.readouts import (
     LOGISTIC_STRENGTHS,
     NEIGHBOURS,
     READOUTS,

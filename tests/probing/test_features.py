@@ -7,7 +7,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from kclr.layers import stacked
-from kclr.transfer.features import all_maps, features, room
+from kclr.probing.features import all_maps, features, room
 
 
 def layer(kernel, name="conv1", **block):

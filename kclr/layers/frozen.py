@@ -1,0 +1,47 @@
+"""Trained layers on top of each other, as a plain Keras model."""
+
+import keras
+
+from kclr.layers.block import ContrastiveConvBlock
+
+
+def stacked(layers, channels, size=None, padding=None, name="stack") -> keras.Model:
+    """The Keras model of trained layers on top of each other.
+
+    Args:
+        layers: from the image upwards; each has `name`, `block` (arguments of
+            `ContrastiveConvBlock`), `kernel` and `bias`, as the layers of `kclr.load_run` have.
+        channels: int, of the images.
+        size: int, height and width of the images; None for any.
+        padding: in place of every block's own; "valid" in training, where windows are complete.
+        name: str, of the model.
+
+    Returns:
+        Model from float images (batch, height, width, channels) in [0, 1] to the last layer's map.
+    """
+    image = keras.Input((size, size, channels), name="kclr_image")
+    maps = image
+    for layer in layers:
+        arguments = layer.block | ({"padding": padding} if padding else {})
+        block = ContrastiveConvBlock(**arguments, name=layer.name, data_format="channels_last")
+        maps = block(maps)
+        block.set_weights([layer.kernel, layer.bias])
+    return keras.Model(image, maps, name=name)
+
+
+def smallest_image(model) -> tuple[int, int]:
+    """Height and width in px of the smallest images that leave one cell of `model`'s map.
+
+    With "valid" padding this is the receptive field of a cell (Dumoulin and Visin 2016, "A guide to
+    convolution arithmetic for deep learning").
+    """
+    blocks = [layer for layer in model.layers if isinstance(layer, ContrastiveConvBlock)]
+    sizes = []
+    for axis in (0, 1):
+        cells = 1
+        for block in reversed(blocks):
+            cells = (cells - 1) * block.pool_strides[axis] + block.pool_size[axis]
+            kernel = 1 if block.padding == "same" else block.kernel_size[axis]
+            cells = (cells - 1) * block.strides[axis] + kernel
+        sizes.append(cells)
+    return sizes[0], sizes[1]

@@ -1,0 +1,107 @@
+"""What learners have in common that look at windows of a layer's input and take no gradient."""
+
+import time
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from kclr.learned import Learned
+from kclr.spec.registry import Part
+
+
+class WindowLearner(Part):
+    """Filters are directions in the space of whitened windows, found by `directions`."""
+
+    windows: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    """Random windows of the layer's input to learn from; fewer where they would take more than half
+    a gigabyte."""
+    threshold: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Subtracted from what a filter answers to a whitened window, before the activation (soft
+    threshold of Coates and Ng 2011, "The importance of encoding versus training"); part of the
+    bias afterwards."""
+    both_signs: bool = False
+    """Learn half as many filters, and have the negative of each beside it, which a ReLU makes two
+    of (as in Coates and Ng 2011)."""
+
+    contrastive: ClassVar[bool] = False
+
+    def directions(self, whitened, covariance, filters, random):
+        """Find filters among whitened windows.
+
+        Args:
+            whitened: float32 (windows, numbers).
+            covariance: float64 (numbers, numbers), of the windows before the whitening; None where
+                it is not "zca".
+            filters: int.
+            random: numpy Generator.
+
+        Returns:
+            float (numbers, filters), of length 1 each.
+        """
+        raise NotImplementedError
+
+    def find(self, block, shape, below, images, random, whitening, epsilon):
+        """The plain convolution of a layer, and whitened windows with what it answers to them.
+
+        Args:
+            block: dict, arguments of the layer's `ContrastiveConvBlock`.
+            shape: of its kernel: height, width, channels, filters.
+            below: the layers below (see `kclr.layers.stacked`).
+            images: what `kclr.data.sources.as_images` takes.
+            random: numpy Generator.
+            whitening, epsilon: as a spec's block has them.
+
+        Returns:
+            kernel: float32 of that shape. bias: float32 (filters,). answers: float32 (windows,
+            filters), before the activation.
+        """
+        import numpy as np
+
+        from kclr.windows import Whitened, input_windows
+
+        made = input_windows(below, block, shape, images, random, self.windows)
+        space = Whitened(made, whitening, epsilon, standardize=bool(below))
+        filters = shape[-1]
+        half = -(-filters // 2) if self.both_signs else filters
+        found = self.directions(space.windows, space.covariance, half, random)
+        if self.both_signs:
+            found = np.concatenate([found, -found], axis=1)[:, :filters]
+        kernel, bias = space.convolution(found, -self.threshold)
+        answers = space.windows[:5000] @ found.astype(np.float32) - np.float32(self.threshold)
+        return kernel, bias, answers
+
+    def learn(self, layer, sizes, below, images, seed, checkpoint, listener) -> Learned:
+        """Find one layer's filters on the frozen output of those below.
+
+        Args:
+            layer: of the spec. below: the layers below (see `kclr.layers.stacked`). images: what
+                `kclr.data.sources.as_images` takes. seed: int.
+            sizes, checkpoint, listener: not needed; it takes seconds.
+
+        Returns:
+            `Learned`, whose facts are seconds, windows, and the filters that are dead or twins.
+        """
+        import numpy as np
+
+        from kclr.data.sources import as_images
+        from kclr.windows import idle_filters
+
+        start = time.perf_counter()
+        images, block = as_images(images), layer.block
+        channels = below[-1].kernel.shape[-1] if below else images.channels
+        kernel, bias, answers = self.find(
+            block.arguments(),
+            (block.kernel_size, block.kernel_size, channels, block.filters),
+            below,
+            images,
+            np.random.default_rng(seed),
+            block.whitening,
+            block.whitening_epsilon,
+        )
+        dead, alike = idle_filters(answers)
+        facts = {
+            "seconds": round(time.perf_counter() - start, 3),
+            "dead_filters": len(dead),
+            "duplicate_filters": len(alike),
+        }
+        return Learned(kernel, bias, facts)

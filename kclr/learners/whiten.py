@@ -1,0 +1,35 @@
+"""Whitening itself as filters: principal components, or ZCA's rows."""
+
+from typing import Literal
+
+from kclr.learners._windows import WindowLearner
+from kclr.spec.registry import register
+
+
+@register("learner", "whiten")
+class Whiten(WindowLearner):
+    """The whitened windows' own coordinates as filters, each with its negative, for the activation
+    keeps one side only; then the same of random rotations, which are uncorrelated too."""
+
+    basis: Literal["pca", "zca"] = "pca"
+    """`pca`: principal components, the largest variance first; `zca`: one filter for each number of
+    the window, which answers to that number alone (Bell and Sejnowski 1997)."""
+
+    def directions(self, whitened, covariance, filters, random):
+        """As `WindowLearner.directions`."""
+        import numpy as np
+
+        from kclr import windows
+
+        if self.basis == "zca":
+            vectors = np.eye(whitened.shape[1])
+        else:
+            if covariance is None:
+                centred = whitened - whitened.mean(axis=0)
+                covariance = windows.covariance(centred)
+            vectors = np.linalg.eigh(covariance)[1][:, ::-1]
+        found = [vectors] if self.both_signs else [vectors, -vectors]
+        while len(found) * len(vectors) < filters:
+            rotation = np.linalg.qr(random.standard_normal(vectors.shape))[0]
+            found += [rotation] if self.both_signs else [rotation, -rotation]
+        return np.concatenate(found, axis=1)[:, :filters]

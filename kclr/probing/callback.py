@@ -1,0 +1,219 @@
+"""Probe: a Keras callback that judges a model's features on labelled images while it is trained."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kclr.data.labels import Labelled, load_labelled
+from kclr.data.sources import Images
+from kclr.errors import SpecError
+from kclr.layers import ContrastiveConvBlock, SharedPatches
+from kclr.model import TripletModel
+from kclr.probing.features import Features, check_fits
+from kclr.probing.protocol import check_amount, check_classifier, draw, probe, validation_rows
+
+
+class Probe(keras.callbacks.Callback):
+    """Fits a simple classifier on a model's frozen features every so many steps, and scores it.
+
+    A linear probe (Alain and Bengio 2016, "Understanding intermediate layers using linear
+    classifier probes"). Only training images of the labelled data are looked at: four fifths of
+    every class fit the classifier, of which a part chooses its strength, and one fifth judges it,
+    always the same ones. The model is called in evaluation mode and keeps its weights; nothing
+    random that the training uses is touched, so it ends with the same weights as without.
+
+    Where it ran, the logs gain `probe_accuracy`, the share of the judging images that were
+    classified correctly, and `probe_seconds`, for the callbacks after it in the list: put it before
+    them. The logs of an epoch have the last ones of the epoch, so `History`, `EarlyStopping` and
+    `ModelCheckpoint` know them.
+
+    Args:
+        data: a name for `kclr.data.labels.load_labelled` (`tfds:NAME`, `folder:PATH`, `digits`),
+            a `Labelled`, or a pair of arrays, images and int labels. Whole numbers are taken as 0
+            to 255 and scaled to [0, 1]; floats are used as they are.
+        every: int, steps between two probes, or None for one at the end of each epoch. There is one
+            after the last step in any case.
+        labels: how many of the labels to fit with (see `kclr.probing.protocol.draw`).
+        limit: int, use only the first so many images; None for all.
+        classifier: "ridge", "logistic" or "knn" (see `kclr.probing.readouts`).
+        grid: int, cells on each side that maps are pooled over; vectors are used as they are.
+        seed: int, of the labels drawn, of those that choose the strength, and of those that judge.
+        encoder: what is judged: a Keras layer or model from images to maps (batch, height, width,
+            filters) or vectors, or a function that returns one, called before each probe. When left
+            out, the model in training; of a `kclr.TripletModel` its encoder.
+        on_result: function of a result, called when it is there.
+        start: int, steps done before this training.
+
+    Attributes:
+        results: list of dicts with step (done so far, from 1), accuracy, and seconds; those of the
+            first one include reading the images.
+        seconds: float, of all probes, without that reading.
+
+    Raises:
+        SpecError: an argument is none of these; from `fit`, the labelled images are not there, or
+            do not fit the encoder.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        every=None,
+        labels: float | int = 1.0,
+        limit=None,
+        classifier="ridge",
+        grid=2,
+        seed=0,
+        encoder=None,
+        on_result=None,
+        start=0,
+    ):
+        super().__init__()
+        check_amount(labels)
+        check_classifier(classifier)
+        for name, value in (("every", every), ("limit", limit), ("grid", grid)):
+            if value is not None and value < 1:
+                raise SpecError(f"{name}: {value} is not possible. Use 1 or more.")
+        self.data, self.every, self.labels, self.limit = data, every, labels, limit
+        self.classifier, self.grid, self.seed = classifier, grid, seed
+        self.encoder, self.on_result, self.step = encoder, on_result, start
+        self.results: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self._epoch, self._epoch_start, self._reading = 0, start, 0.0
+        self._chosen: tuple[Labelled, Any] | None = None
+        self._features: Features | None = None
+
+    def on_train_begin(self, logs=None):
+        self._prepare()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch, self._epoch_start = epoch, self.step
+
+    def on_train_batch_end(self, batch, logs=None):
+        # With steps_per_execution one call stands for several steps.
+        before, self.step = self.step, self._epoch_start + batch + 1
+        self._prepare()  # of a model that its first batch has built
+        if self.every is None:
+            return
+        steps, epochs = self.params.get("steps"), self.params.get("epochs")
+        last = batch + 1 == steps and self._epoch + 1 == epochs
+        if last or self.step // self.every != before // self.every:
+            logs.update(probe_columns(self.measure()))
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.every is None:
+            self.measure()
+        if self.results and self.results[-1]["step"] > self._epoch_start:
+            logs.update(probe_columns(self.results[-1]))
+
+    def on_train_end(self, logs=None):
+        # Where the length of the training was not known, or another callback ended it.
+        if not self.results or self.results[-1]["step"] != self.step:
+            self.measure()
+
+    def _prepare(self):
+        """Read the images as soon as may be, so that what is not there or does not fit is said."""
+        if self._chosen is None and self._current().built:
+            images, _ = self._read()
+            check_fits(self._current(), next(images.batches(1)), images.name)
+
+    def measure(self) -> dict[str, Any]:
+        """Probe now.
+
+        Returns:
+            The result, which is also added to `results`.
+        """
+        images, judging = self._read()
+        started = time.perf_counter()
+        encoder = self._current()
+        if self._features is None or self._features.model is not encoder:
+            self._features = Features(encoder, self.grid, jit=_compiles(encoder))
+        made = self._features(images)
+        np.nan_to_num(made, copy=False, posinf=0, neginf=0)  # of weights that left the numbers
+        fitting, judged = made[~judging], made[judging]
+        labels = np.asarray(images.labels)
+        accuracy, _, _ = probe(
+            fitting, labels[~judging], judged, labels[judging], self.classifier, 1.0, self.seed
+        )
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        seconds, self._reading = seconds + self._reading, 0.0
+        result = {"step": self.step, "accuracy": accuracy, "seconds": round(seconds, 3)}
+        self.results.append(result)
+        if self.on_result:
+            self.on_result(result)
+        return result
+
+    def _current(self):
+        """The layer or model to judge."""
+        if self.encoder is not None:
+            return self.encoder if isinstance(self.encoder, keras.Layer) else self.encoder()
+        found = self.model.encoder if isinstance(self.model, TripletModel) else self.model
+        return found.block if isinstance(found, SharedPatches) else found
+
+    def _read(self):
+        """The images that are used, and which of them judge: bool (images,)."""
+        if self._chosen is None:
+            started = time.perf_counter()
+            if isinstance(self.data, str):
+                channels = _channels(self._current())
+                self.data = load_labelled(self.data, "train", channels, self.limit)
+            elif not isinstance(self.data, Labelled):
+                images, labels = self.data
+                self.data = Labelled(images, np.asarray(labels), ())
+            self._chosen = self._choose(self.data)
+            self._reading = time.perf_counter() - started
+        return self._chosen
+
+    def _choose(self, data):
+        if not isinstance(data.images, Images) and len(data) != len(data.images):
+            raise SpecError(
+                f"{data.name}: {len(data.images)} images and {len(data)} labels. Give each image "
+                "its label."
+            )
+        labels = data.labels[: self.limit]
+        judging = validation_rows(labels, self.seed)
+        if not judging.any():
+            raise SpecError(
+                f"{data.name}: no class has two images among the {len(labels)} that are used, and "
+                "both fitting and judging need one. Raise the limit."
+            )
+        fitting = np.flatnonzero(~judging)
+        fitting = fitting[draw(labels[fitting], self.labels, self.seed)]
+        rows = np.sort(np.concatenate([fitting, np.flatnonzero(judging)]))
+        return _part(data, rows), judging[rows]
+
+
+def probe_columns(result) -> dict[str, float]:
+    """A result of `Probe` under the names that it has in logs and histories."""
+    return {"probe_accuracy": result["accuracy"], "probe_seconds": result["seconds"]}
+
+
+def _part(data, rows):
+    """The labelled images of these rows, ascending."""
+    if isinstance(data.images, Images):
+        own = np.arange(len(data)) if data.rows is None else data.rows
+        return replace(data, labels=data.labels[rows], rows=own[rows])
+    return replace(data, images=data.images[rows], labels=data.labels[rows])
+
+
+def _channels(encoder):
+    """Of the images that a built layer or model takes, or None where that is not known."""
+    config = encoder.get_build_config() or {}
+    shape: Any = getattr(encoder, "input_shape", None) or config.get("input_shape") or ()
+    return shape[-1] if len(shape) == 4 and shape[-1] in (1, 3) else None
+
+
+def _compiles(encoder):
+    """Whether XLA is known to be right and faster: kclr's own layers, where there is no GPU.
+
+    On a GPU TensorFlow may not offer it together with determinism.
+    """
+    known = (ContrastiveConvBlock, keras.layers.InputLayer)
+    parts = getattr(encoder, "layers", [encoder])
+    return all(isinstance(part, known) for part in parts) and not (
+        tf.config.list_physical_devices("GPU")
+    )

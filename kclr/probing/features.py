@@ -1,0 +1,148 @@
+"""Frozen features: feature maps pooled over a grid, a row of numbers for each image."""
+
+import math
+import tempfile
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kclr.errors import SpecError
+from kclr.layers import ContrastiveConvBlock, smallest_image
+from kclr.pooling import pool_maps
+
+_MEGABYTE = 1 << 20
+
+
+def all_maps(model) -> keras.Model:
+    """The model that gives the maps of every block of `model`, from the image upwards."""
+    blocks = [layer.output for layer in model.layers if isinstance(layer, ContrastiveConvBlock)]
+    return keras.Model(model.input, blocks)
+
+
+class Features:
+    """Mean-pooled maps of a frozen model, in evaluation mode, batch after batch.
+
+    The graph is made once for a size of images, and reads the weights as they are at each call.
+
+    Args:
+        model: Keras layer or model, from images (batch, height, width, channels) to a map (batch,
+            height, width, filters), to vectors (batch, ...), or to a list of these, whose features
+            then stand side by side.
+        grid: int, cells of the grid on each side of a map (see `kclr.pooling.grid_mean`).
+        jit: bool, compile with XLA. For convolution blocks that takes a third of the time of the
+            plain graph; not every layer of Keras can be compiled.
+    """
+
+    def __init__(self, model, grid=2, jit=True):
+        self.model, self._grid = model, grid
+        # XLA compiles anew for every shape.
+        self._compiled = tf.function(self._pooled, jit_compile=jit, autograph=False)
+        self._plain = tf.function(self._pooled, autograph=False, reduce_retracing=True)
+
+    def _pooled(self, inputs):
+        inputs = tf.cast(inputs, tf.float32) / (1 if inputs.dtype.is_floating else 255)
+        outputs = self.model(inputs, training=False)
+        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        vectors = [
+            pool_maps(each, "grid", self._grid) if len(each.shape) == 4 else _flat(each)
+            for each in outputs
+        ]
+        return tf.concat([tf.cast(each, tf.float32) for each in vectors], axis=-1)
+
+    def __call__(self, images, batch_size=256, memory=4096):
+        """The features of images.
+
+        Args:
+            images: whole numbers from 0 to 255, which are scaled to [0, 1], or floats, which the
+                model sees as they are: an array (images, ...), or `kclr.data.labels.Labelled`.
+            batch_size: int, images at a time.
+            memory: megabytes; more features than that are kept in a nameless file, which goes with
+                the array.
+
+        Returns:
+            float32 (images, numbers): of a map grid * grid * filters, cell by cell; an array, or a
+            `numpy.memmap`.
+
+        Raises:
+            SpecError: the images do not fit the model (see `check_fits`).
+        """
+        batches = images.batches if hasattr(images, "batches") else _batches(images)
+        out, shape, done = None, None, 0
+        for batch in batches(batch_size):
+            check_fits(self.model, batch, getattr(images, "name", "images"))
+            shape = shape or (min(batch_size, len(images)), *batch.shape[1:])
+            if batch.shape[1:] == shape[1:]:
+                padding = [(0, shape[0] - len(batch)), *[(0, 0)] * (batch.ndim - 1)]
+                values = self._compiled(np.pad(batch, padding)).numpy()[: len(batch)]
+            else:
+                values = self._plain(batch).numpy()
+            if out is None:
+                out = room((len(images), values.shape[1]), memory)
+            out[done : done + len(batch)] = values
+            done += len(batch)
+        return out
+
+
+def features(model, images, grid=2, batch_size=256, memory=4096):
+    """The features of images, made once: `Features(model, grid)(images, batch_size, memory)`."""
+    return Features(model, grid)(images, batch_size, memory)
+
+
+def _flat(vectors):
+    return tf.reshape(vectors, (-1, math.prod(vectors.shape[1:])))
+
+
+def check_fits(model, batch, name):
+    """Refuse images that a model cannot take.
+
+    Args:
+        model: Keras layer or model.
+        batch: (images, ...), a batch of them.
+        name: of the data set, in messages.
+
+    Raises:
+        SpecError: the images are too small for kclr's layers, or have another shape than the
+            model's.
+    """
+    taken: Any = getattr(model, "input_shape", None)
+    given = batch.shape
+    layers = getattr(model, "layers", [])
+    if batch.ndim == 4 and any(isinstance(layer, ContrastiveConvBlock) for layer in layers):
+        height, width, channels = given[1:]
+        smallest = smallest_image(model)
+        if height < smallest[0] or width < smallest[1]:
+            raise SpecError(
+                f"{name}: images of {height}x{width} px are too small for these layers, which need "
+                f"at least {smallest[0]}x{smallest[1]}. Use larger images, or fewer layers."
+            )
+        if channels != taken[-1]:
+            raise SpecError(
+                f"{name}: images of {channels} channels, and the layers take {taken[-1]}. Turn "
+                "them into gray or RGB first."
+            )
+    if not isinstance(taken, tuple) or not all(size is None or size > 0 for size in taken):
+        return  # it is known to the model alone
+    sizes = list(zip(taken[1:], given[1:], strict=False))
+    if len(taken) != len(given) or any(size not in (None, own) for size, own in sizes):
+        raise SpecError(
+            f"{name}: images of {_by(given[1:])}, and the model takes {_by(taken[1:])}. Give "
+            "images of that shape."
+        )
+
+
+def _by(shape):
+    return "x".join("any" if size is None else str(size) for size in shape)
+
+
+def _batches(images):
+    return lambda size: (images[start : start + size] for start in range(0, len(images), size))
+
+
+def room(shape, memory):
+    """An array of float32 that is yet to be filled, on disk where it takes over `memory` MB."""
+    if 4 * np.prod(shape, dtype=np.int64) <= memory * _MEGABYTE:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(prefix="kclr-features-") as file:
+        return np.memmap(file, np.float32, "w+", shape=tuple(shape))

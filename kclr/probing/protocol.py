@@ -1,0 +1,145 @@
+"""The protocol of a probe: which labels are used, and which choose the classifier's strength.
+
+Every figure comes from it: the strength is chosen on a part of the training labels that is held
+out; what judges is looked at once, at the end.
+"""
+
+import numpy as np
+
+from kclr.errors import SpecError
+from kclr.probing.readouts import READOUTS
+from kclr.spec.wording import nearest
+
+# A strength that was chosen with fewer images than this is a matter of luck: with 50 of 500 labels
+# of CIFAR-10 it costs two points, and makes the draws differ by four.
+HELD_OUT = 1000
+HELD_OUT_SHARES = (0.1, 0.5)
+VALIDATION_SHARE = 0.2
+_DRAW, _HOLD_OUT, _VALIDATE = range(3)  # so that a draw and its held-out part are independent
+
+
+def probe(
+    train_features,
+    train_labels,
+    test_features,
+    test_labels,
+    classifier="ridge",
+    labels: float | int = 1.0,
+    seed=0,
+) -> tuple[float, float, int]:
+    """Fit a classifier on some of the labels and test it.
+
+    Args:
+        train_features, test_features: float32 (images, numbers).
+        train_labels, test_labels: int (images,).
+        classifier: "ridge", "logistic" or "knn" (see `kclr.probing.readouts`).
+        labels: a share of the training labels, or a number for each class (see `draw`).
+        seed: int, of the labels drawn and of those that choose the strength.
+
+    Returns:
+        The share of test images classified correctly, the strength, and the number of labels.
+
+    Raises:
+        SpecError: the classifier or the amount of labels is none of these.
+    """
+    check_classifier(classifier)
+    rows = draw(train_labels, labels, seed)
+    fitted = READOUTS[classifier](
+        train_features, train_labels, rows, hold_out(train_labels[rows], seed)
+    )
+    right = fitted.predict(test_features) == test_labels
+    return float(right.mean()), float(fitted.strength), len(rows)
+
+
+def draw(labels, amount, seed):
+    """Choose labelled images at random, class by class.
+
+    With the same seed a smaller amount is part of a larger one.
+
+    Args:
+        labels: int (images,).
+        amount: a share of each class in (0, 1], or a whole number from 2 on of each class. At least
+            two of each are drawn, so that one can be held out, and all where there are not as many.
+        seed: int.
+
+    Returns:
+        int64 (drawn,), their numbers, ascending.
+
+    Raises:
+        SpecError: the amount is neither.
+    """
+    check_amount(amount)
+    random = np.random.default_rng([seed, _DRAW])
+    chosen = []
+    for label in np.unique(labels):
+        rows = random.permutation(np.flatnonzero(labels == label))
+        count = round(amount * len(rows)) if amount <= 1 else int(amount)
+        chosen.append(rows[: max(2, count)])
+    return np.sort(np.concatenate(chosen))
+
+
+def check_amount(amount):
+    """Refuse what is no amount of labels.
+
+    Raises:
+        SpecError: it is neither a share in (0, 1] nor a whole number from 2 on.
+    """
+    number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
+    if not number or not (0 < amount <= 1 or (amount >= 2 and amount % 1 == 0)):
+        raise SpecError(
+            f"labels: {amount} is no amount of labels. Use a share (0.01 for one in a hundred, 1.0 "
+            "for all), or a whole number from 2 on, of each class."
+        )
+
+
+def check_classifier(name):
+    """Refuse what is no classifier.
+
+    Raises:
+        SpecError: it is none.
+    """
+    if name not in READOUTS:
+        raise SpecError(f"{name!r} is no classifier.{nearest(name, READOUTS)}")
+
+
+def hold_out(labels, seed):
+    """Mark the images that choose the strength, class by class.
+
+    Args:
+        labels: int (images,).
+        seed: int.
+
+    Returns:
+        bool (images,), true for a tenth of each class; of fewer than 10,000 images, for the share
+        that makes 1,000 of them, up to a half. At least one image of two or more is held out.
+    """
+    least, most = HELD_OUT_SHARES
+    share = min(most, max(least, HELD_OUT / len(labels)))
+    random = np.random.default_rng([seed, _HOLD_OUT])
+    held_out = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = random.permutation(np.flatnonzero(labels == label))
+        if len(rows) > 1:
+            held_out[rows[: max(1, round(share * len(rows)))]] = True
+    return held_out
+
+
+def validation_rows(labels, seed):
+    """Mark the training images that judge while training goes on, class by class.
+
+    What is judged so may steer a training; the test images stay unseen by it.
+
+    Args:
+        labels: int (images,).
+        seed: int.
+
+    Returns:
+        bool (images,), true for a fifth of each class, and for one of those that have two or more.
+    """
+    random = np.random.default_rng([seed, _VALIDATE])
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = random.permutation(np.flatnonzero(labels == label))
+        if len(rows) > 1:
+            chosen[rows[: max(1, round(VALIDATION_SHARE * len(rows)))]] = True
+    return chosen

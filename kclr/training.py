@@ -1,0 +1,311 @@
+"""Training by contrast, of one layer or several at once: compile and fit of a `TripletModel`."""
+
+import contextlib
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from kclr.callbacks import (
+    CollapseError,
+    CollapseGuard,
+    KeepMetrics,
+    StepHistory,
+    TrainingState,
+    restore,
+)
+from kclr.data.patches import PatchTripletGenerator
+from kclr.keras_objects import keras_augmentation, keras_optimizer
+from kclr.layers import ContrastiveConvBlock, SharedPatches, stacked
+from kclr.learned import Learned, Listener, PlainLayer
+from kclr.losses import ContrastiveLoss
+from kclr.model import TripletModel
+from kclr.spec.geometry import LayerGeometry
+from kclr.spec.schema import Embedding, Layer
+from kclr.whitening import WindowStatistics, standardizing, zca
+from kclr.windows import idle_filters
+
+STATISTICS_CROPS = 20_000
+
+
+def train_layers(
+    layers: Sequence[Layer],
+    sizes: LayerGeometry,
+    below,
+    images,
+    seed,
+    checkpoint,
+    listener,
+) -> list[Learned]:
+    """Train layers on the frozen output of those below, from the topmost one's objective.
+
+    Args:
+        layers: of the spec, from the image upwards: one, or several that are trained at once, for
+            as many steps as they would have one by one.
+        sizes: the geometry of the topmost one. Its patches, embedding, objective and `train` count.
+        below: the trained layers below, from the image upwards (see `kclr.layers.stacked`).
+        images: source of images (see `kclr.data.sources.as_images`).
+        seed: int, of everything random in this training.
+        checkpoint: Path of the training state; a file there is gone on from.
+        listener: a `Listener`, told how it goes.
+
+    Returns:
+        For each layer a `Learned`. The facts are those of the whole training.
+
+    Raises:
+        SpecError: Keras refuses the optimizer's or an augmentation's config; `check_keras_objects`
+            finds that before anything is trained.
+        CollapseError: the embeddings collapsed.
+    """
+    keras.utils.set_random_seed(seed)
+    top = layers[-1]
+    generator = PatchTripletGenerator(
+        images,
+        patch_size=sizes.image_patch,
+        crop_size=sizes.image_crop if sizes.grid else None,
+        stride=sizes.image_stride if sizes.grid else 1,
+        max_shift=sizes.image_shift or None,
+        batch_size=top.train.batch_size,
+        crops_per_image=top.train.crops_per_image,
+        seed=seed,
+    )
+    total = sum(_steps(layer.train, generator.image_count) for layer in layers)
+    with _policy(top.train.precision):
+        training = _Training(layers, sizes, below, generator.channels, total)
+    model = training.model
+    start, seconds = 0, 0.0
+    if checkpoint.exists():
+        start, seconds = restore(model, checkpoint)
+    else:
+        training.begin(generator, below, seed)
+    batches = generator.crops(start) if training.shared else generator.views(start)
+    history = StepHistory(top.train.log_every, total, listener.row, start, seconds)
+    state = TrainingState(checkpoint, history, top.train.checkpoint_seconds)
+    guard = CollapseGuard(
+        top.objective.ceiling,
+        top.train.log_every,
+        action=top.train.on_collapse,
+        warn=listener.warned,
+    )
+    told = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: listener.stepped(start + batch + 1, logs)
+    )
+    probes = listener.probes(training.blocks, start)
+    listener.started(total, start, top.train.batch_size * sizes.views)
+    try:
+        model.fit(
+            batches.take(total - start),
+            steps_per_epoch=total - start,
+            callbacks=[KeepMetrics(), told, guard, *probes, history, state],
+            shuffle=False,
+            verbose=0,
+        )
+    except KeyboardInterrupt:
+        # Between two steps everything agrees; within one the last save is what counts.
+        if int(model.optimizer.iterations) == history.step:
+            state.save()
+        raise
+    except tf.errors.OpError:
+        # What went wrong while images were read in the background says more than TensorFlow does.
+        if generator.failure is None:
+            raise
+        raise generator.failure from None
+    except CollapseError as error:
+        dead, alike = training.idle_filters(batches)[-1]
+        raise CollapseError(
+            f"{error} Of {top.block.filters} filters {_named(dead)} dead and {_named(alike)} "
+            "the twin of another."
+        ) from None
+    if generator.skipped:
+        listener.warned(_skipped(generator.skipped))
+    a_step = top.train.batch_size * sizes.views
+    training_seconds = history.seconds - seconds - sum(probe.seconds for probe in probes)
+    facts = {
+        "steps": total,
+        "seconds": round(history.seconds, 3),
+        "patches": total * a_step,
+        "patches_per_second": round((total - start) * a_step / max(training_seconds, 1e-9), 1),
+        "loss": history.last["loss"],
+        "effective_rank": history.last["effective_rank"],
+        "skipped_images": len(generator.skipped),
+    }
+    if len(layers) > 1:
+        facts["end_to_end"] = True
+    learned = []
+    for block, (dead, alike) in zip(training.blocks, training.idle_filters(batches), strict=True):
+        kernel, bias = (keras.ops.convert_to_numpy(part) for part in block.folded())
+        idle = {"dead_filters": len(dead), "duplicate_filters": len(alike)}
+        learned.append(Learned(kernel, bias, facts | idle))
+    return learned
+
+
+def _steps(train, images):
+    """The steps that a layer is trained for, by a spec's `train`."""
+    per_epoch = max(1, images * train.crops_per_image // train.batch_size)
+    return train.steps or (train.epochs or 1) * per_epoch
+
+
+@contextlib.contextmanager
+def _policy(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+class _Training:
+    """The compiled, built model of a training, and the parts of it that are needed apart.
+
+    Attributes:
+        model: TripletModel. blocks: for each layer the ContrastiveConvBlock that is trained,
+        without padding, for a patch has no outside that could be padded. shared: whether the model
+        takes crops, and shares their convolution.
+    """
+
+    def __init__(self, layers, sizes, below, channels, total):
+        self._layers = layers
+        top = layers[-1]
+        self.blocks = [_block(layer) for layer in layers]
+        patches = top.patches
+        self.shared = bool(
+            sizes.grid and not patches.augment and patches.stride % top.block.strides == 0
+        )
+        jit = top.train.jit
+        if jit == "auto":
+            # Measured on a CPU: XLA wins in float32, oneDNN wins bfloat16 convolutions. On a GPU
+            # Keras offers no XLA together with determinism.
+            jit = (
+                top.train.precision == "float32"
+                and not patches.augment
+                and not tf.config.list_physical_devices("GPU")
+            )
+        encoder = self.blocks[-1]
+        if self.shared:
+            encoder = SharedPatches(encoder, patches.patch_size, patches.stride, slices=jit)
+        size = sizes.image_crop if self.shared else sizes.image_patch
+        image = keras.Input((size, size, channels))
+        # Whitening is measured on patches of another size than the crops.
+        any_size = keras.Input((None, None, channels))
+        maps, free = image, any_size
+        if below:
+            frozen = stacked(below, channels, padding="valid")
+            frozen.trainable = False
+            maps, free = frozen(maps), frozen(free)
+        self._inputs, answers = [keras.Model(any_size, free)], []
+        for block in self.blocks[:-1]:
+            maps, free = block(maps), block(free)
+            answers.append(maps)
+            self._inputs.append(keras.Model(any_size, free))
+        maps = encoder(maps)
+        self._answers = keras.Model(image, [*answers, maps])
+        self.model = TripletModel(
+            keras.Model(image, maps),
+            embedding=top.embedding.pool,
+            grid_size=top.embedding.grid_size,
+            head=_head(top.embedding),
+            augment=keras_augmentation(patches),
+            augment_anchor=patches.augment_views == "all",
+        )
+        self.model.compile(
+            optimizer=keras_optimizer(top.train.optimizer, total),
+            loss=ContrastiveLoss(top.objective),
+            jit_compile=jit,
+        )
+        self.model.build((None, size, size, channels))
+        self.model.optimizer.build(self.model.trainable_variables)
+
+    def begin(self, generator, below, seed):
+        """Set the whitening and the kernels to start from, from the image upwards."""
+        below = list(below)
+        for index, (layer, block) in enumerate(zip(self._layers, self.blocks, strict=True)):
+            if layer.block.whitening != "none":
+                block.set_whitening(*_whitening(layer.block, generator, self._inputs[index]))
+            if layer.learner.start:
+                found = layer.learner.start.learn(
+                    layer, None, below, generator.images, [seed, index], None, Listener()
+                )
+                block.set_folded(found.kernel, found.bias)
+            kernel, bias = (keras.ops.convert_to_numpy(part) for part in block.folded())
+            below.append(PlainLayer(layer.name, layer.block.arguments(), kernel, bias))
+
+    def idle_filters(self, batches):
+        """For each layer the filters that never answer, and those that answer as an earlier one.
+
+        Returns:
+            for each layer (dead, alike): lists of filter indices, over one batch's patches.
+        """
+        crops, _ = next(iter(batches))
+        if not self.shared:
+            crops = tf.reshape(crops, (-1, *crops.shape[2:]))
+        answers = self._answers.predict_on_batch(tf.cast(crops, "float32") / 255)
+        answers = answers if isinstance(answers, list) else [answers]
+        return [idle_filters(maps.reshape(-1, maps.shape[-1])) for maps in answers]
+
+
+def _block(layer: Layer):
+    block = layer.block
+    return ContrastiveConvBlock(
+        block.filters,
+        block.kernel_size,
+        strides=block.strides,
+        pool_size=block.pool_size,
+        pool_strides=block.pool_strides,
+        activation=block.activation,
+        use_bias=block.use_bias,
+        whitening=block.whitening,
+        batch_norm=block.batch_norm,
+        data_format="channels_last",
+    )
+
+
+def _head(embedding: Embedding):
+    """What comes between the pooled map and the objective: standardisation and projection head."""
+    parts: list[keras.layers.Layer] = []
+    if embedding.standardize:
+        parts.append(keras.layers.BatchNormalization(center=False, scale=False, momentum=0.9))
+    for width in embedding.head:
+        if len(parts) and isinstance(parts[-1], keras.layers.Dense):
+            parts.append(keras.layers.ReLU())
+        parts.append(keras.layers.Dense(width))
+    return keras.Sequential(parts) if parts else None
+
+
+def _whitening(block, generator, below):
+    """Mean and transform of the whitening, from the first patches of the training.
+
+    Args:
+        block: of the spec.
+        generator: of the patches.
+        below: Keras model from patches in [0, 1] to the block's input.
+    """
+    channels = below.output_shape[-1]
+    window = block.kernel_size**2 if block.whitening == "zca" else 1
+    statistics = WindowStatistics(window * channels)
+    batches = -(-STATISTICS_CROPS // generator.batch_size)
+    for patches, _ in generator.views().take(batches):
+        maps = tf.cast(patches[:, 0], "float32") / 255
+        maps = below(maps)
+        if block.whitening == "zca":
+            maps = tf.image.extract_patches(
+                tf.cast(maps, "float32"),
+                [1, block.kernel_size, block.kernel_size, 1],
+                [1, block.strides, block.strides, 1],
+                [1, 1, 1, 1],
+                "VALID",
+            )
+        statistics.update(maps.numpy())
+    make = zca if block.whitening == "zca" else standardizing
+    return statistics.mean, make(statistics.covariance, block.whitening_epsilon)
+
+
+def _skipped(pictures):
+    shown = "; ".join(f"{name}: {reason}" for name, reason in pictures[:5])
+    more = f"; and {len(pictures) - 5} more" if len(pictures) > 5 else ""
+    return f"{len(pictures)} unusable pictures were skipped ({shown}{more})"
+
+
+def _named(indices):
+    some = ", ".join(map(str, indices[:10])) + (", ..." if len(indices) > 10 else "")
+    return f"{len(indices)} ({some}) are" if indices else "none are"

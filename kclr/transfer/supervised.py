@@ -1,0 +1,153 @@
+"""Supervised transfer: a classifier trained on another labelled set, its first layers as a run.
+
+The directory has a run's files, so that `kclr.load_run` opens it, and its filters can be looked at,
+probed, exported and moved as those of any run. It appears whole or not at all.
+"""
+
+import hashlib
+import json
+import math
+import time
+from typing import Any
+
+import numpy as np
+import yaml
+
+from kclr.data.labels import Labelled
+from kclr.errors import RunError
+from kclr.provenance import hardware, versions
+from kclr.report.filters import filter_order
+from kclr.report.plots import filters_png
+from kclr.report.sections import write_csv
+from kclr.run import Run, atomic, load_run
+from kclr.spec.transfer import TransferSpec
+from kclr.transfer.arms import first_convolutions
+from kclr.transfer.lsuv import kernel_name
+from kclr.transfer.training import arm_seed, fit, new_classifier, precision, steps_per_epoch
+
+
+def supervised_run(
+    spec: TransferSpec, path, training: Labelled, test: Labelled, digest, count, seed, tell
+) -> Run:
+    """The first convolutions of the spec's classifier, trained on other labelled images.
+
+    Args:
+        spec: with `supervised`.
+        path: of the run's directory. One that was made of the same is opened; another replaced.
+        training, test: the other labelled images, all of one size.
+        digest: str, a hash of them.
+        count: int, how many convolutions are kept.
+        seed: int, of the repeat. The classifier starts from other weights than the arms' do.
+        tell: function that is told in a few words how it goes.
+
+    Raises:
+        SpecError: Keras refuses the optimizer or an augmentation.
+        RunError: the loss is no number any more.
+    """
+    other: Any = spec.supervised
+    train = spec.train.model_copy(update={"epochs": other.epochs or spec.train.epochs})
+    made_of = {
+        "data": other.data,
+        "limit": other.limit,
+        "classifier": spec.classifier.model_dump(mode="json"),
+        "train": train.model_dump(mode="json"),
+        "seed": seed,
+    }
+    facts = json.dumps([made_of, digest, count], sort_keys=True)
+    key = hashlib.sha256(facts.encode()).hexdigest()
+    try:
+        found = load_run(path)
+        if {layer.facts["key"] for layer in found.layers} == {key}:
+            return found
+    except RunError:
+        pass  # nothing there, or damaged
+    steps = steps_per_epoch(len(training), train, len(training))
+    with precision(train):
+        shape, classes = training.images.shape[1:], len(training.classes)
+        model = new_classifier(spec.classifier, shape, classes, arm_seed(seed))
+        history = fit(
+            model,
+            (training.images, training.labels),
+            (test.images, test.labels),
+            train,
+            steps,
+            arm_seed(seed),
+            lambda row: tell(
+                f"{other.data}, seed {seed}: epoch {row['epoch']}/{train.epochs}, test "
+                f"{row['test_accuracy']:.1%}"
+            ),
+        )
+    about = {
+        "key": key,
+        "data": other.data,
+        "steps": steps * train.epochs,
+        "seconds": round(math.fsum(row["seconds"] for row in history), 3),
+        "loss": history[-1]["loss"],
+        "test_accuracy": history[-1]["test_accuracy"],
+        "end_to_end": True,  # these are facts of the whole classifier's training
+    }
+    with atomic(path) as temporary:
+        _write(Run(temporary), first_convolutions(model, count), model, about, history, made_of)
+    return load_run(path)
+
+
+def _write(run, convolutions, model, about, history, made_of):
+    """Write the files of a run."""
+    layers = []
+    for index, convolution in enumerate(convolutions):
+        facts = {"name": f"supervised{index + 1}", "block": _block(model, convolution), **about}
+        folder = run.layer_directory(index, facts["name"])
+        folder.mkdir(parents=True)
+        kernel = convolution.kernel.numpy().astype(np.float32)
+        bias = convolution.bias.numpy() if convolution.use_bias else np.zeros(kernel.shape[-1])
+        np.save(folder / "kernel.npy", kernel)
+        np.save(folder / "bias.npy", bias.astype(np.float32))
+        write_csv(folder / "history.csv", history)
+        filters_png(
+            folder / "filters.png", kernel, filter_order(kernel), f"{facts['name']}: filters"
+        )
+        (folder / "layer.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        layers.append({"name": facts["name"], "kernel_shape": list(kernel.shape), **about})
+    text = yaml.safe_dump(made_of, sort_keys=False)
+    run.write_text("spec.yaml", f"# Trained with labels by kclr transfer, from:\n{text}")
+    run.write_text("resolved.yaml", text)
+    summary = {
+        "versions": versions(),
+        "hardware": hardware(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seed": made_of["seed"],
+        "layers": layers,
+    }
+    run.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def _block(model, convolution) -> dict[str, Any]:
+    """A convolution of a classifier with the max-pool and the activation that follow it.
+
+    Returns:
+        Arguments of `kclr.layers.ContrastiveConvBlock`. Normalisation and other pools, which that
+        does not have, are left out.
+    """
+    import keras
+
+    activation, pool = keras.activations.serialize(convolution.activation), None
+    layers = list(model._flatten_layers())  # Keras has no public way to layers within layers
+    for layer in layers[layers.index(convolution) + 1 :]:
+        if kernel_name(layer):
+            break
+        if isinstance(layer, keras.layers.MaxPooling2D) and pool is None:
+            pool = layer
+        elif isinstance(layer, keras.layers.ReLU):
+            activation = "relu"
+        elif isinstance(layer, keras.layers.Activation):
+            activation = keras.activations.serialize(layer.activation)
+    sizes = {"kernel_size": convolution.kernel_size, "strides": convolution.strides}
+    if pool:
+        sizes |= {"pool_size": pool.pool_size, "pool_strides": pool.strides}
+    return {
+        "filters": convolution.filters,
+        "padding": convolution.padding,
+        "pool_size": 1,
+        "pool_strides": 1,
+        "activation": activation,
+    } | {key: size[0] if size[0] == size[1] else list(size) for key, size in sizes.items()}

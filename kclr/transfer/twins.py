@@ -1,0 +1,120 @@
+"""Layer by layer and end to end, side by side: what each took, and what its features are worth.
+
+What is found here is the part of `results.json` under `end_to_end`; `kclr.report.claims` makes the
+table of it, together with the arms' accuracies.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kclr.data.labels import Labelled
+from kclr.layers import stacked
+from kclr.probing.features import all_maps, features
+from kclr.probing.protocol import probe
+from kclr.report.claims import END_TO_END, LAYER_BY_LAYER
+from kclr.run import Run
+from kclr.transfer.pretraining import Pretraining, contents, digest, fingerprint
+from kclr.transfer.results import Results, reason, slug
+
+PROBE: Mapping[str, Any] = {"classifier": "ridge", "grid": 2, "labels": 1.0}
+
+
+def compare(
+    filters: Pretraining, seeds: Sequence[int], images, results: Results, tell
+) -> dict[str, Any]:
+    """Judge the runs of an experiment and their end-to-end twins.
+
+    Args:
+        filters: of the experiment.
+        seeds: of its repeats.
+        images: function of a number of channels that returns its training and test images.
+        results: its directory. What is found is kept there, and found again when nothing changed.
+        tell: function that is told in a few words what is being done.
+
+    Returns:
+        `probe`, the protocol; and `runs`: for each way, and each run where every repeat has one of
+        its own, `way`, `seed`, `seconds`, `patches` (None where an older run does not say),
+        `hardware`, and the probe's test accuracies on the features of the `top_layer` and of
+        `all_layers` side by side. Where that failed, `failed` says why in place of its numbers.
+    """
+    own = {filters.later(seed): seed for seed in reversed(seeds)}
+    runs = []
+    for way, find in ((LAYER_BY_LAYER, filters.run), (END_TO_END, filters.twin)):
+        for later, seed in sorted(own.items()):
+            about: dict[str, Any] = {"way": way, "seed": seed}
+            name = f"{way} {later}" if later else way
+            try:
+                run = find(seed)
+                about |= cost(run) | _judged(run, images, seed, results, name, tell)
+            except Exception as error:  # of Keras, of TensorFlow, of images that are too small
+                about["failed"] = reason(error)
+            runs.append(about)
+    return {"probe": dict(PROBE), "runs": runs}
+
+
+def cost(run: Run) -> dict[str, Any]:
+    """What a run's training took: `seconds`, `patches` seen, and the `hardware` it ran on.
+
+    Layers that were trained at once have the facts of the whole training, which count once.
+    """
+    counted: list[dict[str, Any]] = []
+    for layer in run.layers:
+        if layer.facts.get("end_to_end") and counted and counted[-1].get("end_to_end"):
+            continue
+        counted.append(layer.facts)
+    patches = [facts.get("patches") for facts in counted]
+    return {
+        "seconds": round(sum(facts["seconds"] for facts in counted), 3),
+        "patches": None if None in patches else sum(patches),
+        "hardware": (run.summary or {}).get("hardware"),
+    }
+
+
+def _judged(run, images, seed, results, name, tell):
+    """The probe's accuracies, as they were found before or anew."""
+    channels = run.layers[0].kernel.shape[2]
+    training, test = images(channels)
+    facts = [digest(*contents(training), *contents(test)), fingerprint(run), dict(PROBE), seed]
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    place = f"probes/{slug(name)}.json"
+    known = results.read_json(place)
+    if known is None or known["key"] != key:
+        tell(f"{name}: probe")
+        known = {"key": key} | probe_layers(run.layers, training, test, seed)
+        results.write_json(place, known)
+    return {part: known[part] for part in ("top_layer", "all_layers")}
+
+
+def probe_layers(layers, training: Labelled, test: Labelled, seed) -> dict[str, float]:
+    """The default probe on the top layer's features, and on those of all layers side by side.
+
+    Args:
+        layers: of a run, from the image upwards.
+        training, test: labelled images with as many channels as the first layer sees.
+        seed: int, of the images that choose the ridge's strength.
+
+    Returns:
+        Test accuracies `top_layer` and `all_layers`, shares of 1.
+
+    Raises:
+        SpecError: the images are too small for the layers.
+    """
+    grid = PROBE["grid"]
+    model = all_maps(stacked(layers, training.images.shape[-1]))
+    parts = [features(model, labelled, grid) for labelled in (training, test)]
+    # A layer's numbers stand behind those of the layers below it.
+    widths = {"top_layer": grid * grid * layers[-1].kernel.shape[-1], "all_layers": 0}
+    return {
+        name: probe(
+            parts[0][:, -width:],
+            training.labels,
+            parts[1][:, -width:],
+            test.labels,
+            PROBE["classifier"],
+            PROBE["labels"],
+            seed,
+        )[0]
+        for name, width in widths.items()
+    }

@@ -1,0 +1,79 @@
+"""What is said of a spec's probe before anything is trained, and without TensorFlow."""
+
+import subprocess
+import sys
+
+import pytest
+
+from kclr.data.checks import load_checked
+from kclr.errors import SpecError
+from kclr.spec import parse_spec
+
+STACK = "data: photos\nstack: [{block: {filters: 8}}]\n"
+
+
+def complaint(tmp_path, text):
+    (tmp_path / "my.yaml").write_text(STACK + text)
+    with pytest.raises(SpecError) as caught:
+        load_checked(tmp_path / "my.yaml")
+    assert "1 thing to mend" in str(caught.value)
+    return str(caught.value).splitlines()[1].strip()
+
+
+def test_a_probe_is_off_unless_asked_for_and_has_defaults():
+    assert parse_spec(STACK).probe is None
+    probe = parse_spec(STACK + "probe: tfds:cifar10").probe
+    assert probe.data == "tfds:cifar10"
+    assert (probe.every, probe.limit, probe.labels) == (200, 5000, 1.0)
+    assert (probe.classifier, probe.grid) == ("ridge", 2)
+    assert parse_spec(STACK, ["probe.every=20", "probe.data=digits"]).probe.every == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{}", "probe.data: "),
+        ("{data: digits, every: 0}", "probe.every: 0 is out of range. Use 1 or more."),
+        ("{data: digits, evry: 5}", "probe.evry: no such key. Did you mean 'every'?"),
+        ("{data: digits, labels: 1.5}", "probe.labels: 1.5 is no amount of labels."),
+        ("{data: digits, limit: 1}", "probe.limit: 1 is out of range. Use 2 or more."),
+        ("{data: digits, grid: two}", "probe.grid: 'two' is not a whole number."),
+        (
+            "{data: digits, classifier: rigde}",
+            "probe.classifier: 'rigde' is not allowed. Did you mean 'ridge'?",
+        ),
+        (
+            "{data: digits, classifier: svm}",
+            "probe.classifier: 'svm' is not allowed. Choose from ridge, logistic, knn.",
+        ),
+        ("digist", "probe.data: 'digist' names no labelled images. Did you mean 'digits'?"),
+        (
+            "photos",
+            "probe.data: 'photos' names no labelled images. Choose from tfds:NAME, folder:PATH, "
+            "digits.",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_probe_is_said_with_its_cure(tmp_path, text, words):
+    assert f"line 3, {words}" in complaint(tmp_path, f"probe: {text}")
+
+
+def test_labelled_images_that_are_missing_are_said(tmp_path):
+    assert "nowhere" in complaint(tmp_path, f"probe: folder:{tmp_path}/nowhere")
+
+
+def test_labelled_images_that_the_layers_leave_nothing_of_are_said(tmp_path):
+    (tmp_path / "my.yaml").write_text(
+        "stack: [{block: {kernel_size: 33, pool_size: 1}}]\nprobe: digits"
+    )
+    with pytest.raises(SpecError, match="probe.data: images of 32x32 px leave nothing"):
+        load_checked(tmp_path / "my.yaml")
+
+
+def test_none_of_it_waits_for_tensorflow(tmp_path):
+    (tmp_path / "my.yaml").write_text(STACK + "probe: digits")
+    ask = (
+        "import sys; from kclr.data.checks import load_checked; load_checked(sys.argv[1]); "
+        "assert not {'tensorflow', 'keras', 'sklearn', 'scipy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", ask, str(tmp_path / "my.yaml")], check=True)
