@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import kclr
-import kclr.learners
+import kclr.learned
 from kclr.spec import parse_spec
 
 ONE_LAYER = """

@@ -1,0 +1,115 @@
+"""Training by contrast: several layers at once, the head, and what is left behind of it."""
+
+import numpy as np
+import pytest
+
+import kclr
+from kclr.learned import Listener
+from kclr.spec import parse_spec
+from kclr.stack import train
+
+TWO = """
+data: {source: photos, limit: 300}
+train: {end_to_end: true}
+stack:
+  - block: {filters: 6}
+    train: {steps: 4, batch_size: 16}
+  - block: {filters: 8, batch_norm: true}
+    objective: {name: ntxent, learn_temperature: true, queue_size: 64}
+    embedding: {pool: grid, standardize: true, head: [12, 6]}
+    train: {steps: 6, batch_size: 16, log_every: 5, checkpoint_seconds: 0}
+"""
+
+
+class Stop(Listener):
+    """Presses Ctrl-C at a step."""
+
+    def __init__(self, step):
+        self._step = step
+
+    def stepped(self, step, metrics):
+        if step == self._step:
+            raise KeyboardInterrupt
+
+
+def arrays(run):
+    return [array for layer in run.layers for array in (layer.kernel, layer.bias)]
+
+
+@pytest.fixture(scope="module")
+def at_once(tmp_path_factory):
+    return train(parse_spec(TWO), tmp_path_factory.mktemp("at-once") / "run")
+
+
+def test_layers_trained_at_once_share_their_steps_and_their_history(at_once):
+    first, second = at_once.layers
+    assert first.facts["steps"] == second.facts["steps"] == 10
+    assert first.facts["patches"] == 10 * 16 * 4
+    assert first.facts["end_to_end"] is True
+    assert first.history() == second.history()
+    assert [row["step"] for row in first.history()] == [5, 10]
+    assert second.history()[-1]["temperature"] != pytest.approx(0.1, abs=1e-6)
+
+
+def test_training_at_once_moves_the_lower_layer_too(at_once, tmp_path):
+    still = parse_spec(
+        TWO, ["stack.1.train.optimizer={class_name: SGD, config: {learning_rate: 1e-9}}"]
+    )
+    before = train(still, tmp_path / "still").layers[0].kernel
+    assert np.abs(at_once.layers[0].kernel - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("step", [3, 8])
+def test_an_interrupted_training_at_once_ends_with_the_same_layers(at_once, tmp_path, step):
+    with pytest.raises(KeyboardInterrupt):
+        train(parse_spec(TWO), tmp_path / "cut", listener=Stop(step))
+    resumed = train(parse_spec(TWO), tmp_path / "cut", resume=True)
+    for found, expected in zip(arrays(resumed), arrays(at_once), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_training_at_once_and_layer_by_layer_do_not_share_a_directory(at_once):
+    with pytest.raises(kclr.SpecError, match="trained with other settings"):
+        train(parse_spec(TWO, ["train.end_to_end=false"]), at_once.path, resume=True)
+
+
+def test_layers_above_one_that_takes_no_steps_are_trained_at_once_on_it(tmp_path):
+    text = TWO.replace(
+        "stack:\n", "stack:\n  - block: {filters: 5}\n    learner: {name: patches, windows: 500}\n"
+    )
+    run = train(parse_spec(text), tmp_path / "run")
+    assert [layer.kernel.shape[2:] for layer in run.layers] == [(3, 5), (5, 6), (6, 8)]
+    assert [layer.facts.get("steps") for layer in run.layers] == [None, 10, 10]
+
+
+@pytest.mark.parametrize(
+    ("embedding", "dimensions"),
+    [
+        ("{}", 2 * 2 * 8),
+        ("{pool: mean}", 8),
+        ("{pool: grid, grid_size: 2}", 4 * 8),
+        ("{pool: mean, standardize: true, head: [5, 3]}", 3),
+    ],
+)
+def test_an_embedding_has_the_numbers_that_the_spec_says(
+    tmp_path, monkeypatch, embedding, dimensions
+):
+    from kclr.objectives.triplet import Triplet
+
+    seen, own = set(), Triplet.__call__
+
+    def watched(self, images, embeddings):
+        seen.add(tuple(embeddings.shape[1:]))
+        return own(self, images, embeddings)
+
+    monkeypatch.setattr(Triplet, "__call__", watched)
+    text = f"""
+    data: {{source: photos, limit: 300}}
+    stack:
+      - block: {{filters: 8}}
+        patches: {{patch_size: 9, max_shift: 2}}
+        embedding: {embedding}
+        train: {{steps: 1, batch_size: 16}}
+    """
+    train(parse_spec(text), tmp_path / "run")
+    assert seen == {(2, dimensions)}
