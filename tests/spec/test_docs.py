@@ -163,7 +163,19 @@ def test_the_json_schema_is_sound_and_every_reference_in_it_leads_somewhere():
     jsonschema.Draft202012Validator.check_schema(made)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.stem)
+SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+GRIDS = [path for path in SHIPPED if path.parent.name == "experiments"]
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda p: p.stem)
+def test_every_try_of_an_experiment_is_a_valid_spec(path):
+    asked = yaml.safe_load(path.read_text())
+    text = (path.parent / asked["spec"]).read_text()
+    for name, overrides in asked["tries"].items():
+        assert parse_spec(text, [*overrides, "seed=1"], name=name)
+
+
+@pytest.mark.parametrize("path", [p for p in SHIPPED if p not in GRIDS], ids=lambda p: p.stem)
 def test_shipped_configs_name_the_schema_and_are_valid(path):
     first, _, rest = path.read_text().partition("\n")
     relative = first.partition("$schema=")[2]
