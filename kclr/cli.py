@@ -31,6 +31,9 @@ def main(arguments=None) -> int:
     except RunError as error:
         print(error, file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        print("\nInterrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # `kclr show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -133,7 +136,8 @@ def _import_tensorflow():
     """Import TensorFlow without its start-up chatter, which says nothing to a user."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    for name in ("absl", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:  # its C++ side writes to the descriptor itself
@@ -173,7 +177,7 @@ def _export(options):
         grid_size=options.grid_size,
         onnx=options.onnx,
         litert=options.litert is not None,
-        litert_size=options.litert or 32,
+        litert_size=32 if options.litert is None else options.litert,
         all_layers=options.all_layers,
     )
     for path in written:
@@ -224,6 +228,7 @@ def _transfer(options):
     out = _out(options, spec, "transfers")
     with _interruptible(options):
         _import_tensorflow()
+        from kclr.report import claims
         from kclr.transfer.experiment import failures, print_results, run_experiment
 
         results = run_experiment(
@@ -237,7 +242,7 @@ def _transfer(options):
     if not options.json:
         print_results(results)
         print(f"\n{out / 'results.json'}\nA page with plots: kclr report {out}")
-    return FAILED if failures(results) else DONE
+    return FAILED if failures(results) or claims.failed(results) else DONE
 
 
 def _report(options):

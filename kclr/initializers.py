@@ -25,6 +25,7 @@ place; these then compute from what the file holds. It knows them by name once t
 imported: `import kclr.initializers` before `keras.models.load_model`.
 """
 
+import json
 import math
 import os
 from difflib import get_close_matches
@@ -50,6 +51,10 @@ class ContrastiveKernel(keras.initializers.Initializer):
     - another number of image channels: `kclr.kernels.with_channels`. To gray, the sum;
     - fewer filters: the most diverse are kept, in the order of their choice
       (`kclr.kernels.most_diverse`); more: `extra` draws the rest, after the learned ones.
+
+    Where the run's layer normalises the contrast of each patch (`block.contrast` in its spec), a
+    plain kernel leaves that out, and a warning says so: what answers alike is the run's
+    `model.keras`.
 
     Args:
         run: the directory of a run; what `kclr.load_run` returns; a kernel, float (height, width,
@@ -231,6 +236,8 @@ def _learned(run, layer):
             "kclr.load_run returns, a kernel's array, or a pair (kernel, bias)"
         )
     found = run.layers[_position(layer, [each.name for each in run.layers], "the run")]
+    if kernels.contrast_left_out(getattr(found, "block", None)):
+        kernels.warn_of_contrast([f"the run's layer {found.name}"])
     return found.kernel, found.bias
 
 
@@ -245,7 +252,19 @@ def _read_layer(run, layer):
     names = [path.parent.name.partition("-")[2] for path in folders]
     kernel = folders[_position(layer, names, run)]
     bias = kernel.with_name("bias.npy")
+    if kernels.contrast_left_out(_block(kernel.with_name("layer.json"))):
+        kernels.warn_of_contrast([str(kernel.parent)])
     return _read(kernel, 4), _read(bias, 1) if bias.exists() else None
+
+
+def _block(path):
+    """What a layer is besides its kernel, or None where there is only that."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["block"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: cannot be read ({error}). Train this layer again") from error
 
 
 def _read(path, dimensions):

@@ -7,6 +7,7 @@ same. So a kernel's bias stays right, and so does whatever is built above the la
 
 import base64
 import math
+import warnings
 
 import numpy as np
 
@@ -189,6 +190,26 @@ def check_shape(own, shape, adapt):
                 f"{shape} is a depthwise kernel, or a Conv2D of one filter: neither can show what "
                 f"{own[3]} filters do. Use this initializer for a Conv2D of two filters or more"
             )
+
+
+def contrast_left_out(block):
+    """Whether a plain kernel lacks what its layer does besides: the contrast of each window.
+
+    Args:
+        block: arguments of the layer's `kclr.ContrastiveConvBlock`; None where nothing is known.
+    """
+    return bool(block) and block.get("contrast") == "patch"
+
+
+def warn_of_contrast(names):
+    """Warn, where there is something to warn of, that these layers' contrast is left out."""
+    if names:
+        # Not of the caller's line: one warning will do for a kernel, its bias, and many of them.
+        warnings.warn(
+            f"per-patch contrast normalisation is left out of {', '.join(names)}, since a plain "
+            "kernel cannot hold it; model.keras and saved_model have it inside.",
+            stacklevel=1,
+        )
 
 
 def checked(array, dimensions, error, what):

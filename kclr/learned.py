@@ -13,7 +13,8 @@ class Learned:
 
     Attributes:
         kernel: float32 (kernel height, kernel width, channels in, filters), of the plain
-            convolution, with whitening folded in.
+            convolution, with whitening folded in; of windows of normalised contrast where the block
+            has that.
         bias: float32 (filters,).
         facts: what the run's summary says of the layer: steps, seconds, loss, ...
     """

@@ -93,11 +93,14 @@ class TrainedLayer:
         try:
             array = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise RunError(
-                f"{path}: cannot be read: {error}. Train the layer again, or copy the file back."
-            ) from None
+            raise RunError(f"{path}: cannot be read: {error}. {_mend(path)}") from None
+        filters = self.block.get("filters")
         if array.ndim != axes or array.dtype != np.float32:
-            raise RunError(f"{path}: not a float32 array of {axes} axes. Train the layer again.")
+            raise RunError(f"{path}: not a float32 array of {axes} axes. {_mend(path)}")
+        if filters is not None and array.shape[-1] != filters:
+            raise RunError(
+                f"{path}: {array.shape[-1]} filters, and layer.json says {filters}. {_mend(path)}"
+            )
         return array
 
     def history(self) -> list[dict[str, float]]:
@@ -110,6 +113,27 @@ class TrainedLayer:
                 {key: float(value) for key, value in row.items() if value}
                 for row in csv.DictReader(file)
             ]
+
+
+def _facts(path, keys) -> dict[str, Any]:
+    """What a JSON file of a run says, which has these keys at least.
+
+    Raises:
+        RunError: it cannot be read, or was written by something else.
+    """
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}. {_mend(path)}") from None
+    if not isinstance(facts, dict) or not facts.keys() >= set(keys):
+        raise RunError(f"{path}: not as `kclr train` writes it. {_mend(path)}")
+    return facts
+
+
+def _mend(path):
+    """What to do about a damaged file of a run."""
+    lost = path if path.name == "summary.json" else path.parent
+    return f"Copy the file back, or remove {lost} and go on with `kclr train ... --resume`."
 
 
 class Run:
@@ -128,26 +152,16 @@ class Run:
     @property
     def layers(self) -> list[TrainedLayer]:
         """The finished layers, from the image upwards."""
-        found = []
-        for facts in sorted(self.path.glob("layers/[0-9]*/layer.json")):
-            try:
-                found.append(TrainedLayer(facts.parent, json.loads(facts.read_text())))
-            except (OSError, ValueError) as error:
-                raise RunError(
-                    f"{facts}: cannot be read: {error}. Train the layer again."
-                ) from None
-        return found
+        return [
+            TrainedLayer(path.parent, _facts(path, ("name", "block")))
+            for path in sorted(self.path.glob("layers/[0-9]*/layer.json"))
+        ]
 
     @property
     def summary(self) -> dict[str, Any] | None:
         """What `summary.json` says; None while the run is not finished."""
         path = self.path / "summary.json"
-        try:
-            return json.loads(path.read_text())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: cannot be read: {error}.") from None
+        return _facts(path, ("versions", "hardware", "seed", "finished")) if path.exists() else None
 
     @property
     def resolved(self) -> dict[str, Any]:

@@ -156,8 +156,11 @@ def _keys(spec, opened):
         below = keys[-1:]
         settings = [layer.model_dump(mode="json", exclude={"name", "data"}) for layer in layers]
         for own in settings:
+            told = own.get("train", {})
             for key in ("log_every", "checkpoint_seconds", "on_collapse"):
-                own.get("train", {}).pop(key, None)
+                # Dead filters are started anew where the history has a row.
+                if not (key == "log_every" and told.get("reseed")):
+                    told.pop(key, None)
         for index in range(first, top + 1):
             facts = {
                 "format": 2,
@@ -186,9 +189,8 @@ def _check_finished(run, spec, keys):
                 "its place. Train into another directory with --out, or start anew with "
                 "--overwrite."
             )
-        check_same(
-            expected[trained.directory], trained.facts["key"], f"{run.path}: layer {trained.name}"
-        )
+        key = trained.facts.get("key")
+        check_same(expected[trained.directory], key, f"{run.path}: layer {trained.name}")
 
 
 class _Recorder(Listener):
@@ -278,8 +280,9 @@ def _draw(trained, below, sizes: LayerGeometry, images, seed):
         plots.filters_png(path, trained.kernel, order, title=f"{trained.name}: filters")
         return
     size = sizes.receptive_field
-    generator = PatchTripletGenerator(images, patch_size=size, crop_size=size + 1, seed=seed)
-    encode = stacked([*below, trained], generator.channels, size=size, padding="valid")
+    cut = max(2, size)  # the least that can be cut out
+    generator = PatchTripletGenerator(images, patch_size=cut, crop_size=cut + 1, seed=seed)
+    encode = stacked([*below, trained], generator.channels, size=cut, padding="valid")
     batches = generator.views().take(-(-PICTURE_CROPS // generator.batch_size))
     shown = order[: plots.MOST_MOSAICS]
     pairs = (

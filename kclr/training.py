@@ -16,13 +16,14 @@ from kclr.callbacks import (
 )
 from kclr.data.patches import PatchTripletGenerator
 from kclr.keras_objects import keras_augmentation, keras_optimizer
-from kclr.layers import ContrastiveConvBlock, SharedPatches, stacked
+from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches, stacked
 from kclr.learned import Learned, Listener, PlainLayer
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
+from kclr.reseeding import Reseed
 from kclr.spec.geometry import LayerGeometry
 from kclr.spec.schema import Embedding, Layer
-from kclr.whitening import WindowStatistics, standardizing, zca
+from kclr.whitening import WindowStatistics, contrast_normalized, standardizing, zca
 from kclr.windows import idle_filters
 
 STATISTICS_CROPS = 20_000
@@ -91,12 +92,13 @@ def train_layers(
         on_train_batch_end=lambda batch, logs: listener.stepped(start + batch + 1, logs)
     )
     probes = listener.probes(training.blocks, start)
+    reseed = training.reseed(generator, start, seed) if top.train.reseed else []
     listener.started(total, start, top.train.batch_size * sizes.views)
     try:
         model.fit(
             batches.take(total - start),
             steps_per_epoch=total - start,
-            callbacks=[KeepMetrics(), told, guard, *probes, history, state],
+            callbacks=[KeepMetrics(), told, guard, *reseed, *probes, history, state],
             shuffle=False,
             verbose=0,
         )
@@ -132,9 +134,12 @@ def train_layers(
     if len(layers) > 1:
         facts["end_to_end"] = True
     learned = []
-    for block, (dead, alike) in zip(training.blocks, training.idle_filters(batches), strict=True):
+    found = zip(training.blocks, training.idle_filters(batches), strict=True)
+    for index, (block, (dead, alike)) in enumerate(found):
         kernel, bias = (keras.ops.convert_to_numpy(part) for part in block.folded())
         idle = {"dead_filters": len(dead), "duplicate_filters": len(alike)}
+        if reseed:
+            idle["reseeded"] = int(model.reseeded[index])
         learned.append(Learned(kernel, bias, facts | idle))
     return learned
 
@@ -165,9 +170,9 @@ class _Training:
     """
 
     def __init__(self, layers, sizes, below, channels, total):
-        self._layers = layers
+        self._layers, self._total = layers, total
         top = layers[-1]
-        self.blocks = [_block(layer) for layer in layers]
+        self.blocks = [_block(layer, top.train.decorrelation) for layer in layers]
         patches = top.patches
         self.shared = bool(
             sizes.grid and not patches.augment and patches.stride % top.block.strides == 0
@@ -208,6 +213,11 @@ class _Training:
             augment=keras_augmentation(patches),
             augment_anchor=patches.augment_views == "all",
         )
+        if top.train.reseed:
+            # Of the model, and so in the checkpoint.
+            self.model.reseeded = keras.Variable(
+                [0] * len(layers), dtype="int32", trainable=False, name="reseeded"
+            )
         self.model.compile(
             optimizer=keras_optimizer(top.train.optimizer, total),
             loss=ContrastiveLoss(top.objective),
@@ -237,14 +247,34 @@ class _Training:
             for each layer (dead, alike): lists of filter indices, over one batch's patches.
         """
         crops, _ = next(iter(batches))
+        return [idle_filters(answers) for answers in self._answers_to(crops)]
+
+    def reseed(self, generator, start, seed):
+        """The callback that starts dead filters anew; it looks at the training's first batch."""
+        crops, _ = next(iter(generator.crops() if self.shared else generator.views()))
+        train = self._layers[-1].train
+        return [
+            Reseed(
+                self.blocks,
+                lambda: self._answers_to(crops),
+                train.log_every,
+                self._total,
+                seed,
+                self.model.reseeded,
+                start,
+            )
+        ]
+
+    def _answers_to(self, crops):
+        """What each layer's filters answer to a batch: float (windows, filters)."""
         if not self.shared:
             crops = tf.reshape(crops, (-1, *crops.shape[2:]))
         answers = self._answers.predict_on_batch(tf.cast(crops, "float32") / 255)
         answers = answers if isinstance(answers, list) else [answers]
-        return [idle_filters(maps.reshape(-1, maps.shape[-1])) for maps in answers]
+        return [maps.reshape(-1, maps.shape[-1]) for maps in answers]
 
 
-def _block(layer: Layer):
+def _block(layer: Layer, decorrelation):
     block = layer.block
     return ContrastiveConvBlock(
         block.filters,
@@ -255,7 +285,10 @@ def _block(layer: Layer):
         activation=block.activation,
         use_bias=block.use_bias,
         whitening=block.whitening,
+        contrast=block.contrast,
+        contrast_epsilon=block.contrast_epsilon,
         batch_norm=block.batch_norm,
+        kernel_regularizer=Decorrelation(decorrelation) if decorrelation else None,
         data_format="channels_last",
     )
 
@@ -287,7 +320,7 @@ def _whitening(block, generator, below):
     for patches, _ in generator.views().take(batches):
         maps = tf.cast(patches[:, 0], "float32") / 255
         maps = below(maps)
-        if block.whitening == "zca":
+        if block.whitening == "zca" or block.contrast == "patch":
             maps = tf.image.extract_patches(
                 tf.cast(maps, "float32"),
                 [1, block.kernel_size, block.kernel_size, 1],
@@ -295,7 +328,10 @@ def _whitening(block, generator, below):
                 [1, 1, 1, 1],
                 "VALID",
             )
-        statistics.update(maps.numpy())
+        windows = maps.numpy().reshape(-1, maps.shape[-1])
+        if block.contrast == "patch":
+            windows = contrast_normalized(windows, block.contrast_epsilon)
+        statistics.update(windows.reshape(-1, window * channels))
     make = zca if block.whitening == "zca" else standardizing
     return statistics.mean, make(statistics.covariance, block.whitening_epsilon)
 

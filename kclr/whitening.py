@@ -1,4 +1,4 @@
-"""Whitening: the linear map that decorrelates windows of images or feature maps, and its folding.
+"""Whitening: the linear map that decorrelates windows of images or feature maps; their contrast.
 
 Windows are flattened kernel by kernel, `(kernel height * kernel width * channels)`, in the order of
 a convolution kernel's first three axes. numpy only, in float64.
@@ -70,3 +70,20 @@ def standardizing(covariance, epsilon):
     variances = np.diag(covariance)
     floor = epsilon * variances.mean()
     return 1 / np.sqrt(variances + floor) if floor > 0 else np.zeros_like(variances)
+
+
+def contrast_normalized(windows, epsilon):
+    """Windows of mean 0 and variance 1 each, over all their numbers (Coates and Ng 2011, "An
+    analysis of single-layer networks in unsupervised feature learning", section 3.1).
+
+    Args:
+        windows: float (windows, numbers).
+        epsilon: float > 0, added to the variances, in the unit of the windows squared.
+
+    Returns:
+        float of the same shape and dtype.
+    """
+    mean, variance = (
+        part(windows, axis=1, keepdims=True, dtype=np.float64) for part in (np.mean, np.var)
+    )
+    return ((windows - mean) / np.sqrt(variance + epsilon)).astype(windows.dtype)

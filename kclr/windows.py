@@ -12,7 +12,7 @@ from kclr.data.patches import PatchTripletGenerator
 from kclr.errors import SpecError
 from kclr.layers import smallest_image, stacked
 from kclr.learned import PlainLayer
-from kclr.whitening import WindowStatistics, standardizing, zca
+from kclr.whitening import WindowStatistics, contrast_normalized, standardizing, zca
 
 NUMBERS = 125_000_000  # of all windows together, half a gigabyte
 _BATCH = 512
@@ -75,15 +75,22 @@ class Whitened:
         whitening: "zca", "standardize" or "none".
         epsilon: float > 0, as `kclr.whitening` has it.
         standardize: bool, give every channel unit variance before "zca".
+        contrast_epsilon: float > 0, to normalise the contrast of every window before all that; None
+            for windows as they are.
 
     Attributes:
         windows: float32 (count, height * width * channels), whitened; as they are with "none".
         covariance: float64 (numbers, numbers) before "zca"; None with the others.
     """
 
-    def __init__(self, windows, whitening, epsilon, standardize=False):
+    def __init__(self, windows, whitening, epsilon, standardize=False, contrast_epsilon=None):
         channels = windows.shape[-1]
         self._shape = windows.shape[1:]
+        if contrast_epsilon is not None:
+            for start in range(0, len(windows), 1024):
+                rows = windows[start : start + 1024]
+                flat = contrast_normalized(rows.reshape(len(rows), -1), contrast_epsilon)
+                rows[:] = flat.reshape(rows.shape)
         self._scale = np.ones(channels, np.float32)
         if whitening == "standardize" or (whitening == "zca" and standardize):
             statistics = WindowStatistics(channels)
@@ -104,7 +111,8 @@ class Whitened:
         self.windows = flat
 
     def convolution(self, directions, bias=0.0):
-        """The plain convolution that answers with the products of whitened windows and directions.
+        """The plain convolution that answers with the products of whitened windows and directions;
+        of windows of normalised contrast, where these are.
 
         Args:
             directions: float (numbers, filters).

@@ -30,6 +30,7 @@ ORDER = (
     ("model",),
     ("probing",),
     ("callbacks",),
+    ("reseeding",),
     ("training",),
     ("learners",),
     ("run",),

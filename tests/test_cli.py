@@ -108,6 +108,21 @@ def test_what_is_not_there_is_named_without_a_traceback(
     assert words in capsys.readouterr().err
 
 
+def test_every_command_can_be_interrupted_without_a_traceback(capsys, monkeypatch):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kclr.run.load_run", interrupted)
+    assert main(["show", "run"]) == 130
+    assert capsys.readouterr().err == "\nInterrupted\n"
+
+
+def test_a_size_of_litert_images_that_is_none_is_refused(trained, capsys):
+    folder, _ = trained
+    assert main(["export", str(folder / "runs/tiny"), "--litert", "0"]) == 2
+    assert "litert_size: 0 is smaller" in capsys.readouterr().err
+
+
 def test_amounts_of_labels_that_are_none_are_refused_with_an_example(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["probe", "run", "--labels", "few"])

@@ -119,6 +119,28 @@ def test_a_crop_larger_than_the_images_is_found(check):
     ]
 
 
+def test_images_no_larger_than_what_a_filter_sees_are_found(check):
+    lines = "data: {{source: photos, tile: {}}}\nstack:\n  - learner: kmeans\n"
+    status, _, err = check(lines.format(7))
+    assert status == 2
+    assert err.splitlines()[1:] == [
+        "  line 3, stack.0.block: its filters see 7x7 px, and the images (7x7) must be larger. Use "
+        "smaller kernels, strides or pools, or larger images."
+    ]
+    assert check(lines.format(8))[0] == 0
+
+
+def test_components_of_too_many_numbers_are_found(check):
+    status, _, err = check("""\
+stack:
+  - block: {filters: 600}
+  - learner: whiten
+    block: {whitening: standardize}
+""")
+    assert status == 2
+    assert "line 3, stack.1.learner: the components of windows of 5,400 numbers take hours" in err
+
+
 def test_images_that_shrink_to_nothing_are_found(check):
     status, _, err = check("""\
 data: {source: photos, tile: 16}

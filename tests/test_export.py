@@ -69,6 +69,12 @@ def make_run(path):
     return path
 
 
+def normalized(found, epsilon):
+    """Windows (batch, rows, columns, channels, height, width) of mean 0 and variance near 1."""
+    centred = found - found.mean(axis=(-3, -2, -1), keepdims=True)
+    return centred / np.sqrt(centred.var(axis=(-3, -2, -1), keepdims=True) + epsilon)
+
+
 def windows(maps, sizes, strides):
     found = sliding_window_view(maps, sizes, axis=(1, 2))
     return found[:, :: strides[0], :: strides[1]]
@@ -90,6 +96,8 @@ def in_float64(images, layers):
                 padding.append((total // 2, total - total // 2))
             maps = np.pad(maps, ((0, 0), *padding, (0, 0)))
         found = windows(maps, kernel.shape[:2], strides)
+        if block.get("contrast") == "patch":
+            found = normalized(found, block["contrast_epsilon"])
         maps = np.einsum("bhwcij,ijcf->bhwf", found, kernel) + layer.bias.astype(np.float64)
         maps = windows(maps, block["pool_size"], block["pool_strides"]).max(axis=(-2, -1))
         maps = np.tanh(maps) if block["activation"] == "tanh" else np.maximum(maps, 0)
@@ -402,6 +410,35 @@ def test_litert_gives_the_numbers_of_the_keras_model(model, saved, tmp_path):
         np.testing.assert_allclose(answer["embeddings"], saved.embed(images), rtol=0, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_contrast_of_patches_is_inside_every_exported_form(tmp_path):
+    path = make_run(tmp_path / "run")
+    for facts in path.glob("layers/*/layer.json"):
+        known = json.loads(facts.read_text())
+        known["block"] |= {"contrast": "patch", "contrast_epsilon": 0.001}
+        facts.write_text(json.dumps(known))
+    run, out = load_run(path), tmp_path / "out"
+    export.export_run(run, out=out, litert=True, litert_size=33)
+    pixels = photo(2, 33, 33)
+    images = (pixels / 255).astype("f")
+    expected = in_float64(pixels / 255, run.layers)
+    found = [keras.models.load_model(out / "model.keras")(images)]
+    saved = tf.saved_model.load(out / "saved_model")
+    found += [saved.features(images), saved.features(pixels)]
+    if hasattr(tf.lite, "Interpreter"):
+        lite = tf.lite.Interpreter(str(out / "model.tflite")).get_signature_runner()
+        found.append(lite(image=images)["features"])
+    for maps in found:
+        np.testing.assert_allclose(maps, expected, rtol=0, atol=5e-4)
+    pytest.importorskip("onnx.checker")
+    pytest.importorskip("tf2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    export.write_onnx(export.stack_model(run), out / "model.onnx")
+    session = onnxruntime.InferenceSession(out / "model.onnx")
+    maps = session.run(["features"], {"image": images})[0]
+    np.testing.assert_allclose(maps, expected, rtol=0, atol=5e-4)
+
+
 def test_litert_size_that_leaves_nothing_is_refused_with_the_least(run, model, tmp_path):
     least = max(smallest_image(model))
     with pytest.raises(SpecError, match=rf"litert_size: {least - 1} .* Use {least} or more"):
@@ -417,7 +454,8 @@ def finish(path):
     export.export_run(load_run(path), out=path)
     files = [p for p in path.rglob("*") if p.is_file()]
     hashes = {p.relative_to(path).as_posix(): "0" for p in files}
-    (path / "summary.json").write_text(json.dumps({"sha256": hashes}))
+    summary = dict.fromkeys(("versions", "hardware", "seed", "finished"))
+    (path / "summary.json").write_text(json.dumps(summary | {"sha256": hashes}))
     return {p: p.read_bytes() for p in files}
 
 

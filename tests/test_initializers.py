@@ -66,6 +66,28 @@ def test_a_classifier_starts_from_the_runs_kernel_and_bias_to_the_last_bit(run):
     assert (model.get_weights()[0] != KERNEL).any()
 
 
+@pytest.mark.parametrize("make", [ContrastiveKernel, ContrastiveBias])
+def test_contrast_of_patches_that_a_plain_kernel_lacks_is_warned_of(run, make, recwarn):
+    place = run / "layers/01-edges/layer.json"
+    make(run)
+    place.write_text(json.dumps({"name": "edges", "block": {"filters": 16}}))
+    make(run)
+    assert not recwarn
+    block = {"filters": 16, "contrast": "patch"}
+    place.write_text(json.dumps({"name": "edges", "block": block}))
+    with pytest.warns(UserWarning, match=r"contrast normalisation is left out of .*01-edges"):
+        made = make(run)
+    loaded = SimpleNamespace(name="edges", kernel=KERNEL, bias=BIAS, block=block)
+    with pytest.warns(UserWarning, match="left out of the run's layer edges"):
+        make(SimpleNamespace(layers=[loaded]))
+    recwarn.clear()
+    make.from_config(made.get_config())
+    assert not recwarn
+    place.write_text("{")
+    with pytest.raises(RunError, match=r"layer\.json: cannot be read"):
+        make(run)
+
+
 @pytest.mark.parametrize("layer", [1, -1, "corners", np.int64(1)])
 def test_a_layer_is_found_by_index_and_by_name(run, layer):
     np.testing.assert_array_equal(

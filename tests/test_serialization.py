@@ -9,7 +9,7 @@ import kclr.initializers
 import kclr.layers
 import kclr.losses
 import kclr.model
-from kclr.layers import ContrastiveConvBlock, SharedPatches
+from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches
 from kclr.layers.fast import FusedBatchNormalization
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
@@ -27,12 +27,14 @@ EXAMPLES = {
     "ContrastiveConvBlock": lambda: ContrastiveConvBlock(
         4, (2, 3), strides=(2, 1), padding="same", pool_size=(1, 2), pool_strides=3,
         activation=keras.layers.LeakyReLU(0.3), use_bias=False, whitening="standardize",
-        batch_norm=True,
-        kernel_initializer=keras.initializers.HeNormal(seed=3), data_format="channels_first",
+        contrast="patch", contrast_epsilon=0.01, batch_norm=True,
+        kernel_initializer=keras.initializers.HeNormal(seed=3),
+        kernel_regularizer=Decorrelation(0.5), data_format="channels_first",
         name="first", dtype="mixed_bfloat16", trainable=False,
     ),
     "ContrastiveKernel": lambda: kclr.initializers.ContrastiveKernel(KERNEL),
     "ContrastiveLoss": lambda: ContrastiveLoss(margin=0.5, mining="all", distance="cosine"),
+    "Decorrelation": lambda: Decorrelation(0.25),
     "FusedBatchNormalization": lambda: FusedBatchNormalization(momentum=0.9, name="normed"),
     "MapPooling": lambda: MapPooling("grid", 3),
     "SharedPatches": lambda: SharedPatches(block(), 8, 2, slices=True, name="patches"),

@@ -290,6 +290,12 @@ def test_a_layer_is_finished_with_its_picture_or_not_at_all(tmp_path, monkeypatc
     assert (run.layers[0].directory / "filters.png").exists()
 
 
+def test_filters_that_see_a_single_pixel_are_drawn_too(tmp_path):
+    layer = "  - {learner: random, block: {filters: 4, kernel_size: 1, pool_size: 1}}\n"
+    run = train(f"data: {{source: photos, limit: 5}}\nstack:\n{layer}{layer}", tmp_path / "run")
+    assert all((layer.directory / "filters.png").exists() for layer in run.layers)
+
+
 def test_overwriting_spares_a_run_that_is_being_trained(tmp_path):
     run = train(ONE_LAYER, tmp_path / "run")
     with run.locked(), pytest.raises(kclr.RunError, match="another process"):

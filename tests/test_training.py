@@ -82,6 +82,56 @@ def test_layers_above_one_that_takes_no_steps_are_trained_at_once_on_it(tmp_path
     assert [layer.facts.get("steps") for layer in run.layers] == [None, 10, 10]
 
 
+def test_decorrelation_is_part_of_the_loss_of_every_layer_that_is_trained(tmp_path):
+    losses = []
+    for factor in (0, 50):
+        spec = parse_spec(
+            TWO,
+            [
+                f"stack.1.train.decorrelation={factor}",
+                "stack.0.train.steps=1",
+                "stack.1.train.steps=1",
+                "stack.1.train.log_every=1",
+            ],
+        )
+        run = train(spec, tmp_path / str(factor))
+        losses.append(run.layers[1].history()[0]["loss"])
+    # Random directions in N dimensions have a mean squared cosine of 1 / N.
+    expected = 50 * (1 / 108 + 1 / 54)
+    assert losses[1] - losses[0] == pytest.approx(expected, rel=0.6)
+
+
+def test_statistics_of_normalised_contrast_are_measured_and_the_run_has_it(tmp_path, monkeypatch):
+    from kclr import training
+
+    seen, own = [], training.WindowStatistics
+
+    class Watched(own):
+        def update(self, windows):
+            super().update(windows)
+            seen.append(windows)
+
+    monkeypatch.setattr(training, "WindowStatistics", Watched)
+    text = """
+    data: {source: photos, limit: 300}
+    stack:
+      - block: {filters: 6, contrast: patch, contrast_epsilon: 0.01, whitening: zca}
+        train: {steps: 2, batch_size: 16}
+      - block: {filters: 4, contrast: patch, whitening: standardize}
+        train: {steps: 2, batch_size: 16}
+    """
+    run = train(parse_spec(text), tmp_path / "run")
+    first = np.concatenate([windows for windows in seen if windows.shape[1] == 6 * 6 * 3])
+    np.testing.assert_allclose(first.mean(axis=1), 0, atol=1e-5)
+    assert 0.3 < first.var(axis=1).mean() < 1
+    second = np.concatenate([windows for windows in seen if windows.shape[1] == 6])
+    windows = second.reshape(-1, 3 * 3 * 6)
+    np.testing.assert_allclose(windows.mean(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose(windows.var(axis=1).max(), 1, atol=0.01)
+    assert [layer.block["contrast"] for layer in run.layers] == ["patch", "patch"]
+    assert [layer.block["contrast_epsilon"] for layer in run.layers] == [0.01, 0.00015]
+
+
 @pytest.mark.parametrize(
     ("embedding", "dimensions"),
     [

@@ -6,7 +6,7 @@ from sklearn.datasets import load_sample_image
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.image import extract_patches_2d
 
-from kclr.whitening import WindowStatistics, standardizing, zca
+from kclr.whitening import WindowStatistics, contrast_normalized, standardizing, zca
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +73,18 @@ def test_no_windows_are_no_error():
     statistics = WindowStatistics(3)
     assert (statistics.mean == 0).all()
     assert (statistics.covariance == 0).all()
+
+
+def test_every_window_has_mean_zero_and_a_variance_of_nearly_one(windows):
+    epsilon = 0.001
+    found = contrast_normalized(windows, epsilon)
+    assert found.dtype == np.float32
+    exact = windows.astype(np.float64)
+    np.testing.assert_allclose(found.mean(axis=1), 0, atol=1e-5)
+    variance = exact.var(axis=1)
+    np.testing.assert_allclose(found.var(axis=1), variance / (variance + epsilon), rtol=1e-4)
+    np.testing.assert_allclose(
+        found, (exact - exact.mean(axis=1)[:, None]) / np.sqrt(variance + epsilon)[:, None],
+        atol=1e-5,
+    )  # fmt: skip
+    np.testing.assert_array_equal(contrast_normalized(np.ones((2, 3), np.float32), 0.1), 0)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kclr.layers.contrast import window_deviation
 from kclr.layers.fast import FusedBatchNormalization, convolution
 
 
@@ -44,6 +45,11 @@ class ContrastiveConvBlock(keras.layers.Layer):
     (Krizhevsky 2009; Coates and Ng 2011 whiten patches this way). A block without whitening is a
     plain convolution, and what is exported.
 
+    With contrast normalisation each window is brought to mean 0 and variance 1 first, which no
+    plain convolution does: `folded()` leaves it out, and so does whoever takes its kernel alone
+    (`kclr.initializers`, `kclr.transfer.initialize`). A block with that kernel and the same
+    contrast answers as this one, and is what is exported then.
+
     Args:
         filters: int, number of filters.
         kernel_size: int or two ints, height and width.
@@ -57,10 +63,18 @@ class ContrastiveConvBlock(keras.layers.Layer):
             whitened block has one when folded in any case.
         whitening: "zca" for whole kernel windows, "standardize" for each channel, or "none". The
             transform is set by `set_whitening`, and is the identity until then.
+        contrast: "patch" to subtract from every kernel window the mean of its numbers, and divide
+            by their standard deviation, before whitening and kernel (Coates and Ng 2011, "An
+            analysis of single-layer networks in unsupervised feature learning", section 3.1); or
+            "none". With "same" the zeros of the border belong to the windows there.
+        contrast_epsilon: float > 0, added to a window's variance before the root, in the unit of
+            the input squared. The default is about theirs, 10 for pixels up to 255.
         batch_norm: bool, whether the convolution's output is batch-normalised (Ioffe and Szegedy
             2015) before the max-pool; `folded()` has its moving mean and variance in kernel and
             bias.
         kernel_initializer, bias_initializer: Keras initializers.
+        kernel_regularizer: Keras regularizer of the kernel as it is learned, whitening not folded
+            in; or None. See `kclr.layers.Decorrelation`.
         data_format: "channels_last", "channels_first" or None for Keras' own setting.
 
     Input: float (batch, height, width, channels). Output: float (batch, pooled height, pooled
@@ -81,9 +95,12 @@ class ContrastiveConvBlock(keras.layers.Layer):
         activation="relu",
         use_bias=True,
         whitening="none",
+        contrast="none",
+        contrast_epsilon=0.00015,
         batch_norm=False,
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
+        kernel_regularizer=None,
         data_format=None,
         **kwargs,
     ):
@@ -99,11 +116,16 @@ class ContrastiveConvBlock(keras.layers.Layer):
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
         self.whitening = _choice(whitening, "whitening", ("none", "standardize", "zca"))
+        self.contrast = _choice(contrast, "contrast", ("none", "patch"))
+        if not contrast_epsilon > 0:
+            raise ValueError(f"contrast_epsilon must be above 0; got {contrast_epsilon!r}")
+        self.contrast_epsilon = float(contrast_epsilon)
         self.batch_norm = batch_norm
         # Of a few hundred steps the moving mean must be that of the last ones.
         self.normalization = FusedBatchNormalization(momentum=0.95) if batch_norm else None
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.data_format = _choice(
             keras.config.image_data_format() if data_format is None else data_format,
             "data_format",
@@ -122,7 +144,11 @@ class ContrastiveConvBlock(keras.layers.Layer):
         shape = (*self.kernel_size, channels, self.filters)
         # Not cast by mixed precision: whitening is folded before, in full precision.
         self.kernel = self.add_weight(
-            name="kernel", shape=shape, initializer=self.kernel_initializer, autocast=False
+            name="kernel",
+            shape=shape,
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            autocast=False,
         )
         if self._has_bias:
             self.bias = self.add_weight(
@@ -198,6 +224,8 @@ class ContrastiveConvBlock(keras.layers.Layer):
     def folded(self):
         """Kernel and bias of the plain convolution that this block is outside training.
 
+        Of windows of normalised contrast, where the block has that: see `contrast`.
+
         Returns:
             kernel: (kernel height, kernel width, channels, filters); bias: (filters,). Both in
             float32 (float64 for a block of that), whatever the precision of the convolution; the
@@ -215,7 +243,7 @@ class ContrastiveConvBlock(keras.layers.Layer):
         return kernel * scale, shift
 
     def _unwhitened(self):
-        """Kernel and bias of the convolution on the input as it is, before batch normalisation."""
+        """Kernel and bias without whitening, before batch normalisation."""
         dtype = keras.backend.result_type(self.variable_dtype, "float32")
         kernel = ops.cast(self.kernel, dtype)
         bias = ops.cast(self.bias, dtype) if self._has_bias else ops.zeros((self.filters,), dtype)
@@ -236,13 +264,22 @@ class ContrastiveConvBlock(keras.layers.Layer):
             inputs: float (batch, height, width, channels), whatever the block's data_format.
             padding: in place of the block's own.
         """
+        padding = padding or self.padding
         kernel, bias = self._unwhitened()
+        if self.contrast == "patch":
+            # As good as to subtract a window's mean, and it takes no second look at the window.
+            kernel = kernel - ops.mean(kernel, axis=(0, 1, 2), keepdims=True)
         outputs = convolution(
             ops.cast(inputs, self.compute_dtype),
             ops.cast(kernel, self.compute_dtype),
             self.strides,
-            padding or self.padding,
+            padding,
         )
+        if self.contrast == "patch":
+            deviation = window_deviation(
+                inputs, self.kernel_size, self.strides, padding, self.contrast_epsilon
+            )
+            outputs = outputs / ops.cast(deviation, outputs.dtype)
         if self.normalization is not None:
             return self.normalization(outputs)  # takes any bias away
         if self.use_bias or self.whitening != "none":
@@ -296,8 +333,11 @@ class ContrastiveConvBlock(keras.layers.Layer):
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
             "whitening": self.whitening,
+            "contrast": self.contrast,
+            "contrast_epsilon": self.contrast_epsilon,
             "batch_norm": self.batch_norm,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "data_format": self.data_format,
         }

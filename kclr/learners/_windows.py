@@ -49,7 +49,7 @@ class WindowLearner(Part):
             below: the layers below (see `kclr.layers.stacked`).
             images: what `kclr.data.sources.as_images` takes.
             random: numpy Generator.
-            whitening, epsilon: as a spec's block has them.
+            whitening, epsilon: as a spec's block has them; contrast is in `block`.
 
         Returns:
             kernel: float32 of that shape. bias: float32 (filters,). answers: float32 (windows,
@@ -60,7 +60,10 @@ class WindowLearner(Part):
         from kclr.windows import Whitened, input_windows
 
         made = input_windows(below, block, shape, images, random, self.windows)
-        space = Whitened(made, whitening, epsilon, standardize=bool(below))
+        contrast = block["contrast_epsilon"] if block.get("contrast") == "patch" else None
+        space = Whitened(
+            made, whitening, epsilon, standardize=bool(below), contrast_epsilon=contrast
+        )
         filters = shape[-1]
         half = -(-filters // 2) if self.both_signs else filters
         found = self.directions(space.windows, space.covariance, half, random)
@@ -79,7 +82,7 @@ class WindowLearner(Part):
             sizes, checkpoint, listener: not needed; it takes seconds.
 
         Returns:
-            `Learned`, whose facts are seconds, windows, and the filters that are dead or twins.
+            `Learned`, whose facts are seconds, and how many filters are dead or twins of others.
         """
         import numpy as np
 

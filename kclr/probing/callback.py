@@ -14,7 +14,14 @@ from kclr.errors import SpecError
 from kclr.layers import ContrastiveConvBlock, SharedPatches
 from kclr.model import TripletModel
 from kclr.probing.features import Features, check_fits
-from kclr.probing.protocol import check_amount, check_classifier, draw, probe, validation_rows
+from kclr.probing.protocol import (
+    check_amount,
+    check_classifier,
+    check_enough,
+    draw,
+    probe,
+    validation_rows,
+)
 
 
 class Probe(keras.callbacks.Callback):
@@ -182,6 +189,7 @@ class Probe(keras.callbacks.Callback):
                 "both fitting and judging need one. Raise the limit."
             )
         fitting = np.flatnonzero(~judging)
+        check_enough(labels[fitting], data.name)
         fitting = fitting[draw(labels[fitting], self.labels, self.seed)]
         rows = np.sort(np.concatenate([fitting, np.flatnonzero(judging)]))
         return _part(data, rows), judging[rows]

@@ -40,9 +40,11 @@ def probe(
         The share of test images classified correctly, the strength, and the number of labels.
 
     Raises:
-        SpecError: the classifier or the amount of labels is none of these.
+        SpecError: the classifier or the amount of labels is none of these, or the labels are too
+            few.
     """
     check_classifier(classifier)
+    check_enough(train_labels, "the training images")
     rows = draw(train_labels, labels, seed)
     fitted = READOUTS[classifier](
         train_features, train_labels, rows, hold_out(train_labels[rows], seed)
@@ -89,6 +91,26 @@ def check_amount(amount):
         raise SpecError(
             f"labels: {amount} is no amount of labels. Use a share (0.01 for one in a hundred, 1.0 "
             "for all), or a whole number from 2 on, of each class."
+        )
+
+
+def check_enough(labels, name):
+    """Refuse labels that nothing can be learned from, or nothing chosen with.
+
+    Args:
+        labels: int (images,), of those that a classifier is fitted on.
+        name: of the images, in messages.
+
+    Raises:
+        SpecError: they are of a single class, or no class has two images.
+    """
+    counts = np.unique(labels, return_counts=True)[1]
+    if len(counts) < 2 or counts.max() < 2:
+        classes = "a single class" if len(counts) < 2 else f"{len(counts)} classes"
+        raise SpecError(
+            f"{name}: {len(labels)} labelled image{'s' * (len(labels) != 1)} of {classes} are too "
+            "few. A classifier needs two classes, and two images of one of them to choose its "
+            "strength with. Raise the limit, or add images."
         )
 
 

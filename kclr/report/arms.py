@@ -169,4 +169,4 @@ def _yaml(spec):
 
 
 def _points(gain):
-    return NOTHING if gain is None else f"{100 * gain:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return NOTHING if gain is None else claims.points(gain)

@@ -6,6 +6,7 @@ import sys
 import time
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kclr.learned import Listener
@@ -123,7 +124,7 @@ class Bars(Listener):
         self._probed = row.get("probe_accuracy", self._probed)
 
     def warned(self, message):
-        self._console.print(f"[yellow]{self._name}: {message}[/]", highlight=False)
+        self._console.print(f"[yellow]{self._name}: {escape(message)}[/]", highlight=False)
 
     def learned(self, index, layer, facts):
         self.close()

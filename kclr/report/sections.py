@@ -47,7 +47,7 @@ def run_section(run: Run, name: str, folder: Path, names: Names) -> dict[str, An
     Raises:
         RunError: a file of the run cannot be read.
     """
-    summary, trained = _checked(run)
+    summary, trained = run.summary, run.layers
     anchor = names(name)
     layers = []
     for layer in trained:
@@ -71,8 +71,8 @@ def run_section(run: Run, name: str, folder: Path, names: Names) -> dict[str, An
             }
         )
     columns, cells = _told([layer["facts"] for layer in layers])
-    for layer, own in zip(layers, cells, strict=True):
-        layer["facts"] = own
+    for shown, own in zip(layers, cells, strict=True):
+        shown["facts"] = own
     facts = [
         {"name": layer.name, "kernel_shape": "x".join(map(str, layer.kernel.shape))}
         | without(layer.facts, "name", "block", "kernel_shape")
@@ -227,17 +227,6 @@ def write_csv(path, rows) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _checked(run):
-    """A run's summary and layers, which are what this room takes them for."""
-    summary, layers = run.summary, run.layers
-    checked = [] if summary is None else [(run.path / "summary.json", summary, "versions")]
-    checked += [(layer.directory / "layer.json", layer.facts, "name") for layer in layers]
-    for path, facts, key in checked:
-        if not isinstance(facts, dict) or key not in facts:
-            raise RunError(f"{path}: not as `kclr train` writes it. Copy it back, or train again.")
-    return summary, layers
 
 
 def _run_text(run, name):

@@ -15,15 +15,15 @@ from kclr.spec.overrides import override
 from kclr.spec.reading import read_yaml
 from kclr.spec.registry import Part
 from kclr.spec.schema import Spec
-from kclr.spec.sizes import name_findings, size_findings, whitening_findings
+from kclr.spec.sizes import name_findings, size_findings, together_findings, whitening_findings
 from kclr.spec.wording import Finding, nearest, shown
 
 __all__ = ["Draft", "Finding", "describe", "load_spec", "nearest", "parse_spec", "read_draft"]
 
 # Keys of a block or of patches that no size depends on.
 _NO_SIZES = {
-    "activation", "augment", "augment_views", "batch_norm", "filters", "padding", "use_bias",
-    "whitening", "whitening_epsilon",
+    "activation", "augment", "augment_views", "batch_norm", "contrast", "contrast_epsilon",
+    "filters", "padding", "use_bias", "whitening", "whitening_epsilon",
 }  # fmt: skip
 # With so many mistakes, what else may be wrong can wait.
 _MANY = 300
@@ -165,7 +165,8 @@ def draft(text, overrides: Iterable[str] = (), name="spec", root: type[Part] = S
     if isinstance(made.spec, Spec):
         made.findings += [f for f in name_findings(made.spec) if made.trusted(*f.path)]
         if not any("filters" in wrong or "learner" in wrong for wrong in made.doubtful):
-            made.findings += [f for f in whitening_findings(made.spec) if made.trusted(*f.path)]
+            for found in (*whitening_findings(made.spec), *together_findings(made.spec)):
+                made.findings += [found] if made.trusted(*found.path) else []
         for index in range(len(made.spec.stack)):
             if made.sizes_trusted(index):
                 made.findings += size_findings(made.spec, index)

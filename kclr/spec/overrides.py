@@ -18,9 +18,9 @@ _EXAMPLE = "as in --set stack.0.train.steps=200"
 def override(value: Any, assignment: str, root: type[Part] = Spec) -> tuple[Any, tuple]:
     """Apply one `key.path=value` of `--set`.
 
-    The value is read as YAML. Mappings on the way are made where they are missing; what stands
-    there by its name alone (`objective: triplet`) or by default becomes a mapping first. An item
-    of a list must exist.
+    The value is read as YAML; null takes a key away where it may not stand. Mappings on the way are
+    made where they are missing; what stands there by its name alone (`objective: triplet`) or by
+    default becomes a mapping first. An item of a list must exist.
 
     Returns:
         The changed value, and the path as a tuple of keys and indices. What was given is left as
@@ -47,6 +47,9 @@ def override(value: Any, assignment: str, root: type[Part] = Spec) -> tuple[Any,
         path = (*path, _key(value, path, word, dotted))
         value = _enterable(value, path, dotted, root)
     path = (*path, _key(value, path, words[-1], dotted))
+    slot = slot_at(path, value, root)
+    if new is None and slot is not None and slot.field is not None and not slot.optional:
+        return _lacking(value, path), path
     return _with(value, path, new), path
 
 
@@ -109,3 +112,11 @@ def _with(value, path, new):
     changed = list(value) if isinstance(value, list) else dict(value)
     changed[key] = _with(item(value, key), rest, new)
     return changed
+
+
+def _lacking(value, path):
+    """A copy of a plain value that has no key at `path`."""
+    holder = _at(value, path[:-1])
+    if not isinstance(holder, dict):
+        return value
+    return _with(value, path[:-1], {key: own for key, own in holder.items() if key != path[-1]})

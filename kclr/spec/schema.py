@@ -67,6 +67,14 @@ class Block(Part):
     default is `zca`; above the first layer `standardize` for the learner `contrastive`."""
     whitening_epsilon: Annotated[float, Field(gt=0, le=10)] = 0.01
     """Regularisation of the whitening, as a share of the mean eigenvalue."""
+    contrast: Literal["none", "patch"] = "none"
+    """`patch`: every kernel window is brought to mean 0 and variance 1, over its pixels and
+    channels, before whitening and kernel (Coates and Ng 2011, section 3.1). No plain convolution
+    does that: it is inside the exported models, and initializers, which move plain kernels, leave
+    it out. With `padding: same` the zeros of the border belong to the windows there."""
+    contrast_epsilon: Annotated[float, Field(gt=0, le=1_000_000)] = 0.00015
+    """Regularisation of the contrast: added to a window's variance, in the units of the layer's
+    input squared. The default is about that of Coates and Ng, 10 for pixels up to 255."""
     batch_norm: bool = False
     """Whether the convolution's output is batch-normalised while training; folded into kernel and
     bias afterwards."""
@@ -135,6 +143,13 @@ class Train(Part):
         default_factory=lambda: Optimizer(class_name="Adam", config={"learning_rate": 0.001})
     )
     """Any optimizer of Keras."""
+    decorrelation: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """Factor of a penalty that is part of the loss: the mean squared cosine between two different
+    filters, as they are learned, before whitening is folded in (soft orthogonality, Bansal et al.
+    2018, "Can we gain more from orthogonality regularizations in training deep networks?")."""
+    reseed: bool = False
+    """Whether filters that never answer are started anew, from a random direction, every
+    `log_every` steps."""
     jit: Literal[True, False, "auto"] = "auto"
     """Compile the step with XLA; `auto` lets kclr choose what measured faster on this device."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
@@ -193,7 +208,9 @@ class Layer(Part):
         given: list[tuple[str, ...]] = [
             (key,) for key in CONTRASTIVE if key in self.model_fields_set
         ]
-        given += [("block", key) for key in TRAINED if key in self.block.model_fields_set]
+        # As they are by default they may stand: the resolved spec of a run has every key.
+        own, usual = self.block, Block()
+        given += [("block", key) for key in TRAINED if getattr(own, key) != getattr(usual, key)]
         for path in given:
             words = (
                 f"is for the learner contrastive alone, and this one is {self.learner.part_name}. "
@@ -214,9 +231,9 @@ class Training(Part):
     """How the layers are trained together."""
 
     end_to_end: bool = False
-    """Train all layers at once from the top layer's objective, on its patches and with its `train`
-    settings, for as many steps as the layers have one by one. Layers of other learners than
-    `contrastive` are found as ever, and the layers above them trained at once."""
+    """Train all layers at once: the top layer's `data`, `patches`, `objective`, `embedding` and
+    `train` count, of those below the blocks alone, and the steps are as many as one by one. Layers
+    of other learners than `contrastive` are found as ever, and those above them trained at once."""
 
 
 class Probe(Part):

@@ -85,7 +85,7 @@ def name_findings(spec: Spec) -> list[Finding]:
 
 
 def whitening_findings(spec: Spec) -> list[Finding]:
-    """Layers whose windows hold too many numbers for ZCA whitening."""
+    """Layers whose windows hold too many numbers for ZCA whitening, or for their components."""
     findings = []
     for index, (below, layer) in enumerate(itertools.pairwise(spec.stack), start=1):
         numbers = layer.block.kernel_size**2 * below.block.filters
@@ -96,15 +96,37 @@ def whitening_findings(spec: Spec) -> list[Finding]:
                 f"or windows of {MOST_WHITENED:,} numbers at most."
             )
             findings.append(Finding(("stack", index, "block", "whitening"), words))
+        elif layer.learner.part_name == "whiten" and numbers > MOST_WHITENED:
+            words = (
+                f"the components of windows of {numbers:,} numbers take hours. Use another "
+                f"learner, or windows of {MOST_WHITENED:,} numbers at most."
+            )
+            findings.append(Finding(("stack", index, "learner"), words))
     return findings
+
+
+def together_findings(spec: Spec) -> list[Finding]:
+    """`train.end_to_end` of a stack that has nothing to train at once."""
+    pairs = itertools.pairwise(layer.learner.contrastive for layer in spec.stack)
+    if not spec.train.end_to_end or any(below and above for below, above in pairs):
+        return []
+    words = "no two layers of the learner contrastive lie on each other. Add one, or leave it out."
+    return [Finding(("train", "end_to_end"), words)]
 
 
 def image_findings(spec: Spec, index: int, height: int, width: int) -> list[Finding]:
     """What is wrong with layer `index` for images whose smallest is `height` x `width` px."""
     smallest = min(height, width)
     patches = spec.stack[index].patches
+    field = window([layer.block for layer in spec.stack[: index + 1]], 1)
+    if not spec.stack[index].learner.contrastive and smallest <= max(2, field):
+        words = (
+            f"its filters see {_square(max(2, field))} px, and the images ({height}x{width}) must "
+            "be larger. Use smaller kernels, strides or pools, or larger images."
+        )
+        return [Finding(("stack", index, "block"), words)]
     crop = layer_geometry(spec.stack, index).image_crop
-    if crop > smallest:
+    if spec.stack[index].learner.contrastive and crop > smallest:
         below = [layer.block for layer in spec.stack[:index]]
         largest = patches.crop_size or 0
         while largest > 0 and window(below, largest) > smallest:
@@ -133,6 +155,10 @@ def image_findings(spec: Spec, index: int, height: int, width: int) -> list[Find
             )
         ]
     return []
+
+
+def _square(size):
+    return f"{size}x{size}"
 
 
 def _cells(count):

@@ -35,7 +35,8 @@ def run_images(run) -> list[Images]:
     Raises:
         SpecError: they are not there any more.
     """
-    spec = parse_spec((run.path / "resolved.yaml").read_text(encoding="utf-8"), name=str(run.path))
+    file = run.path / "resolved.yaml"
+    spec = parse_spec(file.read_text(encoding="utf-8"), name=str(file))
     sources = {layer.data or spec.data for layer in spec.stack}
     try:
         opened = {source: as_images(source) for source in sources}

@@ -190,17 +190,17 @@ class _Experiment:
         return labelled(spec.data, spec.limit, spec.test_limit, spec.seed, channels)
 
     def _attempt(self, arm, labels, seed):
-        """A unit, finished or failed, told and written."""
+        """A unit, finished or failed, written and told."""
         unit = {"arm": arm.name, "labels": labels, "seed": seed}
         self._listener.started(unit)
         try:
             unit = self._unit(arm, labels, seed)
-            self._listener.finished(unit)
         except Exception as error:  # of somebody's classifier or arm, of Keras, of TensorFlow
             unit["failed"] = reason(error)
-            self._listener.failed(unit)
         path = self._results.unit_path(arm.name, labels, seed)
         self._results.write_json(path.relative_to(self._results.path), unit)
+        tell = self._listener.failed if "failed" in unit else self._listener.finished
+        tell(unit)
         return unit
 
     def _unit(self, arm: Arm, labels, seed):

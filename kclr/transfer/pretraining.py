@@ -182,4 +182,4 @@ class Pretraining:
 def fingerprint(run: Run) -> list[Any]:
     """What tells a run from others: the keys of its layers, and a hash of their kernels."""
     arrays = [array for layer in run.layers for array in (layer.kernel, layer.bias)]
-    return [[layer.facts["key"] for layer in run.layers], digest(*arrays)]
+    return [[layer.facts.get("key") for layer in run.layers], digest(*arrays)]

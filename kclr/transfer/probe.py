@@ -17,7 +17,7 @@ from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
 from kclr.layers import stacked
 from kclr.probing.features import all_maps, features
-from kclr.probing.protocol import check_amount, check_classifier, probe
+from kclr.probing.protocol import check_amount, check_classifier, check_enough, probe
 from kclr.transfer.baselines import BASELINES, baseline, check_baseline, run_images
 
 
@@ -114,7 +114,7 @@ def probe_run(
     layers = run.layers
     for name in baselines:
         check_baseline(name, layers)
-    _check(labels, classifiers, grid, repeats, limit)
+    _check(labels, classifiers, grid, repeats, limit, seed)
     tell = progress or (lambda words: None)
     channels = layers[0].kernel.shape[2]
     tell("reading labelled images")
@@ -122,6 +122,7 @@ def probe_run(
         train, test = (load_labelled(data, split, channels, limit) for split in ("train", "test"))
     else:
         train, test = data
+    check_enough(train.labels, train.name)
     unlabelled = run_images(run) if set(baselines) - {"random"} else []
     own_name = run.path.resolve().name
     own_name = f"run {own_name}" if own_name in BASELINES else own_name
@@ -144,7 +145,7 @@ def probe_run(
     return results
 
 
-def _check(labels, classifiers, grid, repeats, limit):
+def _check(labels, classifiers, grid, repeats, limit, seed):
     for amount in labels:
         check_amount(amount)
     for classifier in classifiers:
@@ -152,6 +153,8 @@ def _check(labels, classifiers, grid, repeats, limit):
     for argument, value in (("grid", grid), ("repeats", repeats), ("limit", limit)):
         if value is not None and value < 1:
             raise SpecError(f"{argument}: {value} is not possible. Use 1 or more.")
+    if seed < 0:
+        raise SpecError(f"seed: {seed} is not possible. Use 0 or more.")
     for argument, values in (("labels", labels), ("classifiers", classifiers)):
         if not values:
             raise SpecError(f"{argument}: nothing is given. Leave it out, or name one.")

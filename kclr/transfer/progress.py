@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kclr.learned import Listener
@@ -37,7 +38,7 @@ class TransferListener:
         """A unit is finished and on disk."""
 
     def failed(self, unit):
-        """A unit has failed; `unit["failed"]` says why. The experiment goes on."""
+        """A unit has failed and is on disk; `unit["failed"]` says why. The experiment goes on."""
 
     def close(self):
         """The experiment has ended, well or early."""
@@ -140,7 +141,7 @@ class Bar(TransferListener):
 
     def started(self, unit):
         self._done = 0
-        self._bar.update(self._task, description=describe(unit), facts="")
+        self._bar.update(self._task, description=escape(describe(unit)), facts="")
 
     def epoch(self, unit, row):
         self._done += 1
@@ -148,12 +149,14 @@ class Bar(TransferListener):
         self._bar.update(self._task, advance=1, facts=facts)
 
     def finished(self, unit):
-        self._console.print(f"[bold]{describe(unit)}[/]: {_result(unit)}", highlight=False)
+        self._console.print(f"[bold]{escape(describe(unit))}[/]: {_result(unit)}", highlight=False)
 
     def failed(self, unit):
         self._bar.update(self._task, advance=self._epochs - self._done)
         self._console.print(
-            f"[red]{describe(unit)}: failed[/]: {unit['failed']}", highlight=False, soft_wrap=True
+            f"[red]{escape(describe(unit))}: failed[/]: {escape(unit['failed'])}",
+            highlight=False,
+            soft_wrap=True,
         )
 
     def close(self):

@@ -54,11 +54,14 @@ class Results(Run):
         """
         path = self.path / path
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            value = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read: {error}. Remove it, and resume.") from None
+        if not isinstance(value, dict):
+            raise RunError(f"{path}: not as `kclr transfer` writes it. Remove it, and resume.")
+        return value
 
     def write_json(self, path, value):
         """Write a value to a file of the directory."""
@@ -189,7 +192,7 @@ def print_results(results) -> None:
     for unit in lost:
         place = f"{unit['arm']}, labels {unit['labels']:g}, seed {unit['seed']}"
         console.print(f"failed: {place}: {unit['failed']}", markup=False)
-    if lost:
+    if lost or claims.failed(results):
         console.print("Try the failed ones again with --resume.")
 
 

@@ -105,7 +105,8 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
     channels, and where the model has fewer filters the most diverse are kept. A further layer reads
     the maps that were kept, in their new order; those that the run does not have, with weight 0.
     Filters that the run does not have keep the model's own start. The run's bias goes to the
-    model's; where the model has none, it is left out.
+    model's; where the model has none, it is left out. Left out in any case is the contrast
+    normalisation of a run's layers that have it (`block.contrast` in a spec): a warning says so.
 
     With `scale` every layer's output then has unit variance. A started convolution's kernel and
     bias are divided by one number, and the started layer above it is told, so that filters say
@@ -138,11 +139,13 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
         raise SpecError(
             f"the run's layer {misfit[0]!r} finds no place in {model.name}: {misfit[1]}"
         )
+    kernels.warn_of_contrast([f"the run's layer {each.name}" for each, _ in places if _bare(each)])
     before = output_stds(model, images)
     rows = []
     kept, factor = None, 1.0
     for index, (layer, call) in enumerate(places):
         notes = _notes(places[index - 1] if index else None, call)
+        notes += ["without its per-patch contrast"] * _bare(layer)
         kept, how = _start(call.operation, layer, kept, factor)
         if scale:
             factor = output_stds(model, images)[call.operation] or 1.0
@@ -174,6 +177,10 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
         row = InitializedLayer(misfit[0], None, f"not moved: {misfit[1]}")
         table.insert(len(places), row)
     return InitializeReport(tuple(table), words)
+
+
+def _bare(layer):
+    return kernels.contrast_left_out(getattr(layer, "block", None))
 
 
 def _chosen(learned, layers):

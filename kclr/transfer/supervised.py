@@ -57,7 +57,7 @@ def supervised_run(
     key = hashlib.sha256(facts.encode()).hexdigest()
     try:
         found = load_run(path)
-        if {layer.facts["key"] for layer in found.layers} == {key}:
+        if {layer.facts.get("key") for layer in found.layers} == {key}:
             return found
     except RunError:
         pass  # nothing there, or damaged

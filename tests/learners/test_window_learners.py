@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import yaml
 from numpy.lib.stride_tricks import sliding_window_view
 
 from kclr import windows as windows_room
@@ -29,9 +30,9 @@ def photographs():
     return np.stack(tiles)
 
 
-def find(name, photographs, filters=20, seed=0, whitening="zca", **options):
+def find(name, photographs, filters=20, seed=0, whitening="zca", contrast=None, **options):
     learner = parts("learner")[name].model_validate({"windows": 4000} | options)
-    block = {"filters": filters, "kernel_size": 6}
+    block = {"filters": filters, "kernel_size": 6} | (contrast or {})
     random = np.random.default_rng(seed)
     return learner.find(block, (*SIZE, filters), [], photographs, random, whitening, 0.01)
 
@@ -53,6 +54,41 @@ def test_the_plain_convolution_gives_the_answers_to_whitened_windows(name, white
     flat = made.reshape(len(made), -1).astype(np.float64)
     plain = flat @ kernel.reshape(-1, 20).astype(np.float64) + bias
     np.testing.assert_allclose(plain[:4000], answers, atol=2e-3 * np.abs(answers).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "whitening"),
+    [("patches", "zca"), ("patches", "standardize"), ("patches", "none"), ("kmeans", "zca")],
+)
+def test_a_block_of_normalised_contrast_gives_the_answers_to_whitened_windows(
+    name, whitening, photographs
+):
+    contrast = {"contrast": "patch", "contrast_epsilon": 0.001}
+    kernel, bias, answers = find(name, photographs, whitening=whitening, contrast=contrast)
+    random = np.random.default_rng(0)
+    block = {"filters": 20, "kernel_size": 6} | contrast
+    made = windows_room.input_windows([], block, (*SIZE, 20), photographs, random, 4000)
+    layer = PlainLayer("made", block | {"pool_size": 1, "activation": None}, kernel, bias)
+    maps = stacked([layer], 3).predict(made, verbose=0).reshape(4000, 20)
+    np.testing.assert_allclose(maps, answers, atol=2e-3 * np.abs(answers).max())
+    _, _, without = find(name, photographs, whitening=whitening)
+    assert not np.allclose(answers, without, atol=0.1 * np.abs(answers).max())
+
+
+def test_windows_of_normalised_contrast_are_whitened_as_scikit_learn_would(photographs):
+    from sklearn.decomposition import PCA
+
+    flat = sliding_window_view(photographs[::4] / 255, (6, 6), axis=(1, 2))[:, ::3, ::3]
+    flat = flat.transpose(0, 1, 2, 4, 5, 3).astype(np.float32).reshape(-1, *SIZE)
+    space = windows_room.Whitened(flat.copy(), "zca", 0.01, contrast_epsilon=0.001)
+    exact = flat.reshape(len(flat), -1).astype(np.float64)
+    exact -= exact.mean(axis=1, keepdims=True)
+    exact /= np.sqrt(exact.var(axis=1, keepdims=True) + 0.001)
+    pca = PCA().fit(exact)
+    variances = pca.explained_variance_ * (len(flat) - 1) / len(flat)
+    scale = np.sqrt(variances + 0.01 * variances.mean())
+    expected = pca.transform(exact) / scale @ pca.components_
+    np.testing.assert_allclose(space.windows, expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -206,3 +242,14 @@ def test_windows_too_wide_to_whiten_are_refused_in_a_spec():
 def test_plain_layers_are_what_a_stack_takes():
     layer = PlainLayer("a", {"filters": 2, "kernel_size": 1}, np.ones((1, 1, 3, 2)), np.zeros(2))
     assert stacked([layer], 3).output_shape == (None, None, None, 2)
+
+
+def test_the_resolved_spec_of_such_a_layer_can_be_read_again():
+    spec = parse_spec("stack: [{learner: kmeans}, {learner: random}]")
+    assert parse_spec(yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)) == spec
+
+
+def test_nothing_to_train_at_once_is_said():
+    with pytest.raises(SpecError, match=r"train.end_to_end: no two layers of the learner"):
+        parse_spec("{train: {end_to_end: true}, stack: [{}, {learner: kmeans}, {}]}")
+    assert parse_spec("{train: {end_to_end: true}, stack: [{learner: kmeans}, {}, {}]}")

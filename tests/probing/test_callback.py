@@ -294,6 +294,8 @@ def test_what_is_not_possible_is_said_when_it_is_made(arguments, words):
         ((IMAGES, LABELS[:5]), "Give each image its label"),
         ((IMAGES[:, :, :, 0], LABELS), "images of 8x8, and the model takes anyxanyx1"),
         (Labelled(IMAGES[:3], np.arange(3), ()), "no class has two images"),
+        (Labelled(IMAGES[:4], np.arange(4) // 2, ()), "2 labelled images of 2 classes are too few"),
+        (Labelled(IMAGES[:9], np.zeros(9, int), ()), "7 labelled images of a single class"),
     ],
 )
 def test_labelled_images_that_are_not_there_are_said_before_the_first_step(data, words):

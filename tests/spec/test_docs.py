@@ -62,7 +62,7 @@ def test_every_example_is_a_valid_value(docs):
     for model, place in places.items():
         for key, example in docs.EXAMPLES[model].items():
             probe = "probe: digits\n" if model is schema.Probe else ""
-            assert parse_spec(f"{probe}stack: [{{}}]", [f"{place}{key}={example}"])
+            assert parse_spec(f"{probe}stack: [{{}}, {{}}]", [f"{place}{key}={example}"])
     for kind in ("learner", "objective"):
         for key, example in docs.EXAMPLES[kind].items():
             takers = [part for part in parts(kind).values() if key in part.model_fields]

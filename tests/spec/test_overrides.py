@@ -54,6 +54,16 @@ def test_null_takes_a_value_away():
     assert parse_spec(text, ["stack.0.train.steps="]).stack[0].train.steps == 1000
 
 
+def test_null_takes_a_key_away_that_may_not_be_null():
+    text = "stack: [{block: {filters: 3}, train: {steps: 5}}]"
+    layer = parse_spec(text, ["stack.0.train=null", "stack.0.learner=kmeans"]).stack[0]
+    assert layer.learner.part_name == "kmeans"
+    assert parse_spec(text, ["stack.0.block.filters=null"]).stack[0].block.filters == 64
+    assert parse_spec(text, ["seed=null", "stack.0.embedding=null"]) == parse_spec(text)
+    with pytest.raises(SpecError, match="--set, stack: is missing"):
+        parse_spec(text, ["stack=null"])
+
+
 @pytest.mark.parametrize(
     ("assignment", "index", "value"),
     [

@@ -18,7 +18,7 @@ from kclr.transfer.arms import Arm, _arms, arms
 from kclr.transfer.baselines import baseline
 from kclr.transfer.experiment import run_experiment
 from kclr.transfer.progress import Bar, JsonLines, Lines, TransferListener
-from kclr.transfer.results import failures, load_results, print_results, slug
+from kclr.transfer.results import Results, failures, load_results, print_results, slug
 
 PRETRAINING = """
 data: {source: photos, limit: 1}
@@ -421,6 +421,18 @@ def test_a_terminal_gets_a_bar_and_a_line_for_each_unit(starts, capsys):
     assert "failed: no reason" in printed
 
 
+def test_a_terminal_shows_brackets_as_they_are(capsys):
+    unit = {"arm": "mine [b]", "labels": 1.0, "seed": 0, "failed": "on [/device:CPU:0] [bold] x"}
+    bar = Bar()
+    bar.begun(1, 0, 2)
+    bar.started(unit)
+    bar.failed(unit)
+    bar.close()
+    assert "mine [b], labels 1, seed 0: failed: on [/device:CPU:0] [bold] x" in (
+        capsys.readouterr().err
+    )
+
+
 def test_limited_images_are_drawn_from_every_class(starts):
     from kclr.transfer.pretraining import labelled
 
@@ -440,3 +452,10 @@ def test_directories_are_called_as_the_arms_are(name, directory):
 def test_arms_with_like_names_have_directories_of_their_own():
     names = ["a b", "a/b", "a.b", "../a b", "ä b"]
     assert len({slug(name) for name in names}) == len(names)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3"])
+def test_a_damaged_file_is_named_with_the_cure(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(RunError, match=r"a\.json: .* Remove it, and resume\."):
+        Results(tmp_path).read_json("a.json")

@@ -161,6 +161,8 @@ def test_all_layers_are_named_and_stand_side_by_side(run, digits):
         ({"classifiers": []}, "classifiers: nothing is given"),
         ({"grid": 0}, "grid: 0 is not possible"),
         ({"repeats": 0}, "repeats: 0 is not possible"),
+        ({"seed": -1}, "seed: -1 is not possible"),
+        ({"limit": 1}, "digits: 1 labelled image of a single class are too few"),
         ({"data": "photos"}, "photos holds no labelled images"),
     ],
 )

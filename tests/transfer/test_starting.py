@@ -85,6 +85,19 @@ def refused(call, error=SpecError):
     return str(caught.value)
 
 
+def test_contrast_of_patches_is_left_out_and_said_so(recwarn):
+    layers = [
+        SimpleNamespace(**(vars(each) | {"block": BLOCK | {"contrast": "patch"}}))
+        for each in (EDGES, CORNERS)
+    ]
+    with pytest.warns(UserWarning, match="left out of the run's layer edges, the run's layer cor"):
+        report = initialize(stack(16, 24), SimpleNamespace(layers=layers), data=IMAGES)
+    assert str(report).count("without its") == 2
+    recwarn.clear()
+    initialize(stack(16), FIRST, data=IMAGES)
+    assert not [each for each in recwarn if "contrast" in str(each.message)]
+
+
 def test_the_first_convolution_answers_as_the_runs_own():
     model = stack(16)
     report = initialize(model, FIRST, scale=False, data=IMAGES)
