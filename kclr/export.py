@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from kclr.errors import RunError, SpecError
+from kclr.keras_objects import dtype_policy
 from kclr.layers import smallest_image, stacked
 from kclr.pooling import POOLS, MapPooling, pool_maps
 from kclr.probing.features import all_maps
@@ -55,12 +56,8 @@ def stack_model(run_or_layers, layers=None) -> keras.Model:
                 f"filters on {below} channels have. Train the layer again, or copy its files back."
             )
         below = filters
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
+    with dtype_policy("float32"):
         return stacked(found, channels)
-    finally:
-        keras.config.set_dtype_policy(policy)
 
 
 def _number_of_layers(found, layers):

@@ -1,5 +1,6 @@
 """Optimizers, schedules and augmentations of a spec as objects of Keras."""
 
+import contextlib
 import inspect
 
 import keras
@@ -87,3 +88,14 @@ def _keras_object(module, class_name, config, where):
     except (TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).replace(f"{class_name}.__init__() ", "")
         raise SpecError(f"{where}: Keras does not take this {class_name}: {reason}") from None
+
+
+@contextlib.contextmanager
+def dtype_policy(name):
+    """While the block runs, Keras builds layers with this dtype policy, as "mixed_bfloat16"."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -1,6 +1,5 @@
 """Training by contrast, of one layer or several at once: compile and fit of a `TripletModel`."""
 
-import contextlib
 from collections.abc import Sequence
 
 import keras
@@ -15,7 +14,7 @@ from kclr.callbacks import (
     restore,
 )
 from kclr.data.patches import PatchTripletGenerator
-from kclr.keras_objects import keras_augmentation, keras_optimizer
+from kclr.keras_objects import dtype_policy, keras_augmentation, keras_optimizer
 from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches, stacked
 from kclr.learned import Learned, Listener, PlainLayer
 from kclr.losses import ContrastiveLoss
@@ -71,7 +70,7 @@ def train_layers(
         seed=seed,
     )
     total = sum(_steps(layer.train, generator.image_count) for layer in layers)
-    with _policy(top.train.precision):
+    with dtype_policy(top.train.precision):
         training = _Training(layers, sizes, below, generator.channels, total)
     model = training.model
     start, seconds = 0, 0.0
@@ -148,16 +147,6 @@ def _steps(train, images):
     """The steps that a layer is trained for, by a spec's `train`."""
     per_epoch = max(1, images * train.crops_per_image // train.batch_size)
     return train.steps or (train.epochs or 1) * per_epoch
-
-
-@contextlib.contextmanager
-def _policy(name):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 class _Training:

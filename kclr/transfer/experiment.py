@@ -16,6 +16,7 @@ import yaml
 
 from kclr.data.labels import Labelled
 from kclr.errors import SpecError
+from kclr.keras_objects import dtype_policy
 from kclr.probing.protocol import draw
 from kclr.provenance import hardware, versions
 from kclr.spec.findings import describe
@@ -36,7 +37,6 @@ from kclr.transfer.training import (
     check_training,
     fit,
     new_classifier,
-    precision,
     steps_per_epoch,
 )
 from kclr.transfer.twins import compare
@@ -84,7 +84,7 @@ def run_experiment(
         training, test = labelled(spec.data, spec.limit, spec.test_limit, spec.seed)
         shape = training.images.shape[1:]
         check_training(spec.train, shape)
-        with precision(spec.train):
+        with dtype_policy(spec.train.precision):
             new_classifier(spec.classifier, shape, len(training.classes), spec.seed)
         results = prepare(out, resume, overwrite)
         with results.locked():
@@ -210,7 +210,7 @@ class _Experiment:
         rows = draw(training.labels, labels, seed)
         images, answers = training.images[rows], training.labels[rows]
         steps = steps_per_epoch(len(rows), spec.train, len(training))
-        with precision(spec.train):
+        with dtype_policy(spec.train.precision):
             shape = images.shape[1:]
             model = new_classifier(spec.classifier, shape, len(training.classes), seed)
             report = arm.prepare(model, self._filters.start(images, seed))

@@ -15,6 +15,7 @@ import yaml
 
 from kclr.data.labels import Labelled
 from kclr.errors import RunError
+from kclr.keras_objects import dtype_policy
 from kclr.provenance import hardware, versions
 from kclr.report.filters import filter_order
 from kclr.report.plots import filters_png
@@ -23,7 +24,7 @@ from kclr.run import Run, atomic, load_run
 from kclr.spec.transfer import TransferSpec
 from kclr.transfer.arms import first_convolutions
 from kclr.transfer.lsuv import kernel_name
-from kclr.transfer.training import arm_seed, fit, new_classifier, precision, steps_per_epoch
+from kclr.transfer.training import arm_seed, fit, new_classifier, steps_per_epoch
 
 
 def supervised_run(
@@ -62,7 +63,7 @@ def supervised_run(
     except RunError:
         pass  # nothing there, or damaged
     steps = steps_per_epoch(len(training), train, len(training))
-    with precision(train):
+    with dtype_policy(train.precision):
         shape, classes = training.images.shape[1:], len(training.classes)
         model = new_classifier(spec.classifier, shape, classes, arm_seed(seed))
         history = fit(

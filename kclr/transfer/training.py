@@ -1,6 +1,5 @@
 """One classifier, trained and tested: Keras' own compile and fit on images in memory."""
 
-import contextlib
 import math
 import time
 
@@ -42,17 +41,6 @@ def steps_per_epoch(images, train: TransferTrain, all_images) -> int:
     own = math.ceil(images / train.batch_size)
     most = math.ceil(all_images / train.batch_size)
     return max(own, min(most, math.ceil(train.min_steps / train.epochs)))
-
-
-@contextlib.contextmanager
-def precision(train: TransferTrain):
-    """While the block runs, Keras builds layers with the spec's dtype policy."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(train.precision)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def new_classifier(classifier, shape, classes, seed):

@@ -5,12 +5,12 @@ import tensorflow as tf
 
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError, SpecError
+from kclr.keras_objects import dtype_policy
 from kclr.spec.transfer import Classifier, parse_transfer
 from kclr.transfer.training import (
     check_training,
     fit,
     new_classifier,
-    precision,
     steps_per_epoch,
     training_batches,
 )
@@ -127,7 +127,7 @@ def test_history_tells_the_accuracy_of_the_test_images_as_keras_counts_it():
 
 
 def test_precision_is_that_of_the_spec_and_only_while_it_lasts():
-    with precision(section("precision: mixed_bfloat16")):
+    with dtype_policy(section("precision: mixed_bfloat16").precision):
         model = new_classifier(Classifier(filters=[4, 4], dense_units=8), (32, 32, 1), 10, 0)
     assert model.get_layer("conv1").compute_dtype == "bfloat16"
     assert model.get_layer("conv1").kernel.dtype == "float32"
