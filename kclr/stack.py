@@ -137,15 +137,7 @@ def _seed(spec, index):
 
 def _together(spec):
     """The first and the last of the layers that are trained at once, from the image upwards."""
-    groups: list[list[int]] = []
-    for index, layer in enumerate(spec.stack):
-        if groups and spec.train.end_to_end and layer.learner.contrastive:
-            below = spec.stack[index - 1]
-            if below.learner.contrastive:
-                groups[-1][1] = index
-                continue
-        groups.append([index, index])
-    return groups
+    return spec.joined() if spec.train.end_to_end else [(i, i) for i in range(len(spec.stack))]
 
 
 def _keys(spec, opened):

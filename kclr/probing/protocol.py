@@ -137,13 +137,7 @@ def hold_out(labels, seed):
     """
     least, most = HELD_OUT_SHARES
     share = min(most, max(least, HELD_OUT / len(labels)))
-    random = np.random.default_rng([seed, _HOLD_OUT])
-    held_out = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        rows = random.permutation(np.flatnonzero(labels == label))
-        if len(rows) > 1:
-            held_out[rows[: max(1, round(share * len(rows)))]] = True
-    return held_out
+    return _share_of_each_class(labels, share, np.random.default_rng([seed, _HOLD_OUT]))
 
 
 def validation_rows(labels, seed):
@@ -159,9 +153,14 @@ def validation_rows(labels, seed):
         bool (images,), true for a fifth of each class, and for one of those that have two or more.
     """
     random = np.random.default_rng([seed, _VALIDATE])
+    return _share_of_each_class(labels, VALIDATION_SHARE, random)
+
+
+def _share_of_each_class(labels, share, random):
+    """Mark a random share of each class; at least one image of two or more, none of one alone."""
     chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = random.permutation(np.flatnonzero(labels == label))
         if len(rows) > 1:
-            chosen[rows[: max(1, round(VALIDATION_SHARE * len(rows)))]] = True
+            chosen[rows[: max(1, round(share * len(rows)))]] = True
     return chosen

@@ -2,13 +2,11 @@
 
 import random
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
-from typing import Any
 
 import keras
 
 from kclr.layers import stacked
-from kclr.learned import Learned
+from kclr.learned import Learned, PlainLayer
 from kclr.probing.callback import Probe, probe_columns
 from kclr.spec import schema
 
@@ -84,9 +82,8 @@ def _plain(below, layers, blocks) -> Callable[[], keras.Model]:
     return current
 
 
-def _named(layer, kernel, bias) -> Any:
-    """A layer as `kclr.layers.stacked` takes it."""
-    return SimpleNamespace(name=layer.name, block=layer.block.arguments(), kernel=kernel, bias=bias)
+def _named(layer, kernel, bias):
+    return PlainLayer(layer.name, layer.block.arguments(), kernel, bias)
 
 
 def _channels(below, kernel):

@@ -2,10 +2,10 @@
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from kclr.spec import keras_names, keras_signatures
-from kclr.spec.registry import Part
+from kclr.spec.registry import ByName
 from kclr.spec.wording import nearest, shown, to_mend
 
 REGISTERED = r"^[^>]+>[^>]+$"
@@ -21,7 +21,7 @@ def known_to_keras(name, names):
     return spellings[name.lower()]
 
 
-class KerasObject(Part):
+class KerasObject(ByName):
     """An object of Keras in Keras' own serialised form: `Adam`, or its class name and config."""
 
     class_name: str
@@ -42,11 +42,6 @@ class KerasObject(Part):
         name = {known.lower(): known for known in cls.names}.get(class_name.lower())
         known = keras_signatures.arguments(cls.package, name) if name else None
         return known and {key: need and key not in cls.filled_in for key, need in known.items()}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value):
-        return {"class_name": value} if isinstance(value, str) else value
 
     @field_validator("class_name")
     @classmethod
@@ -72,7 +67,7 @@ class KerasObject(Part):
     @classmethod
     def __get_pydantic_json_schema__(cls, schema, handler):
         described = handler.resolve_ref_schema(
-            super().__get_pydantic_json_schema__(schema, handler)
+            super(ByName, cls).__get_pydantic_json_schema__(schema, handler)
         )
         name = {"anyOf": [{"enum": list(cls.names)}, {"type": "string", "pattern": REGISTERED}]}
         described["properties"]["class_name"] |= name

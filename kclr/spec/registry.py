@@ -26,7 +26,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from kclr.spec.wording import any_of, nearest, shown, to_mend
 
@@ -62,6 +62,23 @@ class Part(BaseModel):
     def spec_name(self) -> str:
         """How a spec names this part: its registered name, and what it carries with it."""
         return self.part_name
+
+
+class ByName(Part):
+    """A part in whose place a text may stand, for the field `shorthand`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value):
+        return {cls.shorthand: value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema, handler):
+        described = handler.resolve_ref_schema(
+            super().__get_pydantic_json_schema__(schema, handler)
+        )
+        words = described.pop("description", "")
+        return {"description": words, "anyOf": [{"type": "string"}, described]}
 
 
 def descriptions(part: type[Part]) -> dict[str, str]:

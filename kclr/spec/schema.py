@@ -7,6 +7,7 @@ in pixels of a layer's input: image pixels for the first layer, cells of the fea
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     ValidationInfo,
@@ -18,7 +19,7 @@ from pydantic import (
 from kclr.spec import keras_names
 from kclr.spec.json_schemas import tidied
 from kclr.spec.keras_parts import REGISTERED, Augmentation, Optimizer, known_to_keras
-from kclr.spec.registry import Named, Part
+from kclr.spec.registry import ByName, Named, Part
 from kclr.spec.wording import shown, to_mend
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -236,7 +237,20 @@ class Training(Part):
     of other learners than `contrastive` are found as ever, and those above them trained at once."""
 
 
-class Probe(Part):
+def _amount(amount):
+    if not (0 < amount <= 1 or (amount >= 2 and amount % 1 == 0)):
+        raise to_mend(
+            f"{shown(amount)} is no amount of labels. Use a share above 0 and up to 1, or a "
+            "whole number from 2 on, of each class.",
+            value=amount,
+        )
+    return amount
+
+
+Amount = Annotated[float, AfterValidator(_amount)]  # of labels
+
+
+class Probe(ByName):
     """What the layer in training is worth, looked at while it learns.
 
     Every so many steps a simple classifier is fitted on the layer's frozen features of labelled
@@ -252,37 +266,13 @@ class Probe(Part):
     """Steps between two probes. There is one after a layer's last step in any case."""
     limit: Annotated[int, Field(ge=2)] | None = 5000
     """Use only the first so many images; null for all."""
-    labels: float = 1.0
+    labels: Amount = 1.0
     """How many labels to fit with: a share of each class (0.01 for one in a hundred), or a whole
     number from 2 on, of each class."""
     classifier: Literal["ridge", "logistic", "knn"] = "ridge"
     """Ridge or logistic regression, or nearest neighbours."""
     grid: Annotated[int, Field(ge=1, le=64)] = 2
     """Cells on each side that feature maps are pooled over."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value):
-        return {"data": value} if isinstance(value, str) else value
-
-    @field_validator("labels")
-    @classmethod
-    def _amount(cls, amount):
-        if not (0 < amount <= 1 or (amount >= 2 and amount % 1 == 0)):
-            raise to_mend(
-                f"{shown(amount)} is no amount of labels. Use a share above 0 and up to 1, or a "
-                "whole number from 2 on, of each class.",
-                value=amount,
-            )
-        return amount
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema, handler):
-        described = handler.resolve_ref_schema(
-            super().__get_pydantic_json_schema__(schema, handler)
-        )
-        words = described.pop("description", "")
-        return {"description": words, "anyOf": [{"type": "string"}, described]}
 
 
 class Export(Part):
@@ -323,6 +313,18 @@ class Spec(Part):
     """What is written at the end."""
     tensorboard: bool = False
     """Also write TensorBoard events (needs `pip install kclr[tensorboard]`)."""
+
+    def joined(self) -> list[tuple[int, int]]:
+        """The groups of layers that end-to-end training makes, from the image upwards: the first
+        and the last of the contrastive ones that lie on each other, and each other one alone."""
+        groups: list[tuple[int, int]] = []
+        below = False
+        for index, layer in enumerate(self.stack):
+            above = layer.learner.contrastive
+            first = groups.pop()[0] if below and above else index
+            groups.append((first, index))
+            below = above
+        return groups
 
     @field_validator("stack")
     @classmethod

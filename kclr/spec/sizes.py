@@ -107,8 +107,7 @@ def whitening_findings(spec: Spec) -> list[Finding]:
 
 def together_findings(spec: Spec) -> list[Finding]:
     """`train.end_to_end` of a stack that has nothing to train at once."""
-    pairs = itertools.pairwise(layer.learner.contrastive for layer in spec.stack)
-    if not spec.train.end_to_end or any(below and above for below, above in pairs):
+    if not spec.train.end_to_end or any(first < last for first, last in spec.joined()):
         return []
     words = "no two layers of the learner contrastive lie on each other. Add one, or leave it out."
     return [Finding(("train", "end_to_end"), words)]

@@ -5,14 +5,14 @@ Typed, frozen objects with every default, checked as the specs of runs are.
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from kclr.spec import keras_names
 from kclr.spec.findings import draft
 from kclr.spec.json_schemas import tidied
 from kclr.spec.keras_parts import KerasObject, Optimizer
-from kclr.spec.registry import Part
-from kclr.spec.schema import NAME
+from kclr.spec.registry import ByName, Part
+from kclr.spec.schema import NAME, Amount
 from kclr.spec.wording import shown, to_mend
 
 MOST_LAYERS = 32
@@ -38,24 +38,7 @@ class ImageLayer(KerasObject):
     names: ClassVar[tuple[str, ...]] = (*keras_names.AUGMENTATIONS, "RandomCrop", "ZeroPadding2D")
 
 
-class _ByName(Part):
-    """A part in whose place a text may stand, for the field `shorthand`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value):
-        return {cls.shorthand: value} if isinstance(value, str) else value
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema, handler):
-        described = handler.resolve_ref_schema(
-            super().__get_pydantic_json_schema__(schema, handler)
-        )
-        words = described.pop("description", "")
-        return {"description": words, "anyOf": [{"type": "string"}, described]}
-
-
-class Classifier(_ByName):
+class Classifier(ByName):
     """A classifier by name, and its options beside the name."""
 
     model_config = ConfigDict(extra="allow")
@@ -72,7 +55,7 @@ class Classifier(_ByName):
         return dict(self.model_extra or {})
 
 
-class Supervised(_ByName):
+class Supervised(ByName):
     """Another labelled set, for supervised transfer: the classifier is trained on it first."""
 
     shorthand: ClassVar[str | None] = "data"
@@ -145,7 +128,9 @@ class TransferSpec(Part):
         "kclr fine-tuned",
     )
     """The starts to compare. Gains are over `random start`."""
-    labels: Annotated[tuple[float, ...], Field(strict=False, min_length=1, max_length=100)] = (1.0,)
+    labels: Annotated[tuple[Amount, ...], Field(strict=False, min_length=1, max_length=100)] = (
+        1.0,
+    )
     """Amounts of labels: shares of each class (0.01 for one in a hundred), or whole numbers from 2
     on, of each class."""
     repeats: Annotated[int, Field(ge=1, le=1000)] = 3
@@ -168,12 +153,6 @@ class TransferSpec(Part):
     @classmethod
     def _amounts(cls, labels):
         for index, amount in enumerate(labels):
-            if not (0 < amount <= 1 or (amount >= 2 and amount % 1 == 0)):
-                words = (
-                    f"{shown(amount)} is no amount of labels. Use a share above 0 and up to 1, or "
-                    "a whole number from 2 on, of each class."
-                )
-                raise to_mend(words, index, value=amount)
             if amount in labels[:index]:
                 raise to_mend(f"{shown(amount)} is there twice. Remove one.", index, value=amount)
         return labels

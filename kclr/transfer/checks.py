@@ -1,6 +1,5 @@
 """Whether what a transfer spec names is there: arms, classifier, images, run. No TensorFlow."""
 
-import itertools
 from pathlib import Path
 
 from kclr.data.checks import labelled_findings, load_checked, source_findings
@@ -131,8 +130,7 @@ def _no_twin(path):
         return str(error)
     if own.train.end_to_end:
         return f"{path} is trained end to end itself. Name one that is trained layer by layer."
-    contrastive = [layer.learner.contrastive for layer in own.stack]
-    if not any(below and above for below, above in itertools.pairwise(contrastive)):
+    if not any(first < last for first, last in own.joined()):
         return (
             f"{path} has no two layers by contrast one above the other, so training it end to end "
             "is the same. Name a deeper stack, or leave the end-to-end arms out."

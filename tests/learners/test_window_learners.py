@@ -18,18 +18,6 @@ NAMES = sorted(name for name, part in parts("learner").items() if not part.contr
 SIZE = (6, 6, 3)
 
 
-@pytest.fixture(scope="module")
-def photographs():
-    from sklearn.datasets import load_sample_images
-
-    tiles = []
-    for image in load_sample_images().images:
-        tiles += [
-            image[y : y + 32, x : x + 32] for y in range(0, 400, 32) for x in range(0, 600, 32)
-        ]
-    return np.stack(tiles)
-
-
 def find(name, photographs, filters=20, seed=0, whitening="zca", contrast=None, **options):
     learner = parts("learner")[name].model_validate({"windows": 4000} | options)
     block = {"filters": filters, "kernel_size": 6} | (contrast or {})

@@ -23,18 +23,6 @@ def layer(name, *shape, **block):
 
 
 @pytest.fixture(scope="module")
-def photographs():
-    from sklearn.datasets import load_sample_images
-
-    tiles = []
-    for image in load_sample_images().images:
-        tiles += [
-            image[y : y + 32, x : x + 32] for y in range(0, 400, 32) for x in range(0, 600, 32)
-        ]
-    return np.stack(tiles)
-
-
-@pytest.fixture(scope="module")
 def windows(photographs):
     """All 6x6 windows of some tiles, every third: float64 (count, 108), in a kernel's order."""
     found = sliding_window_view(photographs[::4] / 255, (6, 6), axis=(1, 2))[:, ::3, ::3]
