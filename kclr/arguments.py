@@ -109,6 +109,13 @@ def parser(functions) -> argparse.ArgumentParser:
     )
     sub.add_argument("--grid", type=int, default=2, metavar="N", help="cells a side (default: 2)")
     sub.add_argument("--all-layers", action="store_true", help="all layers side by side")
+    sub.add_argument("--flips", action="store_true", help="average over mirror images")
+    sub.add_argument(
+        "--precision",
+        choices=("float32", "mixed_bfloat16"),
+        default="float32",
+        help="of the convolutions; bfloat16 pays on cores with AMX (default: float32)",
+    )
     sub.add_argument("--repeats", type=int, default=1, metavar="N", help="draws of the labels")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the first draw")
     sub.add_argument("--limit", type=int, metavar="N", help="only so many images of each split")

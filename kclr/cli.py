@@ -200,6 +200,8 @@ def _probe(options):
             classifiers=options.classifiers,
             grid=options.grid,
             all_layers=options.all_layers,
+            flips=options.flips,
+            precision=options.precision,
             seed=options.seed,
             repeats=options.repeats,
             limit=options.limit,

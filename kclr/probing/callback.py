@@ -48,6 +48,7 @@ class Probe(keras.callbacks.Callback):
         limit: int, use only the first so many images; None for all.
         classifier: "ridge", "logistic" or "knn" (see `kclr.probing.readouts`).
         grid: int, cells on each side that maps are pooled over; vectors are used as they are.
+        flips: bool, average the features of each image and of its mirror image.
         seed: int, of the labels drawn, of those that choose the strength, and of those that judge.
         encoder: what is judged: a Keras layer or model from images to maps (batch, height, width,
             filters) or vectors, or a function that returns one, called before each probe. When left
@@ -73,6 +74,7 @@ class Probe(keras.callbacks.Callback):
         limit=None,
         classifier="ridge",
         grid=2,
+        flips=False,
         seed=0,
         encoder=None,
         on_result=None,
@@ -85,7 +87,7 @@ class Probe(keras.callbacks.Callback):
             if value is not None and value < 1:
                 raise SpecError(f"{name}: {value} is not possible. Use 1 or more.")
         self.data, self.every, self.labels, self.limit = data, every, labels, limit
-        self.classifier, self.grid, self.seed = classifier, grid, seed
+        self.classifier, self.grid, self.flips, self.seed = classifier, grid, flips, seed
         self.encoder, self.on_result, self.step = encoder, on_result, start
         self.results: list[dict[str, Any]] = []
         self.seconds = 0.0
@@ -137,7 +139,7 @@ class Probe(keras.callbacks.Callback):
         started = time.perf_counter()
         encoder = self._current()
         if self._features is None or self._features.model is not encoder:
-            self._features = Features(encoder, self.grid, jit=_compiles(encoder))
+            self._features = Features(encoder, self.grid, self.flips, _compiles(encoder))
         made = self._features(images)
         np.nan_to_num(made, copy=False, posinf=0, neginf=0)  # of weights that left the numbers
         fitting, judged = made[~judging], made[judging]

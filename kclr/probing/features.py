@@ -31,18 +31,25 @@ class Features:
             height, width, filters), to vectors (batch, ...), or to a list of these, whose features
             then stand side by side.
         grid: int, cells of the grid on each side of a map (see `kclr.pooling.grid_mean`).
+        flips: bool, give the mean of the features of each image and of its mirror image. A linear
+            classifier on it is one that averages its answers to both.
         jit: bool, compile with XLA. For convolution blocks that takes a third of the time of the
             plain graph; not every layer of Keras can be compiled.
     """
 
-    def __init__(self, model, grid=2, jit=True):
-        self.model, self._grid = model, grid
+    def __init__(self, model, grid=2, flips=False, jit=True):
+        self.model, self._grid, self._flips = model, grid, flips
         # XLA compiles anew for every shape.
         self._compiled = tf.function(self._pooled, jit_compile=jit, autograph=False)
         self._plain = tf.function(self._pooled, autograph=False, reduce_retracing=True)
 
     def _pooled(self, inputs):
         inputs = tf.cast(inputs, tf.float32) / (1 if inputs.dtype.is_floating else 255)
+        if not self._flips:
+            return self._vectors(inputs)
+        return (self._vectors(inputs) + self._vectors(inputs[:, :, ::-1])) / 2
+
+    def _vectors(self, inputs):
         outputs = self.model(inputs, training=False)
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         vectors = [
@@ -85,9 +92,13 @@ class Features:
         return out
 
 
-def features(model, images, grid=2, batch_size=256, memory=4096):
-    """The features of images, made once: `Features(model, grid)(images, batch_size, memory)`."""
-    return Features(model, grid)(images, batch_size, memory)
+def features(model, images, grid=2, batch_size=256, memory=4096, flips=False):
+    """The features of images, made once (see `Features`).
+
+    XLA compiles what computes in float32; convolutions in bfloat16 are faster without it.
+    """
+    jit = getattr(model, "compute_dtype", "float32") == "float32"
+    return Features(model, grid, flips, jit)(images, batch_size, memory)
 
 
 def _flat(vectors):

@@ -55,6 +55,7 @@ class StackProbe:
             limit=options.limit,
             classifier=options.classifier,
             grid=options.grid,
+            flips=options.flips,
             encoder=encoder,
             on_result=on_result,
             start=start,

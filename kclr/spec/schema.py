@@ -273,6 +273,8 @@ class Probe(ByName):
     """Ridge or logistic regression, or nearest neighbours."""
     grid: Annotated[int, Field(ge=1, le=64)] = 2
     """Cells on each side that feature maps are pooled over."""
+    flips: bool = False
+    """Average the features of each image and of its mirror image."""
 
 
 class Export(Part):

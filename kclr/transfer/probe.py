@@ -15,6 +15,7 @@ import numpy as np
 
 from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
+from kclr.keras_objects import dtype_policy
 from kclr.layers import stacked
 from kclr.probing.features import all_maps, features
 from kclr.probing.protocol import check_amount, check_classifier, check_enough, probe
@@ -27,7 +28,7 @@ class ProbeResult:
 
     Attributes:
         features: the run's name, or the baseline's; "..., all layers" where those of all layers
-            stand side by side.
+            stand side by side; "..., flips" where they are averaged over mirror images.
         classifier: "ridge", "logistic" or "knn".
         data: the labelled data set.
         labels: what was asked for: a share of the training labels, or a number for each class.
@@ -83,6 +84,8 @@ def probe_run(
     classifiers: Sequence[str] = ("ridge", "knn"),
     grid=2,
     all_layers=False,
+    flips=False,
+    precision="float32",
     seed=0,
     repeats=1,
     limit=None,
@@ -99,6 +102,8 @@ def probe_run(
         classifiers: of "ridge", "logistic" and "knn".
         grid: int, cells on each side that the maps are pooled over.
         all_layers: bool, put the features of all layers side by side; else those of the top layer.
+        flips: bool, average the features of each image and of its mirror image.
+        precision: of the convolutions: "float32" or "mixed_bfloat16", which pays on cores with AMX.
         seed: int, of the first repeat; the next ones count on from it.
         repeats: int, draws of the labels. Baselines get new kernels for each.
         limit: int, use only the first so many images of each split, where `data` is a name.
@@ -127,6 +132,7 @@ def probe_run(
     own_name = run.path.resolve().name
     own_name = f"run {own_name}" if own_name in BASELINES else own_name
     suffix = ", all layers" if all_layers and len(layers) > 1 else ""
+    suffix += ", flips" if flips else ""
     results = []
     for shown in (own_name, *baselines):
         made = None
@@ -136,7 +142,8 @@ def probe_run(
                 layers, made = baseline(shown, run.layers, unlabelled, own_seed), None
             if made is None:
                 tell(f"{shown}: features")
-                made = _features(layers, channels, train, test, grid, all_layers)
+                with dtype_policy(precision):
+                    made = _features(layers, channels, train, test, grid, all_layers, flips)
             for amount, classifier in itertools.product(labels, classifiers):
                 tell(f"{shown}: {classifier}, labels {amount:g}")
                 results.append(
@@ -169,11 +176,11 @@ class _Features:
     seconds: float
 
 
-def _features(layers, channels, train, test, grid, all_layers):
+def _features(layers, channels, train, test, grid, all_layers, flips):
     model = stacked(layers, channels)
     model = all_maps(model) if all_layers else model
     start = time.perf_counter()
-    made = _Features(features(model, train, grid), features(model, test, grid), 0)
+    made = _Features(*(features(model, part, grid, flips=flips) for part in (train, test)), 0)
     return replace(made, seconds=time.perf_counter() - start)
 
 

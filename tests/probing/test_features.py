@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
+from kclr.keras_objects import dtype_policy
 from kclr.layers import stacked
 from kclr.probing.features import all_maps, features, room
 
@@ -53,6 +54,21 @@ def test_features_are_those_of_a_convolution_in_numpy(images, kernel):
     # The map is 13x13, so the grid's cells overlap.
     expected = halves(convolved(images / 255, first.kernel, first.bias))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_features_averaged_over_mirror_images(images, kernel):
+    first = layer(kernel)
+    mirrored = np.ascontiguousarray(images[:, :, ::-1])
+    expected = [halves(convolved(each / 255, kernel, first.bias)) for each in (images, mirrored)]
+    found = features(stacked([first], 3), images, grid=2, batch_size=4, flips=True)
+    np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_convolutions_in_bfloat16_are_those_of_float32(images, kernel):
+    with dtype_policy("mixed_bfloat16"):
+        model = stacked([layer(kernel)], 3)
+    expected = halves(convolved(images / 255, kernel, layer(kernel).bias))
+    np.testing.assert_allclose(features(model, images), expected, atol=0.02 * expected.max())
 
 
 def test_features_of_all_layers_stand_side_by_side(images, kernel):

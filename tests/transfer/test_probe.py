@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -151,6 +152,21 @@ def test_all_layers_are_named_and_stand_side_by_side(run, digits):
     (result,) = probe_run(run, digits, classifiers=["ridge"], all_layers=True, grid=1)
     assert result.features == "mine, all layers"
     assert result.dimensions == 12 + 10
+
+
+def test_flips_are_named_and_make_an_image_and_its_mirror_image_alike(run, digits):
+    train, test = digits
+    mirrored = replace(test, images=np.ascontiguousarray(test.images[:, :, ::-1]))
+    options = {"classifiers": ["ridge"], "flips": True}
+    (result,), (other,) = (probe_run(run, (train, each), **options) for each in (test, mirrored))
+    assert result.features == "mine, flips"
+    assert abs(result.accuracy - other.accuracy) < 0.005  # rounding may move an image or two
+
+
+def test_features_in_bfloat16_are_worth_about_as_much(run, digits):
+    (exact,) = probe_run(run, digits, classifiers=["ridge"])
+    (coarse,) = probe_run(run, digits, classifiers=["ridge"], precision="mixed_bfloat16")
+    assert abs(exact.accuracy - coarse.accuracy) < 0.02
 
 
 @pytest.mark.parametrize(
