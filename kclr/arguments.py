@@ -64,7 +64,11 @@ def parser(functions) -> argparse.ArgumentParser:
         help="how `embed` makes a vector of a map (default: grid)",
     )
     sub.add_argument(
-        "--grid-size", type=int, default=2, metavar="N", help="cells a side (default: 2)"
+        "--grid-size",
+        type=_cells,
+        default=2,
+        metavar="N",
+        help="cells a side (default: 2), or with --all-layers one number for each: 3,2,2",
     )
     sub.add_argument(
         "--all-layers", action="store_true", help="let `embed` give the vectors of all layers"
@@ -107,7 +111,13 @@ def parser(functions) -> argparse.ArgumentParser:
         metavar="A,B,...",
         help="of ridge,logistic,knn (default: ridge,knn)",
     )
-    sub.add_argument("--grid", type=int, default=2, metavar="N", help="cells a side (default: 2)")
+    sub.add_argument(
+        "--grid",
+        type=_cells,
+        default=2,
+        metavar="N",
+        help="cells a side (default: 2), or with --all-layers one number for each: 3,2,2",
+    )
     sub.add_argument("--all-layers", action="store_true", help="all layers side by side")
     sub.add_argument("--flips", action="store_true", help="average over mirror images")
     sub.add_argument(
@@ -142,6 +152,19 @@ def parser(functions) -> argparse.ArgumentParser:
 
 def _names(text):
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _cells(text):
+    """A whole number, or several for several layers."""
+    try:
+        cells = [int(word) for word in _names(text)]
+    except ValueError:
+        cells = []
+    if not cells:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of cells. Write it as in 2, or as in 3,2,2 for three layers."
+        )
+    return cells[0] if len(cells) == 1 else cells
 
 
 def _amounts(text):

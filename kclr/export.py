@@ -20,7 +20,7 @@ import tensorflow as tf
 from kclr.errors import RunError, SpecError
 from kclr.keras_objects import dtype_policy
 from kclr.layers import smallest_image, stacked
-from kclr.pooling import POOLS, MapPooling, pool_maps
+from kclr.pooling import POOLS, MapPooling, grid_of_each, pool_maps
 from kclr.probing.features import all_maps
 from kclr.run import Run, atomic
 
@@ -99,7 +99,7 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False):
         model: from `stack_model`.
         path: of the directory.
         pool: "mean", "max", "grid" or "flatten".
-        grid_size: int, cells of the grid on each side.
+        grid_size: int, cells of the grid on each side; or, with `all_layers`, one for each layer.
         all_layers: bool, whether `embed` gives the vectors of all layers.
     """
     smallest, channels = smallest_image(model), model.input_shape[-1]
@@ -125,7 +125,9 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False):
 
     def embed(image):
         found = maps(image) if all_layers else maps(image)[-1:]
-        return tf.concat([pool_maps(each, pool, grid_size) for each in found], axis=-1)
+        grids = grid_of_each(grid_size, len(found), "grid_size")
+        vectors = [pool_maps(each, pool, cells) for each, cells in zip(found, grids, strict=True)]
+        return tf.concat(vectors, axis=-1)
 
     module = tf.Module(name="stack")
     module.weights = [weight.value for weight in model.weights]
@@ -186,7 +188,7 @@ def write_onnx(model, path, pool="grid", grid_size=2, all_layers=False):
         model: from `stack_model`.
         path: of the file, `.onnx`.
         pool: "mean", "max", "grid" or "flatten".
-        grid_size: int, cells of the grid on each side.
+        grid_size: int, cells of the grid on each side; or, with `all_layers`, one for each layer.
         all_layers: bool, whether the embeddings are those of all layers side by side.
 
     Raises:
@@ -211,7 +213,7 @@ def write_litert(model, path, size, pool="grid", grid_size=2, all_layers=False):
         path: of the file, `.tflite`.
         size: int, height and width of the images. The batch stays free.
         pool: "mean", "max", "grid" or "flatten".
-        grid_size: int, cells of the grid on each side.
+        grid_size: int, cells of the grid on each side; or, with `all_layers`, one for each layer.
         all_layers: bool, whether the embeddings are those of all layers side by side.
 
     Raises:
@@ -235,7 +237,11 @@ def write_litert(model, path, size, pool="grid", grid_size=2, all_layers=False):
 
 def _with_embeddings(model, pool, grid_size, all_layers):
     maps = all_maps(model).outputs if all_layers else [model.output]
-    vectors = [MapPooling(pool, grid_size, dtype="float32")(each) for each in maps]
+    grids = grid_of_each(grid_size, len(maps), "grid_size")
+    vectors = [
+        MapPooling(pool, cells, dtype="float32")(each)
+        for each, cells in zip(maps, grids, strict=True)
+    ]
     pooled = keras.layers.Concatenate(dtype="float32")(vectors) if vectors[1:] else vectors[0]
     return keras.Model(model.input, {"features": model.output, "embeddings": pooled})
 
@@ -292,7 +298,8 @@ def export_run(
             what `summary.json` vouches for stays as training left it.
         layers: int, only that many, from the image upwards; all of them when left out.
         pool: how `embed` makes a vector of a map: "mean", "max", "grid" or "flatten".
-        grid_size: int from 1 to 64, cells of the grid on each side.
+        grid_size: int from 1 to 64, cells of the grid on each side; or, with `all_layers`, a list
+            of one for each layer, from the image upwards.
         onnx: bool, write `model.onnx` too.
         litert: bool, write `model.tflite` too.
         litert_size: int, height and width of the LiteRT model's images.
@@ -307,12 +314,13 @@ def export_run(
     """
     if pool not in POOLS:
         raise SpecError(f"pool: {pool!r} is not known. Use one of {', '.join(POOLS)}.")
-    if not 1 <= grid_size <= 64:
-        raise SpecError(f"grid_size: {grid_size} is not possible. Use 1 to 64.")
     trained = run.layers
     trained = trained[: _number_of_layers(trained, layers)]
+    grid_of_each(grid_size, len(trained) if all_layers else 1, "grid_size")  # raises what is not
     if out is None:
-        cells = grid_size if pool == "grid" else ""
+        cells = ""
+        if pool == "grid":
+            cells = grid_size if isinstance(grid_size, int) else "-".join(map(str, grid_size))
         every = "-all-layers" if all_layers else ""
         out = run.path / "exports" / f"{trained[-1].directory.name}-{pool}{cells}{every}"
     names = ["model.keras", "saved_model", *["model.onnx"] * onnx, *["model.tflite"] * litert]

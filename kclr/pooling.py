@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from kclr.errors import SpecError
+
 POOLS = ("mean", "max", "grid", "flatten")
 
 
@@ -32,6 +34,29 @@ def grid_mean(maps, grid_size):
             means.append(ops.mean(part, axis=axis))
         maps = ops.stack(means, axis=axis)
     return maps
+
+
+def grid_of_each(grid, count, argument="grid"):
+    """The cells on a side for each of some maps.
+
+    Args:
+        grid: int, or a list of them.
+        count: int, of the maps.
+        argument: what `grid` is called, in messages.
+
+    Raises:
+        SpecError: they are not as many as the maps, or none is possible.
+    """
+    grids = [grid] * count if isinstance(grid, int) else list(grid)
+    if len(grids) != count:
+        raise SpecError(
+            f"{argument}: {len(grids)} numbers for {count} map{'s' * (count != 1)}. Give one for "
+            "all, or one for each layer, from the image upwards."
+        )
+    for cells in grids:
+        if not 1 <= cells <= 64:
+            raise SpecError(f"{argument}: {cells} is not possible. Use 1 to 64.")
+    return grids
 
 
 def pool_maps(maps, pool="grid", grid_size=2):

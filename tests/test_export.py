@@ -492,6 +492,7 @@ def test_files_that_a_summary_vouches_for_are_never_replaced(tmp_path):
     [
         ({"pool": "median"}, r"pool: 'median' is not known\. Use one of mean, max, grid, flatten"),
         ({"grid_size": 0}, r"grid_size: 0 is not possible\. Use 1 to 64"),
+        ({"grid_size": [3, 2]}, r"grid_size: 2 numbers for 1 map\. Give one for all"),
         ({"layers": 3}, r"layers: 3 cannot be exported of 2 trained\. Use 1 to 2"),
     ],
 )
@@ -539,11 +540,11 @@ def test_a_full_disk_leaves_the_former_artefact_whole(run, model, tmp_path, writ
 def test_all_layers_stand_side_by_side_in_every_format(run, model, tmp_path):
     images = tf.random.stateless_uniform((3, 32, 32, 3), (0, 1))
     expected = []
-    for layers in (1, 2):
+    for layers, cells in ((1, 3), (2, 2)):
         maps = export.stack_model(run, layers).predict(images, verbose=0)
-        expected.append(export.pool_maps(maps, "grid", 2))
+        expected.append(export.pool_maps(maps, "grid", cells))
     expected = np.concatenate(expected, axis=-1)
-    export.export_run(run, out=tmp_path, litert=True, all_layers=True)
+    export.export_run(run, out=tmp_path, litert=True, all_layers=True, grid_size=[3, 2])
     saved = tf.saved_model.load(tmp_path / "saved_model")
     np.testing.assert_allclose(saved.embed(images), expected, atol=1e-6)
     np.testing.assert_array_equal(saved.features(images), model(images))

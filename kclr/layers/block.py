@@ -258,11 +258,17 @@ class ContrastiveConvBlock(keras.layers.Layer):
         return kernel, bias - ops.sum(mean[:, None] * kernel, axis=(0, 1, 2))
 
     def convolve(self, inputs, padding=None):
-        """The convolution and its batch normalisation, before the max-pool and the activation.
+        """The convolution and its batch normalisation, before max-pool, bias and activation.
+
+        A bias commutes with the max-pool, and has a quarter of the numbers to be added to after it.
 
         Args:
             inputs: float (batch, height, width, channels), whatever the block's data_format.
             padding: in place of the block's own.
+
+        Returns:
+            maps: float (batch, height, width, filters). bias: float (filters,), still to be added;
+            None where there is none.
         """
         padding = padding or self.padding
         kernel, bias = self._unwhitened()
@@ -281,10 +287,14 @@ class ContrastiveConvBlock(keras.layers.Layer):
             )
             outputs = outputs / ops.cast(deviation, outputs.dtype)
         if self.normalization is not None:
-            return self.normalization(outputs)  # takes any bias away
+            return self.normalization(outputs), None  # takes any bias away
         if self.use_bias or self.whitening != "none":
-            outputs = outputs + ops.cast(bias, outputs.dtype)
-        return outputs
+            return outputs, ops.cast(bias, outputs.dtype)
+        return outputs, None
+
+    def activate(self, pooled, bias):
+        """What comes after the max-pool: the bias that `convolve` returned, and the activation."""
+        return self.activation(pooled if bias is None else pooled + bias)
 
     def call(self, inputs):
         self.compute_output_shape(inputs.shape)  # raises where no cell is left
@@ -292,12 +302,12 @@ class ContrastiveConvBlock(keras.layers.Layer):
         channels_first = self.data_format == "channels_first"
         if channels_first:
             inputs = ops.transpose(inputs, (0, 2, 3, 1))
-        outputs = self.convolve(inputs)
+        outputs, bias = self.convolve(inputs)
         if self.pool_size != (1, 1) or self.pool_strides != (1, 1):
             outputs = ops.max_pool(
                 outputs, self.pool_size, self.pool_strides, data_format="channels_last"
             )
-        outputs = self.activation(outputs)
+        outputs = self.activate(outputs, bias)
         return ops.transpose(outputs, (0, 3, 1, 2)) if channels_first else outputs
 
     def compute_output_shape(self, input_shape):

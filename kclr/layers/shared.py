@@ -67,7 +67,7 @@ class SharedPatches(keras.layers.Layer):
 
     def call(self, crops):
         block = self.block
-        outputs = block.convolve(crops, padding="valid")
+        outputs, bias = block.convolve(crops, padding="valid")
         rows, height, row_step = self._sizes(crops.shape[1], 0)
         columns, width, column_step = self._sizes(crops.shape[2], 1)
         # The max over the pool's window at every place, then each patch's own cells of it.
@@ -86,7 +86,7 @@ class SharedPatches(keras.layers.Layer):
                         left : right : block.pool_strides[1],
                     ]
                 )
-        return block.activation(ops.stack(patches, axis=1))
+        return block.activate(ops.stack(patches, axis=1), bias)
 
     def _window_max(self, maps):
         if not self.slices:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kclr.errors import SpecError
 from kclr.layers import ContrastiveConvBlock, smallest_image
-from kclr.pooling import pool_maps
+from kclr.pooling import grid_of_each, pool_maps
 
 _MEGABYTE = 1 << 20
 
@@ -30,7 +30,8 @@ class Features:
         model: Keras layer or model, from images (batch, height, width, channels) to a map (batch,
             height, width, filters), to vectors (batch, ...), or to a list of these, whose features
             then stand side by side.
-        grid: int, cells of the grid on each side of a map (see `kclr.pooling.grid_mean`).
+        grid: int, cells of the grid on each side of a map (see `kclr.pooling.grid_mean`), or a list
+            of them, one for each of the model's outputs.
         flips: bool, give the mean of the features of each image and of its mirror image. A linear
             classifier on it is one that averages its answers to both.
         jit: bool, compile with XLA. For convolution blocks that takes a third of the time of the
@@ -39,6 +40,10 @@ class Features:
 
     def __init__(self, model, grid=2, flips=False, jit=True):
         self.model, self._grid, self._flips = model, grid, flips
+        # Means of bfloat16 maps take XLA a sixth of the time. Beside a GPU it may be forbidden.
+        self._cells = tf.function(
+            _cells, jit_compile=not tf.config.list_physical_devices("GPU"), autograph=False
+        )
         # XLA compiles anew for every shape.
         self._compiled = tf.function(self._pooled, jit_compile=jit, autograph=False)
         self._plain = tf.function(self._pooled, autograph=False, reduce_retracing=True)
@@ -52,9 +57,10 @@ class Features:
     def _vectors(self, inputs):
         outputs = self.model(inputs, training=False)
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        grids = grid_of_each(self._grid, len(outputs))
         vectors = [
-            pool_maps(each, "grid", self._grid) if len(each.shape) == 4 else _flat(each)
-            for each in outputs
+            self._cells(each, grid) if len(each.shape) == 4 else _flat(each)
+            for each, grid in zip(outputs, grids, strict=True)
         ]
         return tf.concat([tf.cast(each, tf.float32) for each in vectors], axis=-1)
 
@@ -99,6 +105,10 @@ def features(model, images, grid=2, batch_size=256, memory=4096, flips=False):
     """
     jit = getattr(model, "compute_dtype", "float32") == "float32"
     return Features(model, grid, flips, jit)(images, batch_size, memory)
+
+
+def _cells(maps, grid):
+    return pool_maps(tf.cast(maps, tf.float32), "grid", grid)
 
 
 def _flat(vectors):

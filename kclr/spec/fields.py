@@ -155,7 +155,7 @@ class Slot:
         if self.choices and not numbers:
             return any_of(self.choices)
         if self.items is not None:
-            return "a list"
+            return f"{numbers[0]}, or a list of them" if numbers else "a list"
         if self.model:
             return f"keys and values, as in {{{next(iter(self.model.model_fields))}: ...}}"
         if any(typing.get_origin(annotation) is dict for annotation in self.types):

@@ -15,7 +15,13 @@ from kclr.spec.overrides import override
 from kclr.spec.reading import read_yaml
 from kclr.spec.registry import Part
 from kclr.spec.schema import Spec
-from kclr.spec.sizes import name_findings, size_findings, together_findings, whitening_findings
+from kclr.spec.sizes import (
+    export_findings,
+    name_findings,
+    size_findings,
+    together_findings,
+    whitening_findings,
+)
 from kclr.spec.wording import Finding, nearest, shown
 
 __all__ = ["Draft", "Finding", "describe", "load_spec", "nearest", "parse_spec", "read_draft"]
@@ -163,7 +169,8 @@ def draft(text, overrides: Iterable[str] = (), name="spec", root: type[Part] = S
     else:
         _validate(value, made)
     if isinstance(made.spec, Spec):
-        made.findings += [f for f in name_findings(made.spec) if made.trusted(*f.path)]
+        for found in (*name_findings(made.spec), *export_findings(made.spec)):
+            made.findings += [found] if made.trusted(*found.path) else []
         if not any("filters" in wrong or "learner" in wrong for wrong in made.doubtful):
             for found in (*whitening_findings(made.spec), *together_findings(made.spec)):
                 made.findings += [found] if made.trusted(*found.path) else []

@@ -7,7 +7,6 @@ in pixels of a layer's input: image pixels for the first layer, cells of the fea
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     ValidationInfo,
@@ -20,7 +19,8 @@ from kclr.spec import keras_names
 from kclr.spec.json_schemas import tidied
 from kclr.spec.keras_parts import REGISTERED, Augmentation, Optimizer, known_to_keras
 from kclr.spec.registry import ByName, Named, Part
-from kclr.spec.wording import shown, to_mend
+from kclr.spec.values import Amount, Cells
+from kclr.spec.wording import to_mend
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 CONTRASTIVE = ("patches", "objective", "embedding", "train")  # keys that no other learner takes
@@ -237,19 +237,6 @@ class Training(Part):
     of other learners than `contrastive` are found as ever, and those above them trained at once."""
 
 
-def _amount(amount):
-    if not (0 < amount <= 1 or (amount >= 2 and amount % 1 == 0)):
-        raise to_mend(
-            f"{shown(amount)} is no amount of labels. Use a share above 0 and up to 1, or a "
-            "whole number from 2 on, of each class.",
-            value=amount,
-        )
-    return amount
-
-
-Amount = Annotated[float, AfterValidator(_amount)]  # of labels
-
-
 class Probe(ByName):
     """What the layer in training is worth, looked at while it learns.
 
@@ -282,8 +269,9 @@ class Export(Part):
 
     pool: Literal["mean", "max", "grid", "flatten"] = "grid"
     """How the SavedModel's `embed` signature makes a vector of a feature map."""
-    grid_size: Annotated[int, Field(ge=1, le=64)] = 2
-    """Cells of the `grid` pooling, on each side."""
+    grid_size: Cells = 2
+    """Cells of the `grid` pooling, on each side; with `all_layers` one number for all, or a list of
+    one for each layer, from the image upwards."""
     all_layers: bool = False
     """Whether `embed` gives the vectors of all layers side by side, or the top layer's alone."""
     onnx: bool = False

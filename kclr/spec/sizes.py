@@ -6,7 +6,7 @@ from kclr.spec.geometry import layer_geometry, output_size, window
 from kclr.spec.schema import Spec
 from kclr.spec.wording import Finding
 
-MOST_WHITENED = 5000  # numbers of a window; the eigenvectors of more take hours
+MOST_WHITENED = 8000  # numbers of a window; the eigenvectors of so many take minutes, and gigabytes
 
 
 def size_findings(spec: Spec, index: int) -> list[Finding]:
@@ -84,6 +84,20 @@ def name_findings(spec: Spec) -> list[Finding]:
     return findings
 
 
+def export_findings(spec: Spec) -> list[Finding]:
+    """A list of grids that is not one for each of the layers that are exported."""
+    grids = spec.export.grid_size
+    layers = len(spec.stack) if spec.export.all_layers else 1
+    if isinstance(grids, int) or len(grids) == layers:
+        return []
+    what = f"{layers} layer{'s' * (layers > 1)}" if spec.export.all_layers else "the top layer"
+    cure = f"Use a whole number, or a list of {layers}."
+    if not spec.export.all_layers:
+        cure = "Use a whole number, or add all_layers: true."
+    words = f"{list(grids)} is {len(grids)} number{'s' * (len(grids) > 1)} for {what}. {cure}"
+    return [Finding(("export", "grid_size"), words)]
+
+
 def whitening_findings(spec: Spec) -> list[Finding]:
     """Layers whose windows hold too many numbers for ZCA whitening, or for their components."""
     findings = []
@@ -92,13 +106,13 @@ def whitening_findings(spec: Spec) -> list[Finding]:
         if layer.block.whitening == "zca" and numbers > MOST_WHITENED:
             words = (
                 f"zca of windows of {numbers:,} numbers ({layer.block.kernel_size}x"
-                f"{layer.block.kernel_size}x{below.block.filters}) takes hours. Use standardize, "
-                f"or windows of {MOST_WHITENED:,} numbers at most."
+                f"{layer.block.kernel_size}x{below.block.filters}) takes too long. Use "
+                f"standardize, or windows of {MOST_WHITENED:,} numbers at most."
             )
             findings.append(Finding(("stack", index, "block", "whitening"), words))
         elif layer.learner.part_name == "whiten" and numbers > MOST_WHITENED:
             words = (
-                f"the components of windows of {numbers:,} numbers take hours. Use another "
+                f"the components of windows of {numbers:,} numbers take too long. Use another "
                 f"learner, or windows of {MOST_WHITENED:,} numbers at most."
             )
             findings.append(Finding(("stack", index, "learner"), words))

@@ -12,7 +12,8 @@ from kclr.spec.findings import draft
 from kclr.spec.json_schemas import tidied
 from kclr.spec.keras_parts import KerasObject, Optimizer
 from kclr.spec.registry import ByName, Part
-from kclr.spec.schema import NAME, Amount
+from kclr.spec.schema import NAME
+from kclr.spec.values import Amount
 from kclr.spec.wording import shown, to_mend
 
 MOST_LAYERS = 32

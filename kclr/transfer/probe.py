@@ -17,6 +17,7 @@ from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
 from kclr.keras_objects import dtype_policy
 from kclr.layers import stacked
+from kclr.pooling import grid_of_each
 from kclr.probing.features import all_maps, features
 from kclr.probing.protocol import check_amount, check_classifier, check_enough, probe
 from kclr.transfer.baselines import BASELINES, baseline, check_baseline, run_images
@@ -100,7 +101,8 @@ def probe_run(
         baselines: of "random", "whitened", "kmeans" and "pca", made from the images that the run
             was trained on.
         classifiers: of "ridge", "logistic" and "knn".
-        grid: int, cells on each side that the maps are pooled over.
+        grid: int, cells on each side that the maps are pooled over; or, with `all_layers`, a list
+            of one for each layer, from the image upwards.
         all_layers: bool, put the features of all layers side by side; else those of the top layer.
         flips: bool, average the features of each image and of its mirror image.
         precision: of the convolutions: "float32" or "mixed_bfloat16", which pays on cores with AMX.
@@ -119,7 +121,8 @@ def probe_run(
     layers = run.layers
     for name in baselines:
         check_baseline(name, layers)
-    _check(labels, classifiers, grid, repeats, limit, seed)
+    _check(labels, classifiers, repeats, limit, seed)
+    grid_of_each(grid, len(layers) if all_layers else 1)  # raises what is not possible
     tell = progress or (lambda words: None)
     channels = layers[0].kernel.shape[2]
     tell("reading labelled images")
@@ -152,12 +155,12 @@ def probe_run(
     return results
 
 
-def _check(labels, classifiers, grid, repeats, limit, seed):
+def _check(labels, classifiers, repeats, limit, seed):
     for amount in labels:
         check_amount(amount)
     for classifier in classifiers:
         check_classifier(classifier)
-    for argument, value in (("grid", grid), ("repeats", repeats), ("limit", limit)):
+    for argument, value in (("repeats", repeats), ("limit", limit)):
         if value is not None and value < 1:
             raise SpecError(f"{argument}: {value} is not possible. Use 1 or more.")
     if seed < 0:

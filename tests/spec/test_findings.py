@@ -361,3 +361,21 @@ def test_a_spec_cannot_be_changed():
         spec.seed = 3
     with pytest.raises(ValueError, match="frozen"):
         spec.stack[0].block.filters = 3
+
+
+@pytest.mark.parametrize(
+    ("export", "words"),
+    [
+        ("{grid_size: [3, 2]}", "is 2 numbers for the top layer. Use a whole number, or add all_"),
+        ("{grid_size: [3], all_layers: true}", "is 1 number for 2 layers. Use a whole number"),
+        ("{grid_size: [3, 0], all_layers: true}", "[3, 0] is not possible. Use a whole number, 1"),
+        ("{grid_size: two}", "'two' is not possible. Use a whole number, 1 to 64"),
+        ("{grid_size: true}", "true is not possible. Use a whole number, 1 to 64"),
+    ],
+)
+def test_grids_of_an_export_are_one_for_each_layer(export, words):
+    with pytest.raises(SpecError) as caught:
+        parse_spec(f"stack: [{{}}, {{}}]\nexport: {export}")
+    assert "export.grid_size: " in str(caught.value)
+    assert words in str(caught.value)
+    assert parse_spec("stack: [{}, {}]\nexport: {grid_size: [3, 2], all_layers: true}")

@@ -152,6 +152,8 @@ def test_all_layers_are_named_and_stand_side_by_side(run, digits):
     (result,) = probe_run(run, digits, classifiers=["ridge"], all_layers=True, grid=1)
     assert result.features == "mine, all layers"
     assert result.dimensions == 12 + 10
+    (result,) = probe_run(run, digits, classifiers=["ridge"], all_layers=True, grid=[3, 1])
+    assert result.dimensions == 9 * 12 + 10
 
 
 def test_flips_are_named_and_make_an_image_and_its_mirror_image_alike(run, digits):
@@ -176,6 +178,7 @@ def test_features_in_bfloat16_are_worth_about_as_much(run, digits):
         ({"classifiers": ["svm"]}, "'svm' is no classifier. Choose from ridge"),
         ({"classifiers": []}, "classifiers: nothing is given"),
         ({"grid": 0}, "grid: 0 is not possible"),
+        ({"grid": [3, 2]}, "grid: 2 numbers for 1 map. Give one for all"),
         ({"repeats": 0}, "repeats: 0 is not possible"),
         ({"seed": -1}, "seed: -1 is not possible"),
         ({"limit": 1}, "digits: 1 labelled image of a single class are too few"),
