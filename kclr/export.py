@@ -318,9 +318,8 @@ def export_run(
     trained = trained[: _number_of_layers(trained, layers)]
     grid_of_each(grid_size, len(trained) if all_layers else 1, "grid_size")  # raises what is not
     if out is None:
-        cells = ""
-        if pool == "grid":
-            cells = grid_size if isinstance(grid_size, int) else "-".join(map(str, grid_size))
+        grids = [grid_size] if isinstance(grid_size, int) else grid_size
+        cells = "-".join(map(str, grids)) if pool == "grid" else ""
         every = "-all-layers" if all_layers else ""
         out = run.path / "exports" / f"{trained[-1].directory.name}-{pool}{cells}{every}"
     names = ["model.keras", "saved_model", *["model.onnx"] * onnx, *["model.tflite"] * litert]

@@ -8,7 +8,7 @@ once, at the end.
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -183,8 +183,8 @@ def _features(layers, channels, train, test, grid, all_layers, flips):
     model = stacked(layers, channels)
     model = all_maps(model) if all_layers else model
     start = time.perf_counter()
-    made = _Features(*(features(model, part, grid, flips=flips) for part in (train, test)), 0)
-    return replace(made, seconds=time.perf_counter() - start)
+    made = [features(model, part, grid, flips=flips) for part in (train, test)]
+    return _Features(*made, seconds=time.perf_counter() - start)
 
 
 def _result(shown, made, train, test, classifier, amount, seed):
