@@ -183,8 +183,8 @@ def _features(layers, channels, train, test, grid, all_layers, flips):
     model = stacked(layers, channels)
     model = all_maps(model) if all_layers else model
     start = time.perf_counter()
-    made = [features(model, part, grid, flips=flips) for part in (train, test)]
-    return _Features(*made, seconds=time.perf_counter() - start)
+    own, judged = (features(model, part, grid, flips=flips) for part in (train, test))
+    return _Features(own, judged, time.perf_counter() - start)
 
 
 def _result(shown, made, train, test, classifier, amount, seed):
