@@ -58,7 +58,7 @@ def ridge(features, labels, rows, held_out) -> Fitted:
             _Moments.of(features, labels, part, classes, shift, scale)
             for part in (rows[~held_out], rows[held_out])
         )
-        first, everything = kept.weights, (kept + other).weights
+        first, everything = kept.weights(), (kept + other).weights()
     else:
         first = _dual_weights(features, labels, rows[~held_out], classes)
         everything = _dual_weights(features, labels, rows, classes)
@@ -114,20 +114,27 @@ class _Moments:
         sums = (getattr(self, n) + getattr(other, n) for n in ("count", "x", "y", "xx", "xy"))
         return _Moments(self.shift, self.scale, *sums)
 
-    def weights(self, alpha):
-        """Coefficient (numbers, classes) and intercept (classes,) for the features as they are."""
+    def weights(self):
+        """A function of alpha that gives the coefficient (numbers, classes) and the intercept
+        (classes,), for the features as they are."""
         mean, target = self.x / self.count, self.y / self.count
-        gram = self.xx - self.count * np.outer(mean, mean)
+        gram = self.xx - np.outer(self.count * mean, mean)
         variance = np.diag(gram) / self.count
         deviation = np.sqrt(np.where(variance > 1e-12, variance, 1))
         gram /= deviation
         gram /= deviation[:, None]
-        np.fill_diagonal(gram, gram.diagonal() + alpha)
         cross = (self.xy - np.outer(self.x, target)) / deviation[:, None]
-        coefficient = solve(gram, cross, assume_a="pos", overwrite_a=True)
-        return _unscaled(
-            coefficient, target, self.shift + mean * self.scale, deviation * self.scale
-        )
+
+        def of(alpha):
+            shrunk = gram.copy()
+            np.fill_diagonal(shrunk, shrunk.diagonal() + alpha)
+            # Transposed it is the same matrix, in the order in which LAPACK needs no copy of it.
+            coefficient = solve(shrunk.T, cross, assume_a="pos", overwrite_a=True)
+            return _unscaled(
+                coefficient, target, self.shift + mean * self.scale, deviation * self.scale
+            )
+
+        return of
 
 
 def _dual_weights(features, labels, rows, classes):
