@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from kclr.distribution import put, value_of
 from kclr.errors import RunError
 from kclr.probing.callback import Probe as Probe
 from kclr.spec.wording import any_of
@@ -190,8 +191,7 @@ class TrainingState(keras.callbacks.Callback):
             RunError: it cannot be written; the file of the last save is whole.
         """
         arrays = {
-            name: keras.ops.convert_to_numpy(variable)
-            for name, variable in state_variables(self.model).items()
+            name: value_of(variable) for name, variable in state_variables(self.model).items()
         }
         arrays["step"] = np.asarray(self.history.step)
         arrays["seconds"] = np.asarray(self.history.seconds)
@@ -245,7 +245,7 @@ def restore(model, path):
             "again."
         ) from None
     for name, variable in variables.items():
-        variable.assign(saved[name])
+        put(variable, saved[name])
     return step, seconds
 
 
@@ -253,12 +253,9 @@ class KeepMetrics(keras.callbacks.Callback):
     """Carries the metrics' running means over the reset at the start of `fit`."""
 
     def on_train_begin(self, logs=None):
-        self._kept = [
-            (variable, keras.ops.convert_to_numpy(variable))
-            for variable in self.model.metrics_variables
-        ]
+        self._kept = [(variable, value_of(variable)) for variable in self.model.metrics_variables]
 
     def on_epoch_begin(self, epoch, logs=None):
         while self._kept:  # only at the start of the first epoch
             variable, value = self._kept.pop()
-            variable.assign(value)
+            put(variable, value)

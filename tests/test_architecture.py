@@ -22,6 +22,8 @@ ORDER = (
     ("keras_objects",),
     ("provenance",),
     ("learned",),
+    ("workers",),
+    ("distribution",),
     ("layers",),
     ("pooling",),
     ("windows",),
