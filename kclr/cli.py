@@ -117,9 +117,9 @@ def _train(options):
 
 
 def _out(options, spec, folder):
-    return (
-        Path(options.out) if options.out else Path(folder) / (spec.name or Path(options.spec).stem)
-    )
+    from kclr.paths import as_path
+
+    return as_path(options.out or Path(folder) / (spec.name or Path(options.spec).stem))
 
 
 @contextlib.contextmanager

@@ -25,12 +25,13 @@ from kclr.errors import RunError, SpecError
 from kclr.keras_objects import check_keras_objects
 from kclr.layers import stacked
 from kclr.learned import Learned, Listener, PlainLayer
+from kclr.paths import atomic, files, remove
 from kclr.probing.callback import probe_columns
 from kclr.probing.stack_probe import StackProbe
 from kclr.provenance import hardware, versions
 from kclr.report import plots
 from kclr.report.filters import filter_order, top_patches
-from kclr.run import Run, TrainedLayer, atomic, check_same, prepare, remove, sha256
+from kclr.run import Run, TrainedLayer, check_same, prepare, sha256
 from kclr.spec.findings import Finding, describe
 from kclr.spec.geometry import LayerGeometry, layer_geometry
 from kclr.spec.schema import Spec
@@ -378,9 +379,8 @@ def _finish(run, spec):
         ],
         "sha256": {
             path.relative_to(run.path).as_posix(): sha256(path)
-            for path in sorted(run.path.rglob("*"))
-            if path.is_file()
-            and path.name not in (".lock", "summary.json")
+            for path in sorted(files(run.path))
+            if path.name not in (".lock", "summary.json")
             and "exports" not in path.relative_to(run.path).parts
         },
     }

@@ -58,19 +58,18 @@ def task_from_environment() -> Task:
         config = json.loads(text)
         cluster, kind = config["cluster"], config["task"]["type"]
         hosts = [*cluster.get("chief", ()), *cluster.get("worker", ())]
-        index = int(config["task"]["index"])
-        if kind == "worker":
-            index += len(cluster.get("chief", ()))
-        elif kind != "chief":
-            raise RunError(
-                f"TF_CONFIG: the task's type is {kind!r}. kclr trains with chief and workers alone."
-            )
+        own = int(config["task"]["index"])
+        index = own + (len(cluster.get("chief", ())) if kind == "worker" else 0)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RunError(f"TF_CONFIG is {text[:200]!r}. Write it {example}.") from None
+    if kind not in ("chief", "worker"):
+        raise RunError(
+            f"TF_CONFIG: the task's type is {kind!r}. kclr trains with chief and workers alone."
+        )
     if not 0 <= index < len(hosts):
         raise RunError(
-            f"TF_CONFIG: the task's index is {config['task']['index']}, and the cluster has "
-            f"{len(hosts)} workers. Count from 0."
+            f"TF_CONFIG: the task is {kind} {own}, and the cluster has {len(hosts)} in all. Count "
+            "from 0."
         )
     return Task(index, len(hosts))
 
@@ -96,14 +95,15 @@ def launch(command, workers, again) -> None:
         processes = []
         for index, output in enumerate(outputs):
             task = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
-            shown = {} if index == 0 else {"stdout": output, "stderr": output}
+            hidden = output if index else None
             # Ctrl-C is for this process, which passes it on.
             process = subprocess.Popen(
                 command,
                 env=os.environ | {"TF_CONFIG": json.dumps(task)},
                 stdin=subprocess.DEVNULL,
+                stdout=hidden,
+                stderr=hidden,
                 start_new_session=True,
-                **shown,
             )
             processes.append(process)
             stack.callback(_end, process)
