@@ -61,9 +61,13 @@ def test_a_directory_in_a_store_is_complete_when_its_last_file_is_there(bucket, 
 
 
 def test_nothing_is_written_to_a_store_where_the_block_fails(bucket):
-    with pytest.raises(KeyError), atomic(f"{bucket}/file.txt") as temporary:
-        temporary.write_text("half")
-        raise KeyError
+    def fails():
+        with atomic(f"{bucket}/file.txt") as temporary:
+            temporary.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
     assert not Store.store
 
 

@@ -1,5 +1,7 @@
 """Parts of a source's pictures: each worker reads its own, and together they read all."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def numbers(images, start=0):
 def test_every_picture_is_read_by_one_worker(options):
     images, _ = numbered(11, **options)
     parts = [numbers(images.part(index, 3)) for index in range(3)]
-    assert sorted(sum(parts, [])) == numbers(images)
+    assert sorted(itertools.chain(*parts)) == numbers(images)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
