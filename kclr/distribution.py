@@ -127,7 +127,7 @@ class Cluster:
         """Let a built model's random layers, which all replicas have alike, draw differently."""
         first = self.task.index * (self.replicas // self.task.workers)
         for variable in model.variables:
-            if variable.path.endswith("seed_generator_state"):
+            if is_seed(variable):
                 for number, copy in enumerate(_copies(variable), first):
                     copy.assign(copy + tf.cast([number, 0], copy.dtype))
 
@@ -218,7 +218,13 @@ def open_cluster(train: Training) -> Cluster:
         return Cluster(tf.distribute.MirroredStrategy(), ONLY, train.gather, by_file)
     if train.distribute == "multi-worker":
         task = task_from_environment()
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        except RuntimeError as error:  # "must be configured at program startup"
+            raise RunError(
+                f"train.distribute: multi-worker: {error}. Train in a process of its own, as "
+                "`kclr train` does."
+            ) from None
         return Cluster(strategy, task, train.gather, by_file)
     return ALONE
 
@@ -239,6 +245,11 @@ def _step(model, strategy):
         return dict(zip(names, tf.unstack(means), strict=True))
 
     return step
+
+
+def is_seed(variable) -> bool:
+    """Whether a Keras variable is the state of a random layer."""
+    return variable.path.endswith("seed_generator_state")
 
 
 def value_of(variable):

@@ -17,7 +17,7 @@ from kclr.callbacks import (
 )
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import as_images
-from kclr.distribution import ALONE, Cluster
+from kclr.distribution import ALONE, Cluster, is_seed
 from kclr.keras_objects import dtype_policy, keras_augmentation, keras_optimizer
 from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches, stacked
 from kclr.layers.fast import several_replicas
@@ -275,7 +275,13 @@ class _Training:
 
         def align(batch, logs):
             if (start + batch + 1) % every == 0:
-                self._cluster.align(state_variables(self.model))
+                self._cluster.align(
+                    {
+                        name: variable
+                        for name, variable in state_variables(self.model).items()
+                        if not is_seed(variable)
+                    }
+                )
 
         aligning = keras.callbacks.LambdaCallback(on_train_batch_end=align)
         if not self._cluster.chief:

@@ -92,7 +92,9 @@ def launch(command, workers, again) -> None:
     hosts = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
     with ExitStack() as stack:
         outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(workers)]
-        processes = []
+        processes: list[subprocess.Popen] = []
+        # The chief as the first: it saves its state between two steps, which take all workers.
+        stack.callback(lambda: [_end(process) for process in processes])
         for index, output in enumerate(outputs):
             task = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
             hidden = output if index else None
@@ -106,7 +108,6 @@ def launch(command, workers, again) -> None:
                 start_new_session=True,
             )
             processes.append(process)
-            stack.callback(_end, process)
         failed = _first_failure(processes)
         for process in processes:
             _wait(process, GRACE_SECONDS)

@@ -38,8 +38,18 @@ import sys
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras
+from kclr.distribution import Cluster
 from kclr.spec import load_spec
 from kclr.stack import train
+
+cluster = Cluster(tf.distribute.MirroredStrategy())
+with cluster.strategy.scope():
+    random = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.RandomFlip(seed=1)])
+cluster.vary_seeds(random)
+(state,) = random.variables
+assert len({tuple(copy.numpy()) for copy in state.value.values}) == 2, "flips are alike"
+
 run = train(load_spec(sys.argv[1], ["train.distribute=mirrored"]), sys.argv[2])
 assert run.layers[0].facts["replicas"] == 2
 """
