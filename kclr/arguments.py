@@ -49,6 +49,14 @@ def parser(functions) -> argparse.ArgumentParser:
     spec_arguments(sub)
     output_arguments(sub, "run", "runs")
 
+    sub.add_argument(
+        "--workers",
+        type=_several,
+        metavar="N",
+        help="train on N processes of this machine, as on a cluster (train.distribute: "
+        "multi-worker)",
+    )
+
     sub = command("show", "print a run as a table")
     sub.add_argument("run", metavar="RUN", help="the run directory")
     sub.add_argument("--json", action="store_true", help="print its summary as JSON")
@@ -148,6 +156,12 @@ def parser(functions) -> argparse.ArgumentParser:
 
     command("schema", "print the JSON Schema of specs, for editors")
     return parser
+
+
+def _several(text):
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of workers. Use 2 or more.")
+    return int(text)
 
 
 def _names(text):

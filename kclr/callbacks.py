@@ -1,16 +1,16 @@
 """Keras callbacks of a layer's training: the history, the checkpoint, the guard, and the probe."""
 
-import contextlib
 import os
 import time
 import zipfile
 import zlib
-from pathlib import Path
 
 import keras
 import numpy as np
 
+from kclr.distribution import put, value_of
 from kclr.errors import RunError
+from kclr.paths import as_path, atomic
 from kclr.probing.callback import Probe as Probe
 from kclr.spec.wording import any_of
 
@@ -173,7 +173,7 @@ class TrainingState(keras.callbacks.Callback):
 
     def __init__(self, path, history, every=20.0):
         super().__init__()
-        self.path, self.history, self.every = Path(path), history, every
+        self.path, self.history, self.every = as_path(path), history, every
         self._saved = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -190,22 +190,16 @@ class TrainingState(keras.callbacks.Callback):
             RunError: it cannot be written; the file of the last save is whole.
         """
         arrays = {
-            name: keras.ops.convert_to_numpy(variable)
-            for name, variable in state_variables(self.model).items()
+            name: value_of(variable) for name, variable in state_variables(self.model).items()
         }
         arrays["step"] = np.asarray(self.history.step)
         arrays["seconds"] = np.asarray(self.history.seconds)
-        temporary = self.path.with_name(self.path.name + ".part")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with atomic(self.path) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, self.path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise RunError(
                 f"{self.path}: the checkpoint cannot be written: {error.strerror or error}. Make "
                 "room or mend the directory, and go on with --resume."
@@ -230,7 +224,7 @@ def restore(model, path):
         RunError: the file is damaged, or of another model.
     """
     try:
-        with np.load(path) as arrays:
+        with as_path(path).open("rb") as file, np.load(file) as arrays:
             saved = dict(arrays)
         variables = state_variables(model)
         if saved.keys() - {"step", "seconds"} != variables.keys():
@@ -245,7 +239,7 @@ def restore(model, path):
             "again."
         ) from None
     for name, variable in variables.items():
-        variable.assign(saved[name])
+        put(variable, saved[name])
     return step, seconds
 
 
@@ -253,12 +247,9 @@ class KeepMetrics(keras.callbacks.Callback):
     """Carries the metrics' running means over the reset at the start of `fit`."""
 
     def on_train_begin(self, logs=None):
-        self._kept = [
-            (variable, keras.ops.convert_to_numpy(variable))
-            for variable in self.model.metrics_variables
-        ]
+        self._kept = [(variable, value_of(variable)) for variable in self.model.metrics_variables]
 
     def on_epoch_begin(self, epoch, logs=None):
         while self._kept:  # only at the start of the first epoch
             variable, value = self._kept.pop()
-            variable.assign(value)
+            put(variable, value)

@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+from kclr import workers
 from kclr.arguments import parser
 from kclr.errors import RunError, SpecError
 
@@ -59,7 +60,10 @@ def _load(options):
     """The spec, checked as far as that goes without TensorFlow."""
     from kclr.data.checks import load_checked
 
-    return load_checked(options.spec, options.overrides)
+    overrides = list(options.overrides)
+    if getattr(options, "workers", None):
+        overrides.append("train.distribute=multi-worker")
+    return load_checked(options.spec, overrides)
 
 
 def _check(options):
@@ -76,6 +80,20 @@ def _train(options):
     from kclr.report.progress import listener_for
 
     spec = _load(options)
+    if options.workers and "TF_CONFIG" not in os.environ:
+        words = [sys.executable, "-m", *_words(options)]
+        words += [f"--{flag}" for flag in ("resume", "overwrite", "json") if getattr(options, flag)]
+        with _interruptible(options):
+            workers.launch(words, options.workers, _again(options))
+        return
+    task = workers.ONLY
+    if spec.train.distribute == "multi-worker":
+        task = workers.task_from_environment()
+        if options.workers not in (None, task.workers):
+            raise SpecError(
+                f"--workers {options.workers} is for a cluster on this machine, and TF_CONFIG "
+                f"describes one of {task.workers}. Leave one of the two out."
+            )
     out = _out(options, spec, "runs")
     listener = listener_for(options.json)
     with _interruptible(options), contextlib.closing(listener):
@@ -92,16 +110,16 @@ def _train(options):
             listener=listener,
             name=options.spec,
         )
-    if not options.json:
+    if not options.json and task.index == 0:
         from kclr.report.tables import print_uses
 
         print_uses(out)
 
 
 def _out(options, spec, folder):
-    return (
-        Path(options.out) if options.out else Path(folder) / (spec.name or Path(options.spec).stem)
-    )
+    from kclr.paths import as_path
+
+    return as_path(options.out or Path(folder) / (spec.name or Path(options.spec).stem))
 
 
 @contextlib.contextmanager
@@ -124,12 +142,19 @@ def _interruptible(options):
 
 
 def _again(options):
+    return shlex.join([*_words(options), "--resume"])
+
+
+def _words(options):
+    """The command as it was given, without what is done with a run that is there."""
     words = ["kclr", options.command.__name__.strip("_"), options.spec]
     for assignment in options.overrides:
         words += ["--set", assignment]
     if options.out:
         words += ["--out", options.out]
-    return shlex.join([*words, "--resume"])
+    if getattr(options, "workers", None):
+        words += ["--workers", str(options.workers)]
+    return words
 
 
 def _import_tensorflow():

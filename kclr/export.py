@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 import warnings
-from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -20,9 +20,10 @@ import tensorflow as tf
 from kclr.errors import RunError, SpecError
 from kclr.keras_objects import dtype_policy
 from kclr.layers import smallest_image, stacked
+from kclr.paths import as_path, atomic
 from kclr.pooling import POOLS, MapPooling, grid_of_each, pool_maps
 from kclr.probing.features import all_maps
-from kclr.run import Run, atomic
+from kclr.run import Run
 
 # What the SavedModel's functions take as it is; numpy turns images / 255 into float64.
 IMAGE_DTYPES = ("float32", "uint8", "float16", "bfloat16", "float64")
@@ -288,7 +289,7 @@ def export_run(
     litert=False,
     litert_size=32,
     all_layers=False,
-) -> list[Path]:
+) -> list[Any]:
     """Write `model.keras` and `saved_model/` of a run; on request `model.onnx`, `model.tflite` too.
 
     Args:
@@ -323,8 +324,9 @@ def export_run(
         every = "-all-layers" if all_layers else ""
         out = run.path / "exports" / f"{trained[-1].directory.name}-{pool}{cells}{every}"
     names = ["model.keras", "saved_model", *["model.onnx"] * onnx, *["model.tflite"] * litert]
-    paths = [Path(out) / name for name in names]
-    _check_free(Path(out), names)
+    out = as_path(out)
+    paths = [out / name for name in names]
+    _check_free(out, names)
     model = stack_model(trained)
     if onnx:
         require_onnx()

@@ -29,7 +29,6 @@ import json
 import math
 import os
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -38,6 +37,7 @@ from keras import ops
 
 from kclr import kernels
 from kclr.errors import RunError, SpecError
+from kclr.paths import as_path
 
 
 @keras.saving.register_keras_serializable(package="kclr")
@@ -229,7 +229,7 @@ def _learned(run, layer):
     if isinstance(run, (tuple, list)) and len(run) == 2:
         return run
     if isinstance(run, (str, os.PathLike)):
-        return _read_layer(Path(run).expanduser(), layer)
+        return _read_layer(as_path(run).expanduser(), layer)
     if not hasattr(run, "layers"):
         raise SpecError(
             f"{type(run).__name__} is no run. Give the path of a run's directory, what "
@@ -269,7 +269,8 @@ def _block(path):
 
 def _read(path, dimensions):
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
         raise RunError(f"{path}: cannot be read ({error}). Train this layer again") from error
     return kernels.checked(array, dimensions, RunError, path)

@@ -19,6 +19,8 @@ class ContrastiveLoss(keras.losses.Loss):
         objective: name of a registered objective, as a spec names it ("triplet"), or the objective
             itself.
         name: str, the loss's name; the objective's when left out.
+        gather: bool, whether each replica of `tf.distribute` compares the crops of all, so that
+            several with a part of the batch train as one with the whole; or its own alone.
         **options: of the objective, as in a spec.
 
     Call: `y_true` is int (crops,), the image of each crop; `y_pred` is float (crops, patches,
@@ -33,7 +35,7 @@ class ContrastiveLoss(keras.losses.Loss):
         >>> loss(images, embeddings)
     """
 
-    def __init__(self, objective="triplet", name=None, **options):
+    def __init__(self, objective="triplet", name=None, gather=True, **options):
         if isinstance(objective, str):
             objective = _objective(objective, options)
         elif not isinstance(objective, Part) or options:
@@ -43,13 +45,32 @@ class ContrastiveLoss(keras.losses.Loss):
         super().__init__(
             name=name or f"{objective.part_name}_loss", reduction="sum", dtype="float32"
         )
-        self.objective = objective
+        self.objective, self.gather = objective, bool(gather)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         # Keras' own would turn image numbers into floats, which hold whole numbers to 2**24 only.
         if sample_weight is not None:
             raise ValueError("a contrastive loss compares crops and takes no sample_weight")
-        return share_of_replica(self.call(y_true, y_pred))
+        return share_of_replica(self.call(*self.gathered(y_true, y_pred)))
+
+    def gathered(self, y_true, y_pred):
+        """What a replica compares: with `gather` the crops of all, in the order of the replicas.
+
+        The gradients that come back are the sum of all replicas', so that with `share_of_replica`
+        theirs add up to those of the whole batch.
+
+        Args, returns:
+            y_true, y_pred: as of the loss.
+        """
+        context = tf.distribute.get_replica_context()
+        if not self.gather or context is None or context.num_replicas_in_sync == 1:
+            return y_true, y_pred
+
+        def of_all(value):
+            crops = value.shape[0] and value.shape[0] * context.num_replicas_in_sync
+            return tf.ensure_shape(context.all_gather(value, 0), (crops, *value.shape[1:]))
+
+        return of_all(_as_images(y_true)), of_all(ops.convert_to_tensor(y_pred))
 
     def call(self, y_true, y_pred):
         return self.with_statistics(y_true, y_pred)[0]
@@ -79,6 +100,7 @@ class ContrastiveLoss(keras.losses.Loss):
         return {
             "objective": self.objective.part_name,
             "name": self.name,
+            "gather": self.gather,
             **self.objective.model_dump(mode="json"),
         }
 

@@ -208,10 +208,12 @@ class TripletModel(keras.Model):
         return ops.concatenate([patches[:, :first], flat], axis=1) if first else flat
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = self.loss
+        if isinstance(loss, ContrastiveLoss) and y is not None and len(y.shape) <= 2:
+            y, y_pred = loss.gathered(y, y_pred)
         anchors = y_pred[:, 0] if len(y_pred.shape) == 3 else y_pred
         self._statistics["effective_rank"].update_state(effective_rank(anchors))
         self._statistics["spread"].update_state(spread(anchors))
-        loss = self.loss
         if not isinstance(loss, ContrastiveLoss):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         if sample_weight is not None:

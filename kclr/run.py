@@ -4,50 +4,22 @@ import contextlib
 import csv
 import hashlib
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from kclr.errors import RunError, SpecError
+from kclr.paths import append, as_path, atomic, is_remote, remove
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-@contextlib.contextmanager
-def atomic(path):
-    """A path to write a file or directory at; it takes `path`'s place when the block ends well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    remove(temporary)
-    try:
-        yield temporary
-        if path.is_dir():
-            remove(path)
-        os.replace(temporary, path)
-    except BaseException:
-        remove(temporary)
-        raise
-
-
-def remove(path):
-    """Remove a file or directory that may not be there."""
-    path = Path(path)
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def sha256(path) -> str:
     """Hex digest of a file."""
-    with Path(path).open("rb") as file:
+    with as_path(path).open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
@@ -63,7 +35,7 @@ class TrainedLayer:
         facts: what `layer.json` says: name, block, key, steps, seconds, loss, ...
     """
 
-    directory: Path
+    directory: Any
     facts: dict[str, Any]
 
     @property
@@ -91,7 +63,8 @@ class TrainedLayer:
 
         path = self.directory / name
         try:
-            array = np.load(path, allow_pickle=False)
+            with path.open("rb") as file:
+                array = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise RunError(f"{path}: cannot be read: {error}. {_mend(path)}") from None
         filters = self.block.get("filters")
@@ -108,11 +81,10 @@ class TrainedLayer:
         path = self.directory / "history.csv"
         if not path.exists() and "steps" not in self.facts:
             return []
-        with path.open(newline="") as file:
-            return [
-                {key: float(value) for key, value in row.items() if value}
-                for row in csv.DictReader(file)
-            ]
+        return [
+            {key: float(value) for key, value in row.items() if value}
+            for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+        ]
 
 
 def _facts(path, keys) -> dict[str, Any]:
@@ -144,7 +116,7 @@ class Run:
     """
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path = as_path(path)
 
     def __repr__(self):
         return f"Run({str(self.path)!r})"
@@ -168,11 +140,11 @@ class Run:
         """The spec of the run with every default, as plain values."""
         return yaml.safe_load((self.path / "resolved.yaml").read_text())
 
-    def layer_directory(self, index, name) -> Path:
+    def layer_directory(self, index, name):
         """Where layer `index` (from 0) is kept."""
         return self.path / "layers" / f"{index + 1:02d}-{name}"
 
-    def checkpoint(self, index, name) -> Path:
+    def checkpoint(self, index, name):
         """Where an unfinished layer's training state is kept."""
         return self.path / "checkpoints" / f"{index + 1:02d}-{name}.npz"
 
@@ -180,10 +152,15 @@ class Run:
     def locked(self):
         """Keep other processes from training into this directory while the block runs.
 
+        In an object store nothing keeps them.
+
         Raises:
             RunError: another process has it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        if is_remote(self.path):
+            yield
+            return
         with (self.path / ".lock").open("w") as file:
             try:
                 import fcntl
@@ -206,8 +183,7 @@ class Run:
 
     def append(self, name, row):
         """Add a line of JSON to one of the run's files."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append(self.path / name, json.dumps(row) + "\n")
 
     def trim(self, name, keep):
         """Keep only those JSON lines of a file for which `keep(row)` is true; damaged ones go."""

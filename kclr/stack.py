@@ -20,17 +20,19 @@ from kclr import export
 from kclr.data.checks import source_findings
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import as_images
+from kclr.distribution import Cluster, open_cluster
 from kclr.errors import RunError, SpecError
 from kclr.keras_objects import check_keras_objects
 from kclr.layers import stacked
-from kclr.learned import Learned, Listener
+from kclr.learned import Learned, Listener, PlainLayer
+from kclr.paths import atomic, files, remove
 from kclr.probing.callback import probe_columns
 from kclr.probing.stack_probe import StackProbe
 from kclr.provenance import hardware, versions
 from kclr.report import plots
 from kclr.report.filters import filter_order, top_patches
-from kclr.run import Run, TrainedLayer, atomic, check_same, prepare, remove, sha256
-from kclr.spec.findings import describe
+from kclr.run import Run, TrainedLayer, check_same, prepare, sha256
+from kclr.spec.findings import Finding, describe
 from kclr.spec.geometry import LayerGeometry, layer_geometry
 from kclr.spec.schema import Spec
 from kclr.training import train_layers
@@ -60,7 +62,8 @@ def train(
         name: of the spec, in messages.
 
     Returns:
-        The finished `Run`.
+        The finished `Run`. With `train.distribute: multi-worker` every worker calls this, and only
+        the chief writes and tells anything.
 
     Raises:
         SpecError: the images or Keras do not fit the spec, or `out` was trained otherwise.
@@ -71,6 +74,8 @@ def train(
         export.require_onnx()
     if spec.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise RunError("tensorboard: true needs TensorBoard: pip install 'kclr[tensorboard]'")
+    cluster = open_cluster(spec.train)
+    _check_batches(spec, cluster, name)
     check_keras_objects(spec, name)
     findings = source_findings(spec)
     if findings:
@@ -79,11 +84,20 @@ def train(
     if tf.config.list_physical_devices("GPU"):
         # On a CPU the operations that are used here are deterministic as they are.
         tf.config.experimental.enable_op_determinism()
+    with cluster.watched():
+        if not cluster.chief:
+            _follow(spec, opened, cluster)
+            return Run(out)
+        return _lead(spec, out, text, resume, overwrite, listener, opened, cluster)
+
+
+def _lead(spec, out, text, resume, overwrite, listener, opened, cluster):
+    """Train every layer, and write the run."""
     probe = StackProbe(spec.probe) if spec.probe else None
     run = prepare(out, resume, overwrite)
     with run.locked():
         resolved = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
-        keys = _keys(spec, opened)
+        keys = _keys(spec, opened, cluster)
         _check_finished(run, spec, keys)
         run.write_text("spec.yaml", text or resolved)
         run.write_text("resolved.yaml", resolved)
@@ -93,7 +107,9 @@ def train(
             directories = [
                 run.layer_directory(i, spec.stack[i].name) for i in range(first, top + 1)
             ]
-            if all((directory / "layer.json").exists() for directory in directories):
+            finished = all((directory / "layer.json").exists() for directory in directories)
+            _tell(cluster, run.layers[:first], finished)
+            if finished:
                 for index in range(first, top + 1):
                     listener.kept(index, spec.stack[index])
                 continue
@@ -105,11 +121,13 @@ def train(
             together = spec.stack[first : top + 1]
             recorder = _Recorder(run, together, below, listener, spec.tensorboard, probe)
             images = opened[layer.data or spec.data]
-            if first == top:
+            if first == top and not (layer.learner.contrastive and cluster.replicas > 1):
                 found = layer.learner.learn(layer, sizes, below, images, seed, checkpoint, recorder)
                 learned = [found]
             else:
-                learned = train_layers(together, sizes, below, images, seed, checkpoint, recorder)
+                learned = train_layers(
+                    together, sizes, below, images, seed, checkpoint, recorder, cluster
+                )
             if probe:
                 learned[-1] = recorder.probed(learned[-1])
             for index, found in enumerate(learned, start=first):
@@ -122,8 +140,55 @@ def train(
                 listener.learned(index, own, found.facts)
             remove(checkpoint)
         _finish(run, spec)
+        cluster.from_chief()
         listener.finished(run)
     return run
+
+
+def _follow(spec, opened, cluster):
+    """Train with the chief, which finds alone what takes no steps, until all of it is written."""
+    for first, top in _together(spec):
+        told = cluster.from_chief()
+        layer = spec.stack[top]
+        if told["finished"] or not layer.learner.contrastive:
+            continue
+        below = [
+            PlainLayer(own.name, own.block.arguments(), told[f"kernel{i}"], told[f"bias{i}"])
+            for i, own in enumerate(spec.stack[:first])
+        ]
+        images = opened[layer.data or spec.data]
+        sizes, seed = layer_geometry(spec.stack, top), _seed(spec, top)
+        train_layers(
+            spec.stack[first : top + 1], sizes, below, images, seed, None, Listener(), cluster
+        )
+    cluster.from_chief()
+
+
+def _tell(cluster, below, finished):
+    """Tell the other workers of the layers below the next ones, and whether these are finished."""
+    if cluster.task.workers > 1:
+        arrays = {"finished": np.asarray(finished)}
+        for index, layer in enumerate(below):
+            arrays |= {f"kernel{index}": layer.kernel, f"bias{index}": layer.bias}
+        cluster.from_chief(arrays)
+
+
+def _check_batches(spec, cluster, name):
+    """Refuse batches that leave a replica without crops, or with fewer than another.
+
+    Raises:
+        SpecError: for some layer they do.
+    """
+    findings = []
+    for _, top in _together(spec):
+        layer, replicas = spec.stack[top], cluster.replicas
+        size = layer.train.batch_size
+        if layer.learner.contrastive and (size % replicas or size < 2 * replicas):
+            fitting = max(2, -(-size // replicas)) * replicas
+            words = f"{size} crops do not divide among {replicas} replicas. Use {fitting}."
+            findings.append(Finding(("stack", top, "train", "batch_size"), words))
+    if findings:
+        raise SpecError(describe(name, findings))
 
 
 def _sources(spec):
@@ -140,7 +205,7 @@ def _together(spec):
     return spec.joined() if spec.train.end_to_end else [(i, i) for i in range(len(spec.stack))]
 
 
-def _keys(spec, opened):
+def _keys(spec, opened, cluster: Cluster):
     """For each layer a hash of all that its kernel depends on, those below included."""
     keys: list[str] = []
     for first, top in _together(spec):
@@ -162,6 +227,8 @@ def _keys(spec, opened):
                 "seed": _seed(spec, top),
                 "below": below,
             }
+            if cluster.replicas > 1 and (cluster.by_file or not cluster.gather):
+                facts["shared"] = [cluster.by_file, cluster.gather, cluster.replicas]
             keys.append(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
     return keys
 
@@ -312,9 +379,8 @@ def _finish(run, spec):
         ],
         "sha256": {
             path.relative_to(run.path).as_posix(): sha256(path)
-            for path in sorted(run.path.rglob("*"))
-            if path.is_file()
-            and path.name not in (".lock", "summary.json")
+            for path in sorted(files(run.path))
+            if path.name not in (".lock", "summary.json")
             and "exports" not in path.relative_to(run.path).parts
         },
     }

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kclr.callbacks import (
@@ -12,10 +13,14 @@ from kclr.callbacks import (
     StepHistory,
     TrainingState,
     restore,
+    state_variables,
 )
 from kclr.data.patches import PatchTripletGenerator
+from kclr.data.sources import as_images
+from kclr.distribution import ALONE, Cluster, is_seed
 from kclr.keras_objects import dtype_policy, keras_augmentation, keras_optimizer
 from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches, stacked
+from kclr.layers.fast import several_replicas
 from kclr.learned import Learned, Listener, PlainLayer
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
@@ -36,6 +41,7 @@ def train_layers(
     seed,
     checkpoint,
     listener,
+    cluster: Cluster = ALONE,
 ) -> list[Learned]:
     """Train layers on the frozen output of those below, from the topmost one's objective.
 
@@ -46,8 +52,10 @@ def train_layers(
         below: the trained layers below, from the image upwards (see `kclr.layers.stacked`).
         images: source of images (see `kclr.data.sources.as_images`).
         seed: int, of everything random in this training.
-        checkpoint: Path of the training state; a file there is gone on from.
+        checkpoint: Path of the training state; a file there is gone on from. Of the chief.
         listener: a `Listener`, told how it goes.
+        cluster: the workers that train together, all of which call this. The chief prepares, tells
+            and saves, and its state is everybody's.
 
     Returns:
         For each layer a `Learned`. The facts are those of the whole training.
@@ -59,28 +67,48 @@ def train_layers(
     """
     keras.utils.set_random_seed(seed)
     top = layers[-1]
+    batch_size, patches_seed = top.train.batch_size, seed
+    if cluster.by_file:
+        images = as_images(images).part(cluster.task.index, cluster.task.workers)
+        batch_size //= cluster.task.workers
+        patches_seed = int(np.random.SeedSequence([seed, cluster.task.index]).generate_state(1)[0])
     generator = PatchTripletGenerator(
         images,
         patch_size=sizes.image_patch,
         crop_size=sizes.image_crop if sizes.grid else None,
         stride=sizes.image_stride if sizes.grid else 1,
         max_shift=sizes.image_shift or None,
-        batch_size=top.train.batch_size,
+        batch_size=batch_size,
         crops_per_image=top.train.crops_per_image,
-        seed=seed,
+        seed=patches_seed,
     )
-    total = sum(_steps(layer.train, generator.image_count) for layer in layers)
-    with dtype_policy(top.train.precision):
-        training = _Training(layers, sizes, below, generator.channels, total)
+    image_count = generator.image_count
+    if cluster.by_file:
+        image_count = int(cluster.total(np.int32(image_count)))
+    total = sum(_steps(layer.train, image_count) for layer in layers)
+    with cluster.strategy.scope(), dtype_policy(top.train.precision):
+        training = _Training(layers, sizes, below, generator.channels, total, cluster)
     model = training.model
     start, seconds = 0, 0.0
-    if checkpoint.exists():
+    if cluster.chief and checkpoint.exists():
         start, seconds = restore(model, checkpoint)
-    else:
+    elif cluster.chief:
         training.begin(generator, below, seed)
-    batches = generator.crops(start) if training.shared else generator.views(start)
+    start = cluster.agreed(start, total)
+    cluster.align(state_variables(model))
+    cluster.vary_seeds(model)
+    make = generator.crops if training.shared else generator.views
+
+    def batches(share):
+        if not cluster.by_file:
+            return make(start, share)
+        index, workers = share
+        return make(start).map(lambda patches, images: (patches, images * workers + index))
+
     history = StepHistory(top.train.log_every, total, listener.row, start, seconds)
-    state = TrainingState(checkpoint, history, top.train.checkpoint_seconds)
+    saving = []
+    if cluster.chief:
+        saving = [TrainingState(checkpoint, history, top.train.checkpoint_seconds)]
     guard = CollapseGuard(
         top.objective.ceiling,
         top.train.log_every,
@@ -91,20 +119,20 @@ def train_layers(
         on_train_batch_end=lambda batch, logs: listener.stepped(start + batch + 1, logs)
     )
     probes = listener.probes(training.blocks, start)
-    reseed = training.reseed(generator, start, seed) if top.train.reseed else []
+    reseed = training.reseed(make, start, seed) if top.train.reseed else []
     listener.started(total, start, top.train.batch_size * sizes.views)
     try:
-        model.fit(
-            batches.take(total - start),
-            steps_per_epoch=total - start,
-            callbacks=[KeepMetrics(), told, guard, *reseed, *probes, history, state],
-            shuffle=False,
-            verbose=0,
+        cluster.fit(
+            model,
+            batches,
+            total - start,
+            [KeepMetrics(), told, guard, *reseed, *probes, history, *saving],
         )
     except KeyboardInterrupt:
         # Between two steps everything agrees; within one the last save is what counts.
         if int(model.optimizer.iterations) == history.step:
-            state.save()
+            for state in saving:
+                state.save()
         raise
     except tf.errors.OpError:
         # What went wrong while images were read in the background says more than TensorFlow does.
@@ -112,7 +140,7 @@ def train_layers(
             raise
         raise generator.failure from None
     except CollapseError as error:
-        dead, alike = training.idle_filters(batches)[-1]
+        dead, alike = training.idle_filters(make(start))[-1]
         raise CollapseError(
             f"{error} Of {top.block.filters} filters {_named(dead)} dead and {_named(alike)} "
             "the twin of another."
@@ -132,8 +160,10 @@ def train_layers(
     }
     if len(layers) > 1:
         facts["end_to_end"] = True
+    if cluster.replicas > 1:
+        facts["replicas"] = cluster.replicas
     learned = []
-    found = zip(training.blocks, training.idle_filters(batches), strict=True)
+    found = zip(training.blocks, training.idle_filters(make(start)), strict=True)
     for index, (block, (dead, alike)) in enumerate(found):
         kernel, bias = (keras.ops.convert_to_numpy(part) for part in block.folded())
         idle = {"dead_filters": len(dead), "duplicate_filters": len(alike)}
@@ -158,8 +188,8 @@ class _Training:
         takes crops, and shares their convolution.
     """
 
-    def __init__(self, layers, sizes, below, channels, total):
-        self._layers, self._total = layers, total
+    def __init__(self, layers, sizes, below, channels, total, cluster):
+        self._layers, self._total, self._cluster = layers, total, cluster
         top = layers[-1]
         self.blocks = [_block(layer, top.train.decorrelation) for layer in layers]
         patches = top.patches
@@ -173,6 +203,7 @@ class _Training:
             jit = (
                 top.train.precision == "float32"
                 and not patches.augment
+                and cluster.replicas == 1
                 and not tf.config.list_physical_devices("GPU")
             )
         encoder = self.blocks[-1]
@@ -209,7 +240,7 @@ class _Training:
             )
         self.model.compile(
             optimizer=keras_optimizer(top.train.optimizer, total),
-            loss=ContrastiveLoss(top.objective),
+            loss=ContrastiveLoss(top.objective, gather=cluster.gather),
             jit_compile=jit,
         )
         self.model.build((None, size, size, channels))
@@ -238,29 +269,42 @@ class _Training:
         crops, _ = next(iter(batches))
         return [idle_filters(answers) for answers in self._answers_to(crops)]
 
-    def reseed(self, generator, start, seed):
-        """The callback that starts dead filters anew; it looks at the training's first batch."""
-        crops, _ = next(iter(generator.crops() if self.shared else generator.views()))
-        train = self._layers[-1].train
-        return [
-            Reseed(
-                self.blocks,
-                lambda: self._answers_to(crops),
-                train.log_every,
-                self._total,
-                seed,
-                self.model.reseeded,
-                start,
-            )
-        ]
+    def reseed(self, make, start, seed):
+        """The callbacks that start dead filters anew; the chief looks at the first batch."""
+        every = self._layers[-1].train.log_every
+
+        def align(batch, logs):
+            if (start + batch + 1) % every == 0:
+                self._cluster.align(
+                    {
+                        name: variable
+                        for name, variable in state_variables(self.model).items()
+                        if not is_seed(variable)
+                    }
+                )
+
+        aligning = keras.callbacks.LambdaCallback(on_train_batch_end=align)
+        if not self._cluster.chief:
+            return [aligning]
+        crops, _ = next(iter(make()))
+        seeding = Reseed(
+            self.blocks,
+            lambda: self._answers_to(crops),
+            every,
+            self._total,
+            seed,
+            self.model.reseeded,
+            start,
+        )
+        return [seeding, aligning]
 
     def _answers_to(self, crops):
         """What each layer's filters answer to a batch: float (windows, filters)."""
         if not self.shared:
             crops = tf.reshape(crops, (-1, *crops.shape[2:]))
-        answers = self._answers.predict_on_batch(tf.cast(crops, "float32") / 255)
+        answers = self._answers(tf.cast(crops, "float32") / 255, training=False)
         answers = answers if isinstance(answers, list) else [answers]
-        return [maps.reshape(-1, maps.shape[-1]) for maps in answers]
+        return [keras.ops.convert_to_numpy(maps).reshape(-1, maps.shape[-1]) for maps in answers]
 
 
 def _block(layer: Layer, decorrelation):
@@ -286,7 +330,11 @@ def _head(embedding: Embedding):
     """What comes between the pooled map and the objective: standardisation and projection head."""
     parts: list[keras.layers.Layer] = []
     if embedding.standardize:
-        parts.append(keras.layers.BatchNormalization(center=False, scale=False, momentum=0.9))
+        parts.append(
+            keras.layers.BatchNormalization(
+                center=False, scale=False, momentum=0.9, synchronized=several_replicas()
+            )
+        )
     for width in embedding.head:
         if len(parts) and isinstance(parts[-1], keras.layers.Dense):
             parts.append(keras.layers.ReLU())

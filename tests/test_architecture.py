@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "kclr"
 ORDER = (
     ("errors",),
     ("version",),
+    ("paths",),
     ("spec",),
     ("data",),
     ("whitening",),
@@ -22,6 +23,8 @@ ORDER = (
     ("keras_objects",),
     ("provenance",),
     ("learned",),
+    ("workers",),
+    ("distribution",),
     ("layers",),
     ("pooling",),
     ("windows",),

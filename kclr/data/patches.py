@@ -139,24 +139,32 @@ class PatchTripletGenerator:
         starts = np.arange(0, self.crop_size - self.patch_size + 1, self.stride, dtype=np.int32)
         return np.stack(np.meshgrid(starts, starts, indexing="ij"), axis=-1).reshape(-1, 2)
 
-    def crops(self, start=0):
+    def crops(self, start=0, share=(0, 1)):
         """Whole crops, for a model that cuts its patches itself, from step `start` on, endless.
+
+        Args:
+            start: step to start at.
+            share: (index, count), which of `count` equal parts of every batch; the parts of all,
+                one behind the other, are the batch.
 
         Returns:
             Dataset of (crops, images): uint8 (batch, crop, crop, channels); int32 (batch,), the
             number of each crop's image.
         """
-        return self._dataset(start, None, self._crops)
+        return self._dataset(start, None, self._crops, share)
 
-    def views(self, start=0):
+    def views(self, start=0, share=(0, 1)):
         """All patches of every crop, from step `start` on, endless.
+
+        Args:
+            start, share: as of `crops`.
 
         Returns:
             Dataset of (patches, images): uint8 (batch, patches, patch, patch, channels), those of
             the grid in the order of `windows`, or anchor and positive with `max_shift`; int32
             (batch,), the number of each crop's image.
         """
-        return self._dataset(start, None, self._views)
+        return self._dataset(start, None, self._views, share)
 
     def triplets(self, start=0, epochs=None):
         """Anchors, positives and negatives, from step `start` on.
@@ -176,17 +184,18 @@ class PatchTripletGenerator:
     def __iter__(self):
         return iter(self.triplets())
 
-    def _dataset(self, start, epochs, cut):
+    def _dataset(self, start, epochs, cut, share=(0, 1)):
         import tensorflow as tf
 
         start = _whole("start", start, 0)
+        part = self._part(*share)
         with tf.device("CPU:0"):
             if self._chunks is None:
                 steps = tf.data.Dataset.counter(tf.constant(start, tf.int64))
                 zero = tf.constant(0, tf.int64)
-                dataset = self._steps(steps, zero, zero, cut, self._tensors)
+                dataset = self._steps(steps, zero, zero, cut, part, self._tensors)
             else:
-                dataset = self._chunked(self._chunks, start, cut)
+                dataset = self._chunked(self._chunks, start, cut, part)
             if epochs is not None:
                 dataset = dataset.take(max(0, epochs * self.steps_per_epoch - start))
             options = tf.data.Options()
@@ -195,6 +204,16 @@ class PatchTripletGenerator:
             options.threading.max_intra_op_parallelism = 1
             options.threading.private_threadpool_size = 2
             return dataset.prefetch(4).with_options(options)
+
+    def _part(self, index, count):
+        """The places in a batch of part `index` of `count`."""
+        size, rest = divmod(self.batch_size, count)
+        if rest:
+            raise ValueError(
+                f"a batch of {self.batch_size} cannot be shared among {count}. Use a batch_size "
+                f"that is a multiple of {count}."
+            )
+        return slice(index * size, (index + 1) * size)
 
     @cached_property
     def _tensors(self):
@@ -205,7 +224,7 @@ class PatchTripletGenerator:
         pixels = tf.experimental.dlpack.from_dlpack(buffer.pixels.__dlpack__())
         return pixels, *map(tf.constant, (buffer.heights, buffer.widths, buffer.offsets))
 
-    def _chunked(self, chunks, start, cut):
+    def _chunked(self, chunks, start, cut, part):
         import numpy as np
         import tensorflow as tf
 
@@ -222,13 +241,16 @@ class PatchTripletGenerator:
             for sizes in tensors[1:]:
                 sizes.set_shape((None,))
             within = tf.data.Dataset.range(tf.maximum(start - index * length, 0), length)
-            return self._steps(within, index, index * length, cut, tensors)
+            return self._steps(within, index, index * length, cut, part, tensors)
 
         first = tf.constant(start // length, tf.int64)
         return tf.data.Dataset.counter(first).flat_map(steps)
 
-    def _steps(self, steps, chunk, before, cut, tensors):
-        """A batch for each number of `steps`, which start anew in each chunk, `before` steps on."""
+    def _steps(self, steps, chunk, before, cut, part, tensors):
+        """A batch's `part` for each of `steps`, which start anew in each chunk, `before` steps on.
+
+        What is random is drawn for the whole batch, and is the same however it is shared.
+        """
         import tensorflow as tf
 
         pixels, heights, widths, offsets = tensors
@@ -239,36 +261,36 @@ class PatchTripletGenerator:
         def batch(step):
             images = sampling.select_images(
                 self.seed, step, chunk, self.batch_size, tf.size(heights, tf.int64)
-            )
+            )[part]
             step += before
             width = tf.gather(widths, images)
             room = tf.stack([tf.gather(heights, images), width]) - (self.crop_size - 1)
-            random = sampling.uniform(self.seed, step, _CROPS, (2, self.batch_size))
+            random = sampling.uniform(self.seed, step, _CROPS, (2, self.batch_size))[:, part]
             top, left = tf.unstack(tf.cast(sampling.below(random, room), index_type))
             width = tf.cast(width, index_type)
             corners = tf.cast(tf.gather(offsets, images), index_type) + top * width + left
-            return cut(step, images, pixels, corners, width)
+            return cut(step, part, images, pixels, corners, width)
 
         return steps.map(batch, num_parallel_calls=2, deterministic=True)
 
-    def _crops(self, step, images, pixels, corners, width):
+    def _crops(self, step, part, images, pixels, corners, width):
         import tensorflow as tf
 
         crops = sampling.gather_windows(pixels, corners, width, self.crop_size)
         return crops, tf.cast(images, tf.int32)
 
-    def _views(self, step, images, pixels, corners, width):
+    def _views(self, step, part, images, pixels, corners, width):
         import tensorflow as tf
 
         size = self.patch_size
         if self.max_shift:
-            views = tf.split(self._pairs(step, pixels, corners, width), 2)
+            views = tf.split(self._pairs(step, part, pixels, corners, width), 2)
         else:
             crops = sampling.gather_windows(pixels, corners, width, self.crop_size)
             views = [crops[:, y : y + size, x : x + size] for y, x in self.windows.tolist()]
         return tf.stack(views, axis=1), tf.cast(images, tf.int32)
 
-    def _triplets(self, step, images, pixels, corners, width):
+    def _triplets(self, step, part, images, pixels, corners, width):
         import tensorflow as tf
 
         random = sampling.uniform(self.seed, step, _WINDOWS, (5, self.batch_size))
@@ -293,10 +315,10 @@ class PatchTripletGenerator:
         patches = self._cut(pixels, corners, widths, places)
         return tuple(tf.split(tf.cast(patches, tf.float32) / 255.0, 3))
 
-    def _pairs(self, step, pixels, corners, width):
+    def _pairs(self, step, part, pixels, corners, width):
         import tensorflow as tf
 
-        random = sampling.uniform(self.seed, step, _WINDOWS, (5, self.batch_size))
+        random = sampling.uniform(self.seed, step, _WINDOWS, (5, self.batch_size))[:, part]
         places = sampling.shifted_pairs(random[:3], self.patch_size, self.crop_size, self.max_shift)
         return self._cut(pixels, tf.stack([corners] * 2), tf.stack([width] * 2), places)
 

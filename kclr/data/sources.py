@@ -11,7 +11,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -129,6 +130,33 @@ class Images:
         """Names and reasons of the pictures that could not be used so far."""
         with self._lock:
             return list(self._reasons.items())
+
+    def part(self, index, count) -> "Images":
+        """One of `count` parts, each of other pictures: what one of so many workers reads.
+
+        They are stretches of the pictures' order, or every `count`-th picture where only reading
+        would tell how many there are.
+        """
+        if self.count is None:
+            size = None if self.limit is None else len(range(index, self.limit, count))
+
+            def records(start):
+                return islice(self.records(index + start * count), 0, None, count)
+        else:
+            first = self.count * index // count
+            size = self.count * (index + 1) // count - first
+
+            def records(start):
+                return self.records(first + start)
+
+        return replace(
+            self,
+            records=records,
+            count=self.count and size,
+            limit=size,
+            _reasons={},
+            _lock=threading.Lock(),
+        )
 
     def read(self, start=0) -> Iterator[Any]:
         """The images from picture `start` on: uint8 (height, width, channels), sizes may differ.

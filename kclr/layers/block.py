@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from kclr.layers.contrast import window_deviation
-from kclr.layers.fast import FusedBatchNormalization, convolution
+from kclr.layers.fast import FusedBatchNormalization, convolution, several_replicas
 
 
 def whole(value, name):
@@ -122,7 +122,11 @@ class ContrastiveConvBlock(keras.layers.Layer):
         self.contrast_epsilon = float(contrast_epsilon)
         self.batch_norm = batch_norm
         # Of a few hundred steps the moving mean must be that of the last ones.
-        self.normalization = FusedBatchNormalization(momentum=0.95) if batch_norm else None
+        self.normalization = (
+            FusedBatchNormalization(momentum=0.95, synchronized=several_replicas())
+            if batch_norm
+            else None
+        )
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)

@@ -39,6 +39,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return ops.cast(outputs, self.compute_dtype)
 
 
+def several_replicas() -> bool:
+    """Whether what is made now will be trained on several devices (`tf.distribute`), where batch
+    normalisation needs the statistics of all."""
+    return tf.distribute.get_strategy().num_replicas_in_sync > 1
+
+
 def convolution(inputs, kernel, strides, padding):
     """A convolution, as one product of matrices where that is faster.
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from kclr.errors import RunError, SpecError
+from kclr.paths import atomic
 from kclr.report import charts
 from kclr.report.arms import transfer_section
 from kclr.report.sections import Names, probe_section, run_section
-from kclr.run import atomic, load_run
+from kclr.run import load_run
 from kclr.version import __version__
 
 NUMBERS = "numbers.json"

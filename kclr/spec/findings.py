@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from kclr.errors import SpecError
 from kclr.spec.complaints import complaint
+from kclr.spec.devices import device_findings
 from kclr.spec.fields import item, slot_at
 from kclr.spec.overrides import override
 from kclr.spec.reading import read_yaml
@@ -172,7 +173,11 @@ def draft(text, overrides: Iterable[str] = (), name="spec", root: type[Part] = S
         for found in (*name_findings(made.spec), *export_findings(made.spec)):
             made.findings += [found] if made.trusted(*found.path) else []
         if not any("filters" in wrong or "learner" in wrong for wrong in made.doubtful):
-            for found in (*whitening_findings(made.spec), *together_findings(made.spec)):
+            for found in (
+                *whitening_findings(made.spec),
+                *together_findings(made.spec),
+                *device_findings(made.spec),
+            ):
                 made.findings += [found] if made.trusted(*found.path) else []
         for index in range(len(made.spec.stack)):
             if made.sizes_trusted(index):

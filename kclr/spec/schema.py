@@ -235,6 +235,16 @@ class Training(Part):
     """Train all layers at once: the top layer's `data`, `patches`, `objective`, `embedding` and
     `train` count, of those below the blocks alone, and the steps are as many as one by one. Layers
     of other learners than `contrastive` are found as ever, and those above them trained at once."""
+    distribute: Literal["none", "mirrored", "multi-worker"] = "none"
+    """Train on several devices, by TensorFlow's `tf.distribute`: `mirrored` on all GPUs of this
+    machine, `multi-worker` on the machines that TF_CONFIG lists; see docs/scale.md. `batch_size` is
+    that of all together."""
+    gather: bool = True
+    """Whether the devices compare the crops of all of them, so that several with a part of the
+    batch train as one with the whole; or each its own part alone."""
+    shard: Literal["example", "file"] = "example"
+    """What each worker of `multi-worker` sees: of every batch its part, the same batches as on one
+    machine; or, with `file`, pictures of its own, which no other worker reads."""
 
 
 class Probe(ByName):

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from kclr.errors import RunError, SpecError
+from kclr.paths import atomic, remove
 from kclr.report import claims
 from kclr.report.charts import amount
 from kclr.report.summary import Row, summarize
-from kclr.run import Run, atomic, remove
+from kclr.run import Run
 
 _COLUMNS = (
     "arm", "labels", "images", "seed", "accuracy", "seconds", "parameters", "trained_parameters",

@@ -16,11 +16,12 @@ import yaml
 from kclr.data.labels import Labelled
 from kclr.errors import RunError
 from kclr.keras_objects import dtype_policy
+from kclr.paths import atomic
 from kclr.provenance import hardware, versions
 from kclr.report.filters import filter_order
 from kclr.report.plots import filters_png
 from kclr.report.sections import write_csv
-from kclr.run import Run, atomic, load_run
+from kclr.run import Run, load_run
 from kclr.spec.transfer import TransferSpec
 from kclr.transfer.arms import first_convolutions
 from kclr.transfer.lsuv import kernel_name

@@ -334,3 +334,26 @@ def test_wrong_start_is_explained(numbered):
 def test_missing_source_is_a_spec_error():
     with pytest.raises(SpecError, match="no such folder"):
         PatchTripletGenerator("./not/there", 7)
+
+
+@pytest.mark.parametrize("form", ["crops", "views"])
+@pytest.mark.parametrize(
+    "options", [{"stride": 2}, {"max_shift": 2}, {"max_shift": 2, "memory": 8}]
+)
+def test_parts_of_a_batch_are_the_batch(numbered, large_folder, form, options):
+    images = large_folder if "memory" in options else numbered
+    patches = PatchTripletGenerator(images, 6, batch_size=12, **options)
+    make = getattr(patches, form)
+    whole = take(make(5), 4)
+    parts = [take(make(5, (index, 3)), 4) for index in range(3)]
+    together = [
+        tuple(np.concatenate(part) for part in zip(*of_a_step, strict=True))
+        for of_a_step in zip(*parts, strict=True)
+    ]
+    assert_same(together, whole)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(numbered):
+    patches = PatchTripletGenerator(numbered, 6, batch_size=12)
+    with pytest.raises(ValueError, match=r"12 cannot be shared among 5. Use a batch_size"):
+        patches.crops(0, (0, 5))

@@ -1,0 +1,40 @@
+"""What cannot work on several devices (`train.distribute`): what would train otherwise than on one,
+and what TensorFlow refuses there."""
+
+from kclr.spec.schema import Spec
+from kclr.spec.wording import Finding, shown
+
+_PART_ONLY = ("clipnorm", "global_clipnorm", "clipvalue")
+_REFUSED = ("gradient_accumulation_steps", "ema_overwrite_frequency")
+
+
+def device_findings(spec: Spec) -> list[Finding]:
+    """What is wrong with a spec that is to be trained on several devices."""
+    if spec.train.distribute == "none":
+        return []
+    findings = []
+    tops = {top for _, top in spec.joined()} if spec.train.end_to_end else range(len(spec.stack))
+    for index, layer in enumerate(spec.stack):
+        if index not in tops or not layer.learner.contrastive:
+            continue
+        path = ("stack", index, "train")
+        if layer.train.jit is True:
+            words = "XLA and tf.distribute do not go together. Use auto or false."
+            findings.append(Finding((*path, "jit"), words))
+        for key, value in layer.train.optimizer.config.items():
+            if value is None or key not in (*_PART_ONLY, *_REFUSED):
+                continue
+            words = "is not possible under tf.distribute"
+            if key in _PART_ONLY:
+                words = "clips what each device adds to the gradient, and not the gradient"
+            cure = f"Remove it, or leave out train.distribute: {spec.train.distribute}."
+            message = f"{shown(value)} {words}. {cure}"
+            findings.append(Finding((*path, "optimizer", "config", key), message))
+        queue = getattr(layer.objective, "queue_size", 0)
+        if queue and not spec.train.gather:
+            words = (
+                f"{queue}: without train.gather each device would have a queue of its own, and "
+                "only one is saved. Use 0, or gather: true."
+            )
+            findings.append(Finding(("stack", index, "objective", "queue_size"), words))
+    return findings
