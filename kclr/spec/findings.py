@@ -15,6 +15,7 @@ from kclr.spec.overrides import override
 from kclr.spec.reading import read_yaml
 from kclr.spec.registry import Part
 from kclr.spec.schema import Spec
+from kclr.spec.search_findings import search_findings
 from kclr.spec.sizes import name_findings, size_findings, together_findings, whitening_findings
 from kclr.spec.wording import Finding, nearest, shown
 
@@ -36,6 +37,7 @@ class Draft:
     Attributes:
         name: the file.
         root: the class of the whole spec.
+        value: the plain value as it was written, with what `--set` changed.
         spec: the checked spec, with defaults in the place of what is wrong; None where too little
             is left.
         findings: what is to mend.
@@ -45,6 +47,7 @@ class Draft:
 
     name: str
     root: type[Part] = Spec
+    value: Any = None
     spec: Any = None
     findings: list[Finding] = field(default_factory=list)
     doubtful: set[tuple] = field(default_factory=set)
@@ -161,15 +164,19 @@ def draft(text, overrides: Iterable[str] = (), name="spec", root: type[Part] = S
         words = f"a spec is a mapping with the key `{_needed(root)[0]}`, not {shown(value)}. {cure}"
         made.findings.append(Finding((), words))
     else:
+        made.value = value
         _validate(value, made)
     if isinstance(made.spec, Spec):
         made.findings += [f for f in name_findings(made.spec) if made.trusted(*f.path)]
         if not any("filters" in wrong or "learner" in wrong for wrong in made.doubtful):
-            for found in (*whitening_findings(made.spec), *together_findings(made.spec)):
-                made.findings += [found] if made.trusted(*found.path) else []
+            found = [*whitening_findings(made.spec), *together_findings(made.spec)]
+            made.findings += [f for f in found if made.trusted(*f.path)]
         for index in range(len(made.spec.stack)):
             if made.sizes_trusted(index):
                 made.findings += size_findings(made.spec, index)
+        if made.spec.search:
+            found = search_findings(made.spec, value, _complaints)
+            made.findings += [f for f in found if made.trusted(*f.path)]
     for finding in made.findings:
         made.doubtful.add(finding.path)
     return made
@@ -204,6 +211,13 @@ def _validate(value, made: Draft) -> None:
         if smaller == left or not isinstance(smaller, dict):
             return
         left = smaller
+
+
+def _complaints(value) -> list[Finding]:
+    """What is wrong with a plain value, its sizes apart."""
+    made = Draft("spec")
+    _validate(value, made)
+    return made.findings
 
 
 def _needed(root) -> list[str]:
