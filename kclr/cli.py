@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -57,9 +58,15 @@ def _init(options):
 
 def _load(options):
     """The spec, checked as far as that goes without TensorFlow."""
-    from kclr.data.checks import load_checked
+    return _load_with_plain(options)[0]
 
-    return load_checked(options.spec, options.overrides)
+
+def _load_with_plain(options):
+    """The spec, and its plain value with what `--set` changed."""
+    from kclr.data.checks import draft_checked
+
+    made = draft_checked(options.spec, options.overrides)
+    return made.finished(), made.value
 
 
 def _check(options):
@@ -123,12 +130,12 @@ def _interruptible(options):
         ) from None
 
 
-def _again(options):
+def _again(options, out=None):
     words = ["kclr", options.command.__name__.strip("_"), options.spec]
     for assignment in options.overrides:
         words += ["--set", assignment]
-    if options.out:
-        words += ["--out", options.out]
+    if out or options.out:
+        words += ["--out", str(out or options.out)]
     return shlex.join([*words, "--resume"])
 
 
@@ -245,6 +252,36 @@ def _transfer(options):
     return FAILED if failures(results) or claims.failed(results) else DONE
 
 
+def _search(options):
+    if importlib.util.find_spec("keras_tuner") is None:
+        raise RunError("kclr search needs keras-tuner: pip install 'kclr[search]'")
+    if options.workers is not None and options.workers < 1:
+        raise SpecError(f"--workers: {options.workers} is not possible. Use 1 or more.")
+    from kclr.search.listening import listener_for
+
+    spec, plain = _load_with_plain(options)
+    out = _out(options, spec, "searches")
+    text = Path(options.spec).read_text(encoding="utf-8")
+    listener = listener_for(options.json)
+    with _interruptible(options), contextlib.closing(listener):
+        _import_tensorflow()
+        from kclr.search import running, workers
+        from kclr.search.results import print_results
+
+        resume, overwrite = options.resume, options.overwrite
+        if options.workers:
+            running.check_search(spec, options.spec)
+            running.begin(plain, out, text, resume, overwrite)
+            words = shlex.split(_again(options, out))[1:]
+            workers.supervise(words, out, options.workers, listener)
+            resume, overwrite = True, False  # what is left to do: the table, the plot, best.yaml
+        found = running.run_search(
+            spec, plain, out, text, resume, overwrite, listener, options.spec
+        )
+    if found and not options.json:
+        print_results(found, out)
+
+
 def _report(options):
     from kclr.report.page import write_report
 
@@ -266,6 +303,7 @@ COMMANDS = {
     "export": _export,
     "probe": _probe,
     "transfer": _transfer,
+    "search": _search,
     "report": _report,
     "schema": _schema,
 }

@@ -8,8 +8,10 @@ import csv
 import hashlib
 import importlib.util
 import json
+import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -46,6 +48,8 @@ def train(
     overwrite: bool = False,
     listener: Listener | None = None,
     name: str = "spec",
+    probe: StackProbe | None = None,
+    bare: bool = False,
 ) -> Run:
     """Train every layer of a spec, export the stack, and write all of it to a run directory.
 
@@ -58,6 +62,8 @@ def train(
         overwrite: remove the run that `out` holds first.
         listener: is told how it goes.
         name: of the spec, in messages.
+        probe: of the spec's section `probe`, where one has read the labelled images already.
+        bare: train the layers, and leave out their pictures, the exports and the summary.
 
     Returns:
         The finished `Run`.
@@ -67,7 +73,7 @@ def train(
         RunError: `out` cannot be trained into, or the training failed.
     """
     listener = listener or Listener()
-    if spec.export.onnx:
+    if spec.export.onnx and not bare:
         export.require_onnx()
     if spec.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise RunError("tensorboard: true needs TensorBoard: pip install 'kclr[tensorboard]'")
@@ -79,7 +85,8 @@ def train(
     if tf.config.list_physical_devices("GPU"):
         # On a CPU the operations that are used here are deterministic as they are.
         tf.config.experimental.enable_op_determinism()
-    probe = StackProbe(spec.probe) if spec.probe else None
+    if spec.probe and probe is None:
+        probe = StackProbe(spec.probe)
     run = prepare(out, resume, overwrite)
     with run.locked():
         resolved = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
@@ -117,13 +124,53 @@ def train(
                 with _writing_layer(
                     run, index, own, found, keys[index], rows_of=layer.name
                 ) as trained:
-                    own_sizes = layer_geometry(spec.stack, index)
-                    _draw(trained, run.layers[:index], own_sizes, images, spec.seed)
+                    if not bare:
+                        own_sizes = layer_geometry(spec.stack, index)
+                        _draw(trained, run.layers[:index], own_sizes, images, spec.seed)
                 listener.learned(index, own, found.facts)
             remove(checkpoint)
-        _finish(run, spec)
+        if not bare:
+            _finish(run, spec)
         listener.finished(run)
     return run
+
+
+def adopt(spec: Spec, out, runs: Iterable[Run]) -> int:
+    """Take over the lowest layers of a spec from the run that has most of them finished.
+
+    Files are linked where the disk allows it, for a finished layer is never written to again.
+
+    Args:
+        spec: from `kclr.load_spec`.
+        out: the run directory that the spec will be trained into with `resume`.
+        runs: those that may have layers of the same settings, images and seed.
+
+    Returns:
+        How many layers `out` has now.
+    """
+    run = Run(out)
+    keys = _keys(spec, {source: as_images(source) for source in _sources(spec)})
+    best: list[TrainedLayer] = []
+    for other in runs:
+        wanted = zip(spec.stack, keys, other.layers, strict=False)
+        same = [own.facts.get("key") == key and own.name == layer.name for layer, key, own in wanted]
+        count = same.index(False) if False in same else len(same)
+        best = other.layers[:count] if count > len(best) else best
+    for index, layer in enumerate(best):
+        place = run.layer_directory(index, layer.name)
+        if not place.exists():
+            with atomic(place) as temporary:
+                shutil.copytree(layer.directory, temporary, copy_function=_link)
+    if best and not (run.path / "spec.yaml").exists():
+        run.write_text("spec.yaml", yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+    return len(run.layers)
+
+
+def _link(source, target):
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _sources(spec):
@@ -198,7 +245,7 @@ class _Recorder(Listener):
 
     def probes(self, blocks, start):
         if self._probe is None:
-            return []
+            return self._listener.probes(blocks, start)
         train = self._layers[-1].train
 
         def told(result):
@@ -206,7 +253,8 @@ class _Recorder(Listener):
             if result["step"] % train.log_every and result["step"] != self._total:
                 self.row({"step": result["step"]} | probe_columns(result))
 
-        return [self._probe.of_training(self._below, self._layers, blocks, start, told)]
+        own = self._probe.of_training(self._below, self._layers, blocks, start, told)
+        return [own, *self._listener.probes(blocks, start)]
 
     def probed(self, learned: Learned) -> Learned:
         """What was learned, with the last accuracy of the probe and the seconds of all."""
@@ -259,13 +307,15 @@ def _writing_layer(run, index, layer, learned: Learned, key, rows_of) -> Iterato
                 writer = csv.DictWriter(file, fieldnames=columns)
                 writer.writeheader()
                 writer.writerows(rows)
-            plots.curves_png(temporary / "curves.png", rows, title=f"{layer.name}: training")
         (temporary / "layer.json").write_text(json.dumps(facts, indent=2) + "\n")
         yield TrainedLayer(temporary, facts)
 
 
 def _draw(trained, below, sizes: LayerGeometry, images, seed):
-    """The picture of a layer's filters: themselves, or the image patches that excite them most."""
+    """A layer's learning curves, and its filters: themselves, or what excites them most."""
+    if rows := trained.history():
+        curves = trained.directory / "curves.png"
+        plots.curves_png(curves, rows, title=f"{trained.name}: training")
     path = trained.directory / "filters.png"
     order = filter_order(trained.kernel)
     if not below:
