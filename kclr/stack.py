@@ -153,7 +153,9 @@ def adopt(spec: Spec, out, runs: Iterable[Run]) -> int:
     best: list[TrainedLayer] = []
     for other in runs:
         wanted = zip(spec.stack, keys, other.layers, strict=False)
-        same = [own.facts.get("key") == key and own.name == layer.name for layer, key, own in wanted]
+        same = [
+            own.facts.get("key") == key and own.name == layer.name for layer, key, own in wanted
+        ]
         count = same.index(False) if False in same else len(same)
         best = other.layers[:count] if count > len(best) else best
     for index, layer in enumerate(best):

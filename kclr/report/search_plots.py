@@ -131,9 +131,7 @@ def coordinates_svg(name, rows, objective: Mapping[str, str], layer) -> str:
         for place, (_, ticks) in enumerate(scales):
             axes.axvline(place, color=AXIS[0], linewidth=0.8, zorder=1)
             for at, words in ticks:
-                axes.text(
-                    place + 0.05, at, words, size=8, va="center", zorder=4, parse_math=False
-                )
+                axes.text(place + 0.05, at, words, size=8, va="center", zorder=4, parse_math=False)
         labels = [path.rpartition(".")[2] for path in paths] + [_named(objective["metric"])]
         axes.set_xticks(range(len(labels)), labels, size=9, rotation=20, ha="right")
         axes.set_yticks([])

@@ -21,6 +21,7 @@ from kclr.search.space import declare, key_of, plain_of, stages, trial_spec, wit
 from kclr.search.trials import Trials
 from kclr.spec.findings import draft, read_draft
 from kclr.spec.schema import Spec
+from kclr.spec.search import Search
 
 
 class StackHyperModel(keras_tuner.HyperModel):
@@ -54,9 +55,8 @@ class StackHyperModel(keras_tuner.HyperModel):
         if made.spec is not None:
             made.findings += source_findings(made.spec, made)
         self.spec: Spec = made.finished()
-        check_search(self.spec, made.name)
+        search = check_search(self.spec, made.name)
         check_keras_objects(self.spec, made.name)
-        search = self.spec.search
         together = self.spec.model_copy(
             update={"search": search.model_copy(update={"layers": "together"})}
         )
@@ -64,14 +64,14 @@ class StackHyperModel(keras_tuner.HyperModel):
         self._plain: dict[str, Any] = made.value
         self._place = Path(directory or tempfile.mkdtemp(prefix="kclr-search-"))
         self._trials = Trials(self._plain, search, self._stage, self._place / "shared")
-        self._max_epochs = max_epochs
+        self._search, self._max_epochs = search, max_epochs
         self.objective = keras_tuner.Objective(search.objective.metric, search.objective.better)
         super().__init__()
 
     def build(self, hp):
         """The stack before it is trained: a Keras model from images in [0, 1] to the top's map."""
-        declare(hp, self.spec.search, self._stage.paths)
-        plain = with_values(self._plain, self.spec.search, self._values(hp))
+        declare(hp, self._search, self._stage.paths)
+        plain = with_values(self._plain, self._search, self._values(hp))
         try:
             spec = trial_spec(plain, self._stage.top)
         except SpecError:
@@ -119,8 +119,8 @@ class StackHyperModel(keras_tuner.HyperModel):
         return {path: hp.values[path] for path in self._stage.paths if path in hp.values}
 
 
-def check_search(spec: Spec, name: str) -> None:
-    """Refuse a spec that says nothing of a search.
+def check_search(spec: Spec, name: str) -> Search:
+    """The section `search` of a spec.
 
     Raises:
         SpecError: it has no section `search`.
@@ -131,5 +131,4 @@ def check_search(spec: Spec, name: str) -> None:
             "{choice: [32, 64]}}, objective: effective_rank}."
         )
         raise SpecError(f"{name}: {words}")
-
-
+    return spec.search

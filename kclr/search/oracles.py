@@ -98,13 +98,13 @@ class _Lasting(keras_tuner.Oracle):
             trial.save(str(temporary))
 
     def reload(self):
-        """As keras-tuner's; a trial that a killed process left is run again, whatever it wrote."""
+        """As keras-tuner's, but what is run again is what has not ended, whatever the state says:
+        it is written while a trial ends, and not at all where the process is killed first."""
         super().reload()
-        queued = {*self._retry_queue}
-        self._retry_queue += [
+        self._retry_queue = [
             name
-            for name, trial in sorted(self.trials.items())
-            if trial.status == TrialStatus.RUNNING and name not in queued
+            for name, trial in sorted(self.trials.items(), reverse=True)
+            if trial.status in (TrialStatus.RUNNING, TrialStatus.INVALID)
         ]
 
 
@@ -134,7 +134,10 @@ class Hyperband(_Lasting, keras_tuner.oracles.HyperbandOracle):
 
     def _needed(self):
         entered = {
-            info["id"] for bracket in self._brackets for round_ in bracket["rounds"] for info in round_
+            info["id"]
+            for bracket in self._brackets
+            for round_ in bracket["rounds"]
+            for info in round_
         }
         return super()._needed() | entered
 

@@ -110,7 +110,9 @@ def print_results(written: dict[str, Any], out: Path) -> None:
     for best in written["best"]:
         rows = [row for row in written["rows"] if row["layer"] == best["layer"]]
         done = [row for row in rows if "score" in row]
-        done.sort(key=lambda row: (not row["complete"], row["score"] * (-1) ** (direction == "max")))
+        done.sort(
+            key=lambda row: (not row["complete"], row["score"] * (-1) ** (direction == "max"))
+        )
         paths = list(dict.fromkeys(path for row in rows for path in row["values"]))
         cheap = front(done, direction)
         table = Table(title=f"{best['layer']}: {len(done)} of {len(rows)} trials succeeded",

@@ -98,7 +98,9 @@ class Trials:
         if not self.stage.shared:
             return None
         if self._shared is None:
-            lower = spec.model_copy(update={"stack": spec.stack[: self.stage.shared], "search": None})
+            lower = spec.model_copy(
+                update={"stack": spec.stack[: self.stage.shared], "search": None}
+            )
             key = key_of(lower.model_dump(mode="json"))
             with _alone(self._below / f"{key}.lock"):
                 place = self._below / key
@@ -117,7 +119,9 @@ class Trials:
         except Paused:
             paused = True
         run, top = Run(out), spec.stack[-1]
-        groups = spec.joined() if spec.train.end_to_end else [(i, i) for i in range(len(spec.stack))]
+        groups = (
+            spec.joined() if spec.train.end_to_end else [(i, i) for i in range(len(spec.stack))]
+        )
         finished = [
             run.layers[last].facts
             for first, last in groups
@@ -162,7 +166,7 @@ def _alone(path):
 
 
 class _Told(Listener):
-    """Passes everything on, and pauses the topmost layer's training at a share of its steps.
+    """Passes on how it goes, and pauses the topmost layer's training at a share of its steps.
 
     Attributes:
         metrics: those at the pause.
@@ -172,12 +176,16 @@ class _Told(Listener):
         self._listener, self._out, self._spec = listener, out, spec
         self._share, self._probe = share, probe
         self.metrics: dict[str, float] = {}
-        self.stepped, self.started = listener.stepped, listener.started
-        self.warned = listener.warned
 
     def layer(self, index, layer, sizes):
         self._index = index
         self._listener.layer(index, layer, sizes)
+
+    def started(self, total, done, patches):
+        self._listener.started(total, done, patches)
+
+    def stepped(self, step, metrics):
+        self._listener.stepped(step, metrics)
 
     def probes(self, blocks, start):
         last = self._index == len(self._spec.stack) - 1

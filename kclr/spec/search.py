@@ -105,8 +105,9 @@ class Tuner(ByName):
 
     name: Literal["random", "bayesian", "hyperband", "grid"] = "bayesian"
     """`random`; `bayesian`, a Gaussian process over what was tried; `hyperband`, short trainings of
-    many, of which the better ones go on from their checkpoints (Li et al. 2018, "Hyperband: a novel
-    bandit-based approach to hyperparameter optimization"); or `grid`, all combinations."""
+    the topmost layer, of which the better ones go on from their checkpoints (Li et al. 2018,
+    "Hyperband: a novel bandit-based approach to hyperparameter optimization"); or `grid`, all
+    combinations."""
     factor: Annotated[int, Field(ge=2, le=10)] = 3
     """Of `hyperband`: one in so many goes on, for so many times as many steps."""
     rounds: Annotated[int, Field(ge=1, le=8)] = 3
@@ -154,7 +155,7 @@ class Goal(ByName):
 
     @property
     def better(self) -> str:
-        """"max" or "min"."""
+        """ "max" or "min"."""
         return self.direction or self.known or "max"
 
 

@@ -37,7 +37,9 @@ def search_findings(
             allowed = [text_of(choice) for choice in space[parent].extremes]
             wrong = [choice for choice in values if text_of(choice) not in allowed]
             if space[parent].ends:
-                words = f"{parent} has a range. Use a choice or a boolean, whose values can be told."
+                words = (
+                    f"{parent} has a range. Use a choice or a boolean, whose values can be told."
+                )
                 findings.append(Finding((*at, path, "when", parent), words))
             elif wrong:
                 words = f"{shown(wrong[0])} is no value of {parent}.{nearest(wrong[0], allowed)}"
@@ -98,7 +100,7 @@ def _whole_findings(spec, probed):
     """Objective, tuner and layers that do not go together; `probed` where a probe is written."""
     search, findings = spec.search, []
     metric = search.objective.metric
-    objectives = [part() for part in parts("objective").values()]
+    objectives: list[Any] = [part() for part in parts("objective").values()]
     objectives += [layer.objective for layer in spec.stack]
     known = {name for objective in objectives for name in objective.statistics}
     if metric == PROBE and not probed:
@@ -120,9 +122,4 @@ def _whole_findings(spec, probed):
     if greedy and spec.train.end_to_end:
         words = "greedy cannot train the layers at once (train.end_to_end). Use layers: together."
         findings.append(Finding(("search", "layers"), words))
-    if search.tuner.name == "hyperband" and not greedy:
-        words = (
-            "hyperband goes on with the training of one layer. Use layers: greedy, or another tuner."
-        )
-        findings.append(Finding(("search", "tuner"), words))
     return findings
