@@ -29,6 +29,22 @@ def front(rows: Sequence[Mapping[str, Any]], direction="max") -> list[Mapping[st
     return found
 
 
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The ends of key paths, as short as tells them apart."""
+    words = [path.split(".") for path in paths]
+    shown = [1] * len(paths)
+    while True:
+        ends = [".".join(own[-count:]) for own, count in zip(words, shown, strict=True)]
+        twice = [ends.count(end) > 1 for end in ends]
+        grown = [
+            count + (again and count < len(own))
+            for own, count, again in zip(words, shown, twice, strict=True)
+        ]
+        if grown == shown:
+            return ends
+        shown = grown
+
+
 def trials_png(path, search: Mapping[str, Any]) -> None:
     """Draw score against seconds for each searched layer, and its front; the file in one go.
 
@@ -48,7 +64,7 @@ def trials_png(path, search: Mapping[str, Any]) -> None:
             failed = sum("failed" in row for row in rows)
             words = f"{layer}: {len(rows)} trials" + (f", {failed} failed" if failed else "")
             axes.set_title(words, loc="left", size=11, weight="bold", parse_math=False)
-            axes.legend(frameon=False, fontsize=9.5, loc="lower right")
+            axes.legend(frameon=False, fontsize=9.5, loc="best")
         save(figure, path)
 
 
@@ -87,6 +103,15 @@ def _against_seconds(axes, rows, objective):
             color=_VERMILION, marker="o", markersize=5, linewidth=1.8, drawstyle="steps-post",
             label="Pareto front",
         )  # fmt: skip
+    for row in ends:
+        axes.annotate(
+            row["trial"],
+            (row["seconds"], scale * row["score"]),
+            xytext=(5, 4),
+            textcoords="offset points",
+            size=9,
+        )
+    axes.margins(0.07)
     axes.set_xlabel("seconds of training, without shared layers", size=10.5)
     axes.set_ylabel(_named(objective["metric"]), size=10.5)
     _dress(axes)
@@ -132,7 +157,7 @@ def coordinates_svg(name, rows, objective: Mapping[str, str], layer) -> str:
             axes.axvline(place, color=AXIS[0], linewidth=0.8, zorder=1)
             for at, words in ticks:
                 axes.text(place + 0.05, at, words, size=8, va="center", zorder=4, parse_math=False)
-        labels = [path.rpartition(".")[2] for path in paths] + [_named(objective["metric"])]
+        labels = [*short_names(paths), _named(objective["metric"])]
         axes.set_xticks(range(len(labels)), labels, size=9, rotation=20, ha="right")
         axes.set_yticks([])
         axes.set_xlim(-0.1, len(labels) - 0.6)

@@ -7,7 +7,13 @@ from typing import Any
 import yaml
 
 from kclr.errors import RunError
-from kclr.report.search_plots import SHOWN_BEST, coordinates_svg, seconds_svg, trials_png
+from kclr.report.search_plots import (
+    SHOWN_BEST,
+    coordinates_svg,
+    seconds_svg,
+    short_names,
+    trials_png,
+)
 from kclr.report.sections import NOTHING, Names, hardware, versions, write_csv
 from kclr.run import sha256
 
@@ -72,7 +78,7 @@ def _stage(anchor, layer, found, objective):
         "coordinates": coordinates_svg(f"{anchor}-values", rows, objective, layer)
         if done
         else None,
-        "columns": ["trial", objective["metric"], "seconds", "steps", *paths],
+        "columns": ["trial", objective["metric"], "seconds", "steps", *short_names(paths)],
         "lines": [
             [
                 row["trial"],

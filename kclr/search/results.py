@@ -9,7 +9,7 @@ import yaml
 from keras_tuner.engine.trial import TrialStatus
 
 from kclr.provenance import hardware, versions
-from kclr.report.search_plots import front, trials_png
+from kclr.report.search_plots import front, short_names, trials_png
 from kclr.run import Run, atomic
 from kclr.search.space import Stage, with_values, yaml_of
 from kclr.search.tuner import result_of
@@ -119,8 +119,8 @@ def print_results(written: dict[str, Any], out: Path) -> None:
                       title_justify="left", title_style="bold")  # fmt: skip
         for column in ("trial", metric, "seconds", "steps"):
             table.add_column(column, justify="right")
-        for path in paths:
-            table.add_column(path.rpartition(".")[2])
+        for name in short_names(paths):
+            table.add_column(name)
         for row in done[:SHOWN]:
             mark = "*" if row in cheap else ""
             table.add_row(

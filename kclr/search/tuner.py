@@ -107,6 +107,10 @@ def result_of(place: Path, trial_id) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet():
-    """Without what keras-tuner prints."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    """Without what keras-tuner prints, which has the trace of every trial that fails."""
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         yield

@@ -58,8 +58,8 @@ class Hyperparameter(Part):
             words = f"has {' and '.join(given)}" if given else "has no values"
             raise to_mend(f"{words}. Give one of {any_of(KINDS)}.", value=None)
         ends = self.ends
-        for key in ("sampling", "step"):
-            if not ends and key in self.model_fields_set:
+        for key, usual in (("sampling", "linear"), ("step", None)):
+            if not ends and getattr(self, key) != usual:
                 raise to_mend(f"is for float and int alone, not for {given[0]}. Remove it.", key)
         if not ends:
             return self
@@ -121,7 +121,9 @@ class Tuner(ByName):
     def _own_options(self):
         owners = {"factor": "hyperband", "rounds": "hyperband", "initial": "bayesian"}
         for key, owner in owners.items():
-            if key in self.model_fields_set and self.name != owner:
+            # As they are by default they may stand: the resolved spec of a run has every key.
+            usual = type(self).model_fields[key].default
+            if getattr(self, key) != usual and self.name != owner:
                 raise to_mend(f"is for {owner} alone, not for {self.name}. Remove it.", key)
         return self
 
