@@ -47,6 +47,7 @@ FLOORS = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
 
 HEAVY = {
     "keras",
+    "keras_tuner",
     "matplotlib",
     "PIL",
     "scipy",
