@@ -111,8 +111,8 @@ class Tuner(ByName):
     factor: Annotated[int, Field(ge=2, le=10)] = 3
     """Of `hyperband`: one in so many goes on, for so many times as many steps."""
     rounds: Annotated[int, Field(ge=1, le=8)] = 3
-    """Of `hyperband`: most rounds of a training. The last one ends with all of the layer's steps, each
-    one before it with those divided by the factor once more."""
+    """Of `hyperband`: most rounds of a training. The last one ends with all of the layer's steps,
+    each one before it with those divided by the factor once more."""
     initial: Annotated[int, Field(ge=1)] | None = None
     """Of `bayesian`: random trials before the first that is chosen; three for each hyperparameter
     when left out."""
