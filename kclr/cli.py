@@ -131,11 +131,14 @@ def _interruptible(options):
 
 
 def _again(options, out=None):
+    """The command that goes on; with `out`, for another process, which makes no more of them."""
     words = ["kclr", options.command.__name__.strip("_"), options.spec]
     for assignment in options.overrides:
         words += ["--set", assignment]
     if out or options.out:
         words += ["--out", str(out or options.out)]
+    if getattr(options, "workers", None) and not out:
+        words += ["--workers", str(options.workers)]
     return shlex.join([*words, "--resume"])
 
 
@@ -278,7 +281,9 @@ def _search(options):
         found = running.run_search(
             spec, plain, out, text, resume, overwrite, listener, options.spec
         )
-    if found and not options.json:
+    if found and options.json:
+        print(json.dumps({"event": "finished", "search": str(out), "best": found["best"]}))
+    elif found:
         print_results(found, out)
 
 
