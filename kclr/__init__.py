@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kclr.version import __version__
 
 if TYPE_CHECKING:
-    from kclr import callbacks, initializers, losses, transfer
+    from kclr import callbacks, initializers, losses, search, transfer
     from kclr.data.patches import PatchTripletGenerator
     from kclr.errors import RunError, SpecError
     from kclr.layers import ContrastiveConvBlock
@@ -28,7 +28,7 @@ _HOMES = {
     "load_spec": "kclr.spec",
     "train": "kclr.stack",
 }
-_MODULES = ("callbacks", "initializers", "losses", "transfer")
+_MODULES = ("callbacks", "initializers", "losses", "search", "transfer")
 
 __all__ = [
     "ContrastiveConvBlock",
@@ -42,6 +42,7 @@ __all__ = [
     "load_run",
     "load_spec",
     "losses",
+    "search",
     "train",
     "transfer",
 ]

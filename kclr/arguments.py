@@ -57,6 +57,16 @@ def parser(functions) -> argparse.ArgumentParser:
         "multi-worker)",
     )
 
+    sub = command("search", "search keys of a spec for the best values, with keras-tuner")
+    spec_arguments(sub)
+    output_arguments(sub, "search", "searches")
+    sub.add_argument(
+        "--workers",
+        type=_several,
+        metavar="N",
+        help="train trials in N processes on this machine, by turns on its GPUs",
+    )
+
     sub = command("show", "print a run as a table")
     sub.add_argument("run", metavar="RUN", help="the run directory")
     sub.add_argument("--json", action="store_true", help="print its summary as JSON")

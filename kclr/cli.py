@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -58,12 +59,18 @@ def _init(options):
 
 def _load(options):
     """The spec, checked as far as that goes without TensorFlow."""
-    from kclr.data.checks import load_checked
+    return _load_with_plain(options)[0]
+
+
+def _load_with_plain(options):
+    """The spec, and its plain value with what `--set` changed."""
+    from kclr.data.checks import draft_checked
 
     overrides = list(options.overrides)
-    if getattr(options, "workers", None):
+    if getattr(options, "workers", None) and options.command is _train:
         overrides.append("train.distribute=multi-worker")
-    return load_checked(options.spec, overrides)
+    made = draft_checked(options.spec, overrides)
+    return made.finished(), made.value
 
 
 def _check(options):
@@ -145,14 +152,19 @@ def _again(options):
     return shlex.join([*_words(options), "--resume"])
 
 
-def _words(options):
-    """The command as it was given, without what is done with a run that is there."""
+def _words(options, workers=True):
+    """The command as it was given, without what is done with a run that is there.
+
+    Args:
+        options: of the command line.
+        workers: whether to go on with as many processes, or as one of them.
+    """
     words = ["kclr", options.command.__name__.strip("_"), options.spec]
     for assignment in options.overrides:
         words += ["--set", assignment]
     if options.out:
-        words += ["--out", options.out]
-    if getattr(options, "workers", None):
+        words += ["--out", str(options.out)]
+    if workers and getattr(options, "workers", None):
         words += ["--workers", str(options.workers)]
     return words
 
@@ -272,6 +284,37 @@ def _transfer(options):
     return FAILED if failures(results) or claims.failed(results) else DONE
 
 
+def _search(options):
+    if importlib.util.find_spec("keras_tuner") is None:
+        raise RunError("kclr search needs keras-tuner: pip install 'kclr[search]'")
+    from kclr.search.listening import listener_for
+
+    spec, plain = _load_with_plain(options)
+    out = _out(options, spec, "searches")
+    text = Path(options.spec).read_text(encoding="utf-8")
+    listener = listener_for(options.json)
+    with _interruptible(options), contextlib.closing(listener):
+        _import_tensorflow()
+        from kclr.search import running
+        from kclr.search.results import print_results
+        from kclr.search.workers import supervise
+
+        resume, overwrite = options.resume, options.overwrite
+        if options.workers:
+            running.check_search(spec, options.spec)
+            running.begin(plain, out, text, resume, overwrite)
+            words = [*_words(options, workers=False)[1:], "--resume"]
+            supervise(words, out, options.workers, listener)
+            resume, overwrite = True, False  # what is left to do: the table, the plot, best.yaml
+        found = running.run_search(
+            spec, plain, out, text, resume, overwrite, listener, options.spec
+        )
+    if found and options.json:
+        print(json.dumps({"event": "finished", "search": str(out), "best": found["best"]}))
+    elif found:
+        print_results(found, out)
+
+
 def _report(options):
     from kclr.report.page import write_report
 
@@ -293,6 +336,7 @@ COMMANDS = {
     "export": _export,
     "probe": _probe,
     "transfer": _transfer,
+    "search": _search,
     "report": _report,
     "schema": _schema,
 }

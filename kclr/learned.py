@@ -55,8 +55,9 @@ class Listener:
         """The training begins: `total` steps of `patches` patches, of which `done` are done."""
 
     def probes(self, blocks, start) -> list:
-        """`kclr.callbacks.Probe`s to train with; `blocks` are those that are trained, from the
-        image upwards, and `start` the steps that are done."""
+        """Callbacks to train with: `kclr.callbacks.Probe`s, or others that say, as these do, how
+        many `seconds` they took. `blocks` are those that are trained, from the image upwards, and
+        `start` the steps that are done."""
         return []
 
     def stepped(self, step, metrics):

@@ -5,7 +5,6 @@ This is the only place that knows the order of training. Read from `train` downw
 
 import contextlib
 import csv
-import hashlib
 import importlib.util
 import json
 import time
@@ -20,9 +19,10 @@ from kclr import export
 from kclr.data.checks import source_findings
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import as_images
-from kclr.distribution import Cluster, open_cluster
+from kclr.distribution import open_cluster
 from kclr.errors import RunError, SpecError
 from kclr.keras_objects import check_keras_objects
+from kclr.keys import check_finished, keys_of, layers_at_once, seed_of, sources
 from kclr.layers import stacked
 from kclr.learned import Learned, Listener, PlainLayer
 from kclr.paths import atomic, files, remove
@@ -31,7 +31,7 @@ from kclr.probing.stack_probe import StackProbe
 from kclr.provenance import hardware, versions
 from kclr.report import plots
 from kclr.report.filters import filter_order, top_patches
-from kclr.run import Run, TrainedLayer, check_same, prepare, sha256
+from kclr.run import Run, TrainedLayer, prepare, sha256
 from kclr.spec.findings import Finding, describe
 from kclr.spec.geometry import LayerGeometry, layer_geometry
 from kclr.spec.schema import Spec
@@ -48,6 +48,8 @@ def train(
     overwrite: bool = False,
     listener: Listener | None = None,
     name: str = "spec",
+    probe: StackProbe | None = None,
+    bare: bool = False,
 ) -> Run:
     """Train every layer of a spec, export the stack, and write all of it to a run directory.
 
@@ -60,6 +62,8 @@ def train(
         overwrite: remove the run that `out` holds first.
         listener: is told how it goes.
         name: of the spec, in messages.
+        probe: of the spec's section `probe`, where one has read the labelled images already.
+        bare: train the layers, and leave out their pictures, the exports and the summary.
 
     Returns:
         The finished `Run`. With `train.distribute: multi-worker` every worker calls this, and only
@@ -70,7 +74,7 @@ def train(
         RunError: `out` cannot be trained into, or the training failed.
     """
     listener = listener or Listener()
-    if spec.export.onnx:
+    if spec.export.onnx and not bare:
         export.require_onnx()
     if spec.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise RunError("tensorboard: true needs TensorBoard: pip install 'kclr[tensorboard]'")
@@ -80,7 +84,7 @@ def train(
     findings = source_findings(spec)
     if findings:
         raise SpecError(describe(name, findings))
-    opened = {source: as_images(source) for source in _sources(spec)}
+    opened = {source: as_images(source) for source in sources(spec)}
     if tf.config.list_physical_devices("GPU"):
         # On a CPU the operations that are used here are deterministic as they are.
         tf.config.experimental.enable_op_determinism()
@@ -88,21 +92,21 @@ def train(
         if not cluster.chief:
             _follow(spec, opened, cluster)
             return Run(out)
-        return _lead(spec, out, text, resume, overwrite, listener, opened, cluster)
+        probe = probe or (StackProbe(spec.probe) if spec.probe else None)
+        return _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, bare)
 
 
-def _lead(spec, out, text, resume, overwrite, listener, opened, cluster):
+def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, bare):
     """Train every layer, and write the run."""
-    probe = StackProbe(spec.probe) if spec.probe else None
     run = prepare(out, resume, overwrite)
     with run.locked():
         resolved = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
-        keys = _keys(spec, opened, cluster)
-        _check_finished(run, spec, keys)
+        keys = keys_of(spec, opened, cluster)
+        check_finished(run, spec, keys)
         run.write_text("spec.yaml", text or resolved)
         run.write_text("resolved.yaml", resolved)
         remove(run.path / "summary.json")
-        for first, top in _together(spec):
+        for first, top in layers_at_once(spec):
             layer = spec.stack[top]  # the topmost of those that are trained at once
             directories = [
                 run.layer_directory(i, spec.stack[i].name) for i in range(first, top + 1)
@@ -117,16 +121,16 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster):
             listener.layer(top, layer, sizes)
             checkpoint = run.checkpoint(top, layer.name)
             run.write_text(checkpoint.with_suffix(".key").relative_to(run.path), keys[top])
-            below, seed = run.layers[:first], _seed(spec, top)
-            together = spec.stack[first : top + 1]
-            recorder = _Recorder(run, together, below, listener, spec.tensorboard, probe)
+            below, seed = run.layers[:first], seed_of(spec, top)
+            layers = spec.stack[first : top + 1]
+            recorder = _Recorder(run, layers, below, listener, spec.tensorboard, probe)
             images = opened[layer.data or spec.data]
             if first == top and not (layer.learner.contrastive and cluster.replicas > 1):
                 found = layer.learner.learn(layer, sizes, below, images, seed, checkpoint, recorder)
                 learned = [found]
             else:
                 learned = train_layers(
-                    together, sizes, below, images, seed, checkpoint, recorder, cluster
+                    layers, sizes, below, images, seed, checkpoint, recorder, cluster
                 )
             if probe:
                 learned[-1] = recorder.probed(learned[-1])
@@ -135,11 +139,13 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster):
                 with _writing_layer(
                     run, index, own, found, keys[index], rows_of=layer.name
                 ) as trained:
-                    own_sizes = layer_geometry(spec.stack, index)
-                    _draw(trained, run.layers[:index], own_sizes, images, spec.seed)
+                    if not bare:
+                        own_sizes = layer_geometry(spec.stack, index)
+                        _draw(trained, run.layers[:index], own_sizes, images, spec.seed)
                 listener.learned(index, own, found.facts)
             remove(checkpoint)
-        _finish(run, spec)
+        if not bare:
+            _finish(run, spec)
         cluster.from_chief()
         listener.finished(run)
     return run
@@ -147,7 +153,7 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster):
 
 def _follow(spec, opened, cluster):
     """Train with the chief, which finds alone what takes no steps, until all of it is written."""
-    for first, top in _together(spec):
+    for first, top in layers_at_once(spec):
         told = cluster.from_chief()
         layer = spec.stack[top]
         if told["finished"] or not layer.learner.contrastive:
@@ -157,7 +163,7 @@ def _follow(spec, opened, cluster):
             for i, own in enumerate(spec.stack[:first])
         ]
         images = opened[layer.data or spec.data]
-        sizes, seed = layer_geometry(spec.stack, top), _seed(spec, top)
+        sizes, seed = layer_geometry(spec.stack, top), seed_of(spec, top)
         train_layers(
             spec.stack[first : top + 1], sizes, below, images, seed, None, Listener(), cluster
         )
@@ -180,7 +186,7 @@ def _check_batches(spec, cluster, name):
         SpecError: for some layer they do.
     """
     findings = []
-    for _, top in _together(spec):
+    for _, top in layers_at_once(spec):
         layer, replicas = spec.stack[top], cluster.replicas
         size = layer.train.batch_size
         if layer.learner.contrastive and (size % replicas or size < 2 * replicas):
@@ -189,67 +195,6 @@ def _check_batches(spec, cluster, name):
             findings.append(Finding(("stack", top, "train", "batch_size"), words))
     if findings:
         raise SpecError(describe(name, findings))
-
-
-def _sources(spec):
-    return {layer.data or spec.data for layer in spec.stack}
-
-
-def _seed(spec, index):
-    """A layer's own seed, so that layers differ and adding one changes none below it."""
-    return int(np.random.SeedSequence([spec.seed, index]).generate_state(1)[0] >> 1)
-
-
-def _together(spec):
-    """The first and the last of the layers that are trained at once, from the image upwards."""
-    return spec.joined() if spec.train.end_to_end else [(i, i) for i in range(len(spec.stack))]
-
-
-def _keys(spec, opened, cluster: Cluster):
-    """For each layer a hash of all that its kernel depends on, those below included."""
-    keys: list[str] = []
-    for first, top in _together(spec):
-        layers = spec.stack[first : top + 1]
-        below = keys[-1:]
-        settings = [layer.model_dump(mode="json", exclude={"name", "data"}) for layer in layers]
-        for own in settings:
-            told = own.get("train", {})
-            for key in ("log_every", "checkpoint_seconds", "on_collapse"):
-                # Dead filters are started anew where the history has a row.
-                if not (key == "log_every" and told.get("reseed")):
-                    told.pop(key, None)
-        for index in range(first, top + 1):
-            facts = {
-                "format": 2,
-                "layers": settings,
-                "layer": index - first,
-                "images": opened[layers[-1].data or spec.data].fingerprint,
-                "seed": _seed(spec, top),
-                "below": below,
-            }
-            if cluster.replicas > 1 and (cluster.by_file or not cluster.gather):
-                facts["shared"] = [cluster.by_file, cluster.gather, cluster.replicas]
-            keys.append(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
-    return keys
-
-
-def _check_finished(run, spec, keys):
-    """Refuse to go on in a directory whose layers the spec would train otherwise."""
-    expected = {}
-    for index, layer in enumerate(spec.stack):
-        expected[run.layer_directory(index, layer.name)] = keys[index]
-        started = run.checkpoint(index, layer.name).with_suffix(".key")
-        if started.exists():
-            check_same(keys[index], started.read_text(), f"{run.path}: layer {layer.name}")
-    for trained in run.layers:
-        if trained.directory not in expected:
-            raise SpecError(
-                f"{run.path}: layer {trained.name} is finished, and the spec has no such layer at "
-                "its place. Train into another directory with --out, or start anew with "
-                "--overwrite."
-            )
-        key = trained.facts.get("key")
-        check_same(expected[trained.directory], key, f"{run.path}: layer {trained.name}")
 
 
 class _Recorder(Listener):
@@ -265,7 +210,7 @@ class _Recorder(Listener):
 
     def probes(self, blocks, start):
         if self._probe is None:
-            return []
+            return self._listener.probes(blocks, start)
         train = self._layers[-1].train
 
         def told(result):
@@ -273,7 +218,8 @@ class _Recorder(Listener):
             if result["step"] % train.log_every and result["step"] != self._total:
                 self.row({"step": result["step"]} | probe_columns(result))
 
-        return [self._probe.of_training(self._below, self._layers, blocks, start, told)]
+        own = self._probe.of_training(self._below, self._layers, blocks, start, told)
+        return [own, *self._listener.probes(blocks, start)]
 
     def probed(self, learned: Learned) -> Learned:
         """What was learned, with the last accuracy of the probe and the seconds of all."""
@@ -326,13 +272,15 @@ def _writing_layer(run, index, layer, learned: Learned, key, rows_of) -> Iterato
                 writer = csv.DictWriter(file, fieldnames=columns)
                 writer.writeheader()
                 writer.writerows(rows)
-            plots.curves_png(temporary / "curves.png", rows, title=f"{layer.name}: training")
         (temporary / "layer.json").write_text(json.dumps(facts, indent=2) + "\n")
         yield TrainedLayer(temporary, facts)
 
 
 def _draw(trained, below, sizes: LayerGeometry, images, seed):
-    """The picture of a layer's filters: themselves, or the image patches that excite them most."""
+    """A layer's learning curves, and its filters: themselves, or what excites them most."""
+    if rows := trained.history():
+        curves = trained.directory / "curves.png"
+        plots.curves_png(curves, rows, title=f"{trained.name}: training")
     path = trained.directory / "filters.png"
     order = filter_order(trained.kernel)
     if not below:

@@ -37,6 +37,7 @@ ORDER = (
     ("training",),
     ("learners",),
     ("run",),
+    ("keys",),
     ("report",),
     ("export",),
     ("stack",),
@@ -50,6 +51,7 @@ FLOORS = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
 
 HEAVY = {
     "keras",
+    "keras_tuner",
     "matplotlib",
     "PIL",
     "scipy",

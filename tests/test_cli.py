@@ -158,3 +158,12 @@ def test_a_full_disk_is_a_failed_run_that_can_be_resumed(tmp_path):
     assert "Traceback" not in full.stderr
     assert "--resume" in full.stderr
     assert kclr(*arguments, "--resume", cwd=tmp_path).returncode == 0
+
+
+def test_a_search_says_what_it_needs(tmp_path, capsys, monkeypatch):
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+    assert main(["search", str(tmp_path / "tiny.yaml"), "--workers", "0"]) == 2
+    assert "--workers: 0" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["search", str(tmp_path / "tiny.yaml")]) == 1
+    assert "pip install 'kclr[search]'" in capsys.readouterr().err

@@ -18,10 +18,19 @@ def load_checked(path, overrides=()) -> Spec:
     Raises:
         SpecError: the file cannot be read, or something in it must be mended.
     """
+    return draft_checked(path, overrides).finished()
+
+
+def draft_checked(path, overrides=()) -> Draft:
+    """`kclr.spec.findings.read_draft`, with what is wrong with the images too.
+
+    Raises:
+        SpecError: the file cannot be read, or is not YAML.
+    """
     draft = read_draft(path, overrides)
     if draft.spec is not None:
         draft.findings += source_findings(draft.spec, draft)
-    return draft.finished()
+    return draft
 
 
 def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:

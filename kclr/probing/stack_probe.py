@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 
+from kclr.data.labels import Labelled
 from kclr.layers import stacked
 from kclr.learned import Learned, PlainLayer
 from kclr.probing.callback import Probe, probe_columns
@@ -20,10 +21,11 @@ class StackProbe:
 
     Args:
         options: the spec's `probe` section.
+        images: its labelled images, read already; read by the first probe when left out.
     """
 
-    def __init__(self, options: schema.Probe):
-        self._options = options
+    def __init__(self, options: schema.Probe, images: Labelled | None = None):
+        self._options, self._images = options, images
         self._latest: Probe | None = None
 
     def of_training(self, below, layers: Sequence[schema.Layer], blocks, start, on_result) -> Probe:
@@ -47,7 +49,7 @@ class StackProbe:
     def _probe(self, every, encoder, on_result=None, start=0):
         options = self._options
         # The images are read by the first probe of a run, and used by all.
-        data = self._latest.data if self._latest else options.data
+        data = self._latest.data if self._latest else self._images or options.data
         self._latest = Probe(
             data,
             every=every,

@@ -14,6 +14,7 @@ from kclr.errors import RunError, SpecError
 from kclr.paths import atomic
 from kclr.report import charts
 from kclr.report.arms import transfer_section
+from kclr.report.searches import search_section
 from kclr.report.sections import Names, probe_section, run_section
 from kclr.run import load_run
 from kclr.version import __version__
@@ -22,14 +23,14 @@ NUMBERS = "numbers.json"
 
 
 def write_report(paths: Iterable[Any], out="report.html") -> list[Path]:
-    """Write a page about runs, transfer experiments and probes.
+    """Write a page about runs, transfer experiments, searches and probes.
 
     Beside `NAME.html`, the directory `NAME-files` gets every plot as PNG, the numbers as CSV, and
     all of them in `numbers.json`. The report that was there is replaced.
 
     Args:
-        paths: directories of `kclr train` and `kclr transfer`, and files of `kclr probe --json`. A
-            run inside the directory of a transfer experiment is shown with it.
+        paths: directories of `kclr train`, `kclr transfer` and `kclr search`, and files of `kclr
+            probe --json`. A run inside the directory of a transfer experiment is shown with it.
         out: the file to write, `NAME.html`.
 
     Returns:
@@ -42,7 +43,7 @@ def write_report(paths: Iterable[Any], out="report.html") -> list[Path]:
     out = Path(out)
     beside = out.with_name(f"{out.stem}-files")
     _check_place(out, beside)
-    transfers, runs, probes = _read(paths)
+    transfers, searches, runs, probes = _read(paths)
     names = Names()
     with atomic(beside) as folder:
         folder.mkdir()
@@ -50,6 +51,7 @@ def write_report(paths: Iterable[Any], out="report.html") -> list[Path]:
             "transfers": [
                 transfer_section(path, results, folder, names) for path, results in transfers
             ],
+            "searches": [search_section(path, found, folder, names) for path, found in searches],
             "runs": [run_section(run, name, folder, names) for run, name in runs],
             "probes": [probe_section(path, found, folder, names) for path, found in probes],
         }
@@ -85,8 +87,9 @@ def _check_place(out, beside):
 
 
 def _read(paths):
-    """What to report on: transfer experiments (path, results), runs (run, name), probes."""
-    transfers, runs, probes = [], [], []
+    """What to report on: transfer experiments and searches (path, results), runs (run, name),
+    probes."""
+    transfers, searches, runs, probes = [], [], [], []
     seen = set()
 
     def new(path):
@@ -99,6 +102,13 @@ def _read(paths):
             probes += [(path, _json(path))] if new(path) else []
         elif (path / "results.json").is_file():
             transfers += [(path, _json(path / "results.json"))] if new(path) else []
+        elif (path / "search.json").is_file():
+            searches += [(path, _json(path / "search.json"))] if new(path) else []
+        elif (path / "search.key").is_file():
+            raise RunError(
+                f"{path} has no search.json yet: its search is not finished. Go on with it: "
+                f"kclr search {path / 'spec.yaml'} --out {path} --resume"
+            )
         elif (path / "units").is_dir():
             raise RunError(
                 f"{path} has no results.json yet: its experiment is not finished. Go on with it: "
@@ -109,8 +119,8 @@ def _read(paths):
         else:
             state = "is neither a directory nor a JSON file" if path.exists() else "is not there"
             raise RunError(
-                f"{path} {state}. Name directories of `kclr train` or `kclr transfer`, or files of "
-                "`kclr probe --json`."
+                f"{path} {state}. Name directories of `kclr train`, `kclr transfer` or `kclr "
+                "search`, or files of `kclr probe --json`."
             )
     runs[:0] = [
         (load_run(inside), f"{path.resolve().name}/{inside.name}")
@@ -118,9 +128,9 @@ def _read(paths):
         for inside in sorted({facts.parents[2] for facts in path.glob("*/layers/*/layer.json")})
         if new(inside)
     ]
-    if not transfers + runs + probes:
+    if not transfers + searches + runs + probes:
         raise SpecError("Nothing to report on. Name a run: kclr report RUN")
-    return transfers, runs, probes
+    return transfers, searches, runs, probes
 
 
 def _json(path):
@@ -145,7 +155,7 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _render(**shown):
+def _render(folder, **shown):
     from importlib.resources import files
 
     import jinja2
@@ -157,6 +167,7 @@ def _render(**shown):
     return environment.from_string(template).render(
         version=__version__,
         variables=charts.VARIABLES,
-        names=[part["name"] for key in ("transfers", "runs", "probes") for part in shown[key]],
+        names=[part["name"] for parts in shown.values() for part in parts],
+        folder=folder,
         **shown,
     )

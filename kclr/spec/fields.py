@@ -73,6 +73,14 @@ class Slot:
         return None
 
     @property
+    def entries(self) -> Any:
+        """The type of a mapping's values, or None where no mapping with any keys may stand."""
+        for annotation in self.types:
+            if typing.get_origin(annotation) is dict:
+                return typing.get_args(annotation)[1]
+        return None
+
+    @property
     def choices(self) -> list[Any]:
         """The values to choose from, where they are few."""
         return [
@@ -112,6 +120,8 @@ class Slot:
         if self.named and key == self.named.key:
             return Slot(str)
         part = self.part(value)
+        if part is None and self.entries is not None:
+            return Slot(self.entries)
         if part is None or key not in part.model_fields:
             return None
         field = part.model_fields[key]

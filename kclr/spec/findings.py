@@ -16,6 +16,7 @@ from kclr.spec.overrides import override
 from kclr.spec.reading import read_yaml
 from kclr.spec.registry import Part
 from kclr.spec.schema import Spec
+from kclr.spec.search_findings import search_findings
 from kclr.spec.sizes import (
     export_findings,
     name_findings,
@@ -43,6 +44,7 @@ class Draft:
     Attributes:
         name: the file.
         root: the class of the whole spec.
+        value: the plain value as it was written, with what `--set` changed.
         spec: the checked spec, with defaults in the place of what is wrong; None where too little
             is left.
         findings: what is to mend.
@@ -52,6 +54,7 @@ class Draft:
 
     name: str
     root: type[Part] = Spec
+    value: Any = None
     spec: Any = None
     findings: list[Finding] = field(default_factory=list)
     doubtful: set[tuple] = field(default_factory=set)
@@ -168,6 +171,7 @@ def draft(text, overrides: Iterable[str] = (), name="spec", root: type[Part] = S
         words = f"a spec is a mapping with the key `{_needed(root)[0]}`, not {shown(value)}. {cure}"
         made.findings.append(Finding((), words))
     else:
+        made.value = value
         _validate(value, made)
     if isinstance(made.spec, Spec):
         for found in (*name_findings(made.spec), *export_findings(made.spec)):
@@ -182,6 +186,9 @@ def draft(text, overrides: Iterable[str] = (), name="spec", root: type[Part] = S
         for index in range(len(made.spec.stack)):
             if made.sizes_trusted(index):
                 made.findings += size_findings(made.spec, index)
+        if made.spec.search:
+            for found in search_findings(made.spec, value, _complaints):
+                made.findings += [found] if made.trusted(*found.path) else []
     for finding in made.findings:
         made.doubtful.add(finding.path)
     return made
@@ -216,6 +223,13 @@ def _validate(value, made: Draft) -> None:
         if smaller == left or not isinstance(smaller, dict):
             return
         left = smaller
+
+
+def _complaints(value) -> list[Finding]:
+    """What is wrong with a plain value, its sizes apart."""
+    made = Draft("spec")
+    _validate(value, made)
+    return made.findings
 
 
 def _needed(root) -> list[str]:

@@ -19,6 +19,7 @@ from kclr.spec import keras_names
 from kclr.spec.json_schemas import tidied
 from kclr.spec.keras_parts import REGISTERED, Augmentation, Optimizer, known_to_keras
 from kclr.spec.registry import ByName, Named, Part
+from kclr.spec.search import Search
 from kclr.spec.values import Amount, Cells
 from kclr.spec.wording import to_mend
 
@@ -313,6 +314,8 @@ class Spec(Part):
     """What is written at the end."""
     tensorboard: bool = False
     """Also write TensorBoard events (needs `pip install kclr[tensorboard]`)."""
+    search: Search | None = None
+    """What `kclr search` tries (needs `pip install kclr[search]`); nothing to `kclr train`."""
 
     def joined(self) -> list[tuple[int, int]]:
         """The groups of layers that end-to-end training makes, from the image upwards: the first

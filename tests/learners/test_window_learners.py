@@ -7,6 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from kclr import windows as windows_room
 from kclr.errors import SpecError
+from kclr.keys import seed_of
 from kclr.layers import stacked
 from kclr.learned import PlainLayer
 from kclr.learners.hebbian import competing_update
@@ -194,15 +195,9 @@ def test_contrastive_training_starts_from_what_the_named_learner_finds(tmp_path)
     run = train(spec, tmp_path / "run")
     (layer,) = spec.stack
     started = layer.learner.start.learn(
-        layer, None, [], layer.data or spec.data, [_seed(spec), 0], None, None
+        layer, None, [], layer.data or spec.data, [seed_of(spec, 0), 0], None, None
     )
     np.testing.assert_allclose(run.layers[0].kernel, started.kernel, atol=1e-3)
-
-
-def _seed(spec):
-    from kclr.stack import _seed
-
-    return _seed(spec, 0)
 
 
 @pytest.mark.parametrize(

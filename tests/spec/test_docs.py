@@ -10,7 +10,7 @@ import pydantic
 import pytest
 import yaml
 
-from kclr.spec import keras_parts, parse_spec, schema
+from kclr.spec import keras_parts, parse_spec, schema, search
 from kclr.spec.registry import descriptions, parts
 from kclr.spec.schema import json_schema
 from kclr.spec.starter import STARTER
@@ -47,6 +47,7 @@ def test_every_key_is_described():
     models = [schema.Spec, schema.Layer, schema.Block, schema.Patches, schema.Train, schema.Export]
     models += [schema.Embedding, schema.Training, *parts("learner").values()]
     models += [keras_parts.Optimizer, keras_parts.Schedule, keras_parts.Augmentation]
+    models += [search.Search, search.Hyperparameter, search.Tuner, search.Goal]
     models += [*parts("objective").values(), *parts("source").values()]
     for model in models:
         assert set(model.model_fields) <= set(descriptions(model)), model.__name__
@@ -57,12 +58,23 @@ def test_every_example_is_a_valid_value(docs):
         schema.Spec: "", schema.Layer: "stack.0.", schema.Block: "stack.0.block.",
         schema.Patches: "stack.0.patches.", schema.Train: "stack.0.train.",
         schema.Embedding: "stack.0.embedding.", schema.Training: "train.",
-        schema.Export: "export.", schema.Probe: "probe.",
+        schema.Export: "export.", schema.Probe: "probe.", search.Search: "search.",
+        search.Goal: "search.objective.",
     }  # fmt: skip
+    sought = "search: {space: {stack.0.block.filters: {int: [1, 9]}}}\n"
     for model, place in places.items():
         for key, example in docs.EXAMPLES[model].items():
-            probe = "probe: digits\n" if model is schema.Probe else ""
+            searched = model in (search.Search, search.Goal)
+            probe = "probe: digits\n" if model is schema.Probe or searched else ""
+            probe += sought if searched else ""
             assert parse_spec(f"{probe}stack: [{{}}, {{}}]", [f"{place}{key}={example}"])
+    assert search.Tuner.model_validate({"name": "hyperband", "factor": 2, "rounds": 4})
+    assert search.Tuner.model_validate({"initial": 10})
+    kinds = {"float": "[1, 2]"}
+    for key, example in docs.EXAMPLES[search.Hyperparameter].items():
+        base = {} if key in search.KINDS else kinds
+        text = "{" + ", ".join(f"{k}: {v}" for k, v in (base | {key: example}).items()) + "}"
+        assert search.Hyperparameter.model_validate(yaml.safe_load(text))
     for kind in ("learner", "objective"):
         for key, example in docs.EXAMPLES[kind].items():
             takers = [part for part in parts(kind).values() if key in part.model_fields]
@@ -112,6 +124,11 @@ VALID = [
     "stack: [{patches: {max_shift: 2, augment: [RandomFlip, {class_name: RandomHue, config: "
     "{factor: 0.1}}]}, train: {optimizer: 'my>Own'}}]",
 ]
+VALID += [
+    "{stack: [{}], search: {space: {stack.0.train.steps: {int: [1, 2]}}, objective: loss}}",
+    "{probe: digits, stack: [{}], search: {space: {stack.0.train.reseed: {boolean: true}}, "
+    "tuner: {name: hyperband, factor: 2}, minutes: 3}}",
+]
 INVALID = [
     "{}",
     "stack: []",
@@ -123,6 +140,9 @@ INVALID = [
     "{data: 3, stack: [{}]}",
     "{data: {tile: 3}, stack: [{}]}",
     "{data: {source: photos, split: test}, stack: [{}]}",
+    "{stack: [{}], search: {}}",
+    "{stack: [{}], search: {space: {stack.0.train.steps: {ints: [1, 2]}}, objective: loss}}",
+    "{stack: [{}], search: {space: {stack.0.train.steps: {int: [1.5, 2]}}, objective: loss}}",
     "{data: {source: 'tfds:cifar10', path: x}, stack: [{}]}",
     "stack: [{block: {filters: many}}]",
     "stack: [{block: {padding: vald}}]",

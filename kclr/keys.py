@@ -1,0 +1,123 @@
+"""Which layers are the same: what a kernel depends on, and whose layers can be taken over."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+
+import numpy as np
+import yaml
+
+from kclr.data.sources import as_images
+from kclr.distribution import ALONE, Cluster
+from kclr.errors import SpecError
+from kclr.paths import atomic
+from kclr.run import Run, TrainedLayer, check_same
+from kclr.spec.schema import Spec
+
+
+def sources(spec) -> set:
+    """What the layers of a spec are trained on."""
+    return {layer.data or spec.data for layer in spec.stack}
+
+
+def seed_of(spec, index):
+    """A layer's own seed, so that layers differ and adding one changes none below it."""
+    return int(np.random.SeedSequence([spec.seed, index]).generate_state(1)[0] >> 1)
+
+
+def layers_at_once(spec):
+    """The first and the last of the layers that are trained at once, from the image upwards."""
+    return spec.joined() if spec.train.end_to_end else [(i, i) for i in range(len(spec.stack))]
+
+
+def keys_of(spec, opened, cluster: Cluster = ALONE) -> list[str]:
+    """For each layer a hash of all that its kernel depends on, those below included."""
+    keys: list[str] = []
+    for first, top in layers_at_once(spec):
+        layers = spec.stack[first : top + 1]
+        below = keys[-1:]
+        settings = [layer.model_dump(mode="json", exclude={"name", "data"}) for layer in layers]
+        for own in settings:
+            told = own.get("train", {})
+            for key in ("log_every", "checkpoint_seconds", "on_collapse"):
+                # Dead filters are started anew where the history has a row.
+                if not (key == "log_every" and told.get("reseed")):
+                    told.pop(key, None)
+        for index in range(first, top + 1):
+            facts = {
+                "format": 2,
+                "layers": settings,
+                "layer": index - first,
+                "images": opened[layers[-1].data or spec.data].fingerprint,
+                "seed": seed_of(spec, top),
+                "below": below,
+            }
+            if cluster.replicas > 1 and (cluster.by_file or not cluster.gather):
+                facts["shared"] = [cluster.by_file, cluster.gather, cluster.replicas]
+            keys.append(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
+    return keys
+
+
+def check_finished(run, spec, keys):
+    """Refuse to go on in a directory whose layers the spec would train otherwise.
+
+    Raises:
+        SpecError: it would.
+    """
+    expected = {}
+    for index, layer in enumerate(spec.stack):
+        expected[run.layer_directory(index, layer.name)] = keys[index]
+        started = run.checkpoint(index, layer.name).with_suffix(".key")
+        if started.exists():
+            check_same(keys[index], started.read_text(), f"{run.path}: layer {layer.name}")
+    for trained in run.layers:
+        if trained.directory not in expected:
+            raise SpecError(
+                f"{run.path}: layer {trained.name} is finished, and the spec has no such layer at "
+                "its place. Train into another directory with --out, or start anew with "
+                "--overwrite."
+            )
+        key = trained.facts.get("key")
+        check_same(expected[trained.directory], key, f"{run.path}: layer {trained.name}")
+
+
+def adopt(spec: Spec, out, runs: Iterable[Run]) -> int:
+    """Take over the lowest layers of a spec from the run that has most of them finished.
+
+    Files are linked where the disk allows it, for a finished layer is never written to again.
+
+    Args:
+        spec: from `kclr.load_spec`.
+        out: the run directory that the spec will be trained into with `resume`.
+        runs: those that may have layers of the same settings, images and seed.
+
+    Returns:
+        How many layers `out` has now.
+    """
+    run = Run(out)
+    keys = keys_of(spec, {source: as_images(source) for source in sources(spec)})
+    best: list[TrainedLayer] = []
+    for other in runs:
+        wanted = zip(spec.stack, keys, other.layers, strict=False)
+        same = [
+            own.facts.get("key") == key and own.name == layer.name for layer, key, own in wanted
+        ]
+        count = same.index(False) if False in same else len(same)
+        best = other.layers[:count] if count > len(best) else best
+    for index, layer in enumerate(best):
+        place = run.layer_directory(index, layer.name)
+        if not place.exists():
+            with atomic(place) as temporary:
+                shutil.copytree(layer.directory, temporary, copy_function=_link)
+    if best and not (run.path / "spec.yaml").exists():
+        run.write_text("spec.yaml", yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+    return len(run.layers)
+
+
+def _link(source, target):
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,97 @@
+"""What the report shows of a search: the trials in pictures and as a table."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kclr.errors import RunError
+from kclr.report.search_plots import (
+    SHOWN_BEST,
+    coordinates_svg,
+    seconds_svg,
+    short_names,
+    trials_png,
+)
+from kclr.report.sections import NOTHING, Names, hardware, versions, write_csv
+from kclr.run import sha256
+
+
+def search_section(
+    path: Path, found: Mapping[str, Any], folder: Path, names: Names
+) -> dict[str, Any]:
+    """The trials of a search.
+
+    Args:
+        path: its directory. found: what its `search.json` says.
+        folder: where plots and tables go. names: those taken in the page so far.
+
+    Raises:
+        RunError: the file is not as `kclr search` writes it.
+    """
+    try:
+        name, objective = str(found["name"]), found["objective"]
+        anchor = names(name)
+        stages = [
+            _stage(f"{anchor}-{number}", best["layer"], found, objective)
+            for number, best in enumerate(found["best"])
+        ]
+        rows = [
+            {key: value for key, value in row.items() if key != "values"} | row["values"]
+            for row in found["rows"]
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{path / 'search.json'}: not as `kclr search` writes it ({error!r}). Go on with the "
+            "search with --resume; what is finished is kept."
+        ) from None
+    trials_png(folder / f"{anchor}-trials.png", found)
+    write_csv(folder / f"{anchor}-trials.csv", rows)
+    return {
+        "name": name,
+        "anchor": anchor,
+        "metric": objective["metric"].replace("_", " "),
+        "shown": SHOWN_BEST,
+        "stages": stages,
+        "spec": yaml.safe_dump(found.get("spec"), sort_keys=False, allow_unicode=True),
+        "provenance": {
+            "directory": str(path),
+            "versions": versions(found),
+            "hardware": hardware(found),
+            "sha256 of search.json": sha256(path / "search.json"),
+        },
+        "digests": {},
+        "numbers": dict(found),
+    }
+
+
+def _stage(anchor, layer, found, objective):
+    """The pictures of one layer's trials, and its table, the best first."""
+    rows = [row for row in found["rows"] if row["layer"] == layer]
+    sign = -1 if objective["direction"] == "max" else 1
+    done = sorted((row for row in rows if "score" in row), key=lambda row: sign * row["score"])
+    paths = list(dict.fromkeys(path for row in rows for path in row["values"]))
+    return {
+        "layer": layer,
+        "seconds": seconds_svg(f"{anchor}-seconds", rows, objective, layer),
+        "coordinates": coordinates_svg(f"{anchor}-values", rows, objective, layer)
+        if done
+        else None,
+        "columns": ["trial", objective["metric"], "seconds", "steps", *short_names(paths)],
+        "lines": [
+            [
+                row["trial"],
+                f"{row['score']:.4g}",
+                f"{row['seconds']:,.1f}",
+                f"{row['steps']:,}" if "steps" in row else NOTHING,
+                *(_words(row["values"].get(path)) for path in paths),
+            ]
+            for row in done
+        ],
+        "failed": [(row["trial"], row["failed"]) for row in rows if "failed" in row],
+    }
+
+
+def _words(value):
+    return NOTHING if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,134 @@
+"""Who is told how a search goes: a bar on a terminal, lines elsewhere, JSON for machines."""
+
+import json
+import os
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from kclr.learned import Listener
+
+
+class SearchListener:
+    """Is told how a search goes; this one does nothing. Override what is of interest."""
+
+    training: Listener = Listener()
+    """Is told how the training of a layer goes."""
+
+    def stage(self, name, trials, done):
+        """The search of layer `name` begins: at most `trials` trials, of which `done` ended."""
+
+    def trial(self, trial_id, values):
+        """A trial begins."""
+
+    def ended(self, trial_id, result):
+        """A trial has ended; `result` has the key `score`, or `failed` with the reason."""
+
+    def close(self):
+        """The search has ended, well or early."""
+
+
+def listener_for(json_lines=False) -> SearchListener:
+    """The way to show a search that fits where the output goes."""
+    if json_lines:
+        return JsonLines()
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+class JsonLines(SearchListener):
+    """One JSON object a line on standard output, each with the key `event`."""
+
+    def __init__(self):
+        self._out = sys.stdout  # keras-tuner's own prints are sent elsewhere
+
+    def _print(self, event, **facts):
+        print(json.dumps({"event": event, **facts}), file=self._out, flush=True)
+
+    def stage(self, name, trials, done):
+        self._print("stage", layer=name, trials=trials, done=done)
+
+    def trial(self, trial_id, values):
+        self._print("trial", trial=trial_id, values=values)
+
+    def ended(self, trial_id, result):
+        self._print("ended", trial=trial_id, **result)
+
+
+class Lines(SearchListener):
+    """A line for each trial's end, for logs and pipes."""
+
+    def __init__(self):
+        self._out = sys.stdout
+
+    def stage(self, name, trials, done):
+        ended = f", {done} ended before" if done else ""
+        print(f"{name}: up to {trials} trials{ended}", file=self._out, flush=True)
+
+    def ended(self, trial_id, result):
+        print(f"  trial {trial_id}: {in_words(result)}", file=self._out, flush=True)
+
+
+class Bar(SearchListener):
+    """A bar over the trials, with the layer in training and the last results."""
+
+    def __init__(self):
+        self._console = Console(file=os.fdopen(os.dup(2), "w", encoding="utf-8"))
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}[/]"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[now]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("search", total=None, now="loading TensorFlow")
+        self._bar.start()
+        self.training = _Steps(self._tell)
+
+    def _tell(self, words):
+        self._bar.update(self._task, now=words)
+
+    def stage(self, name, trials, done):
+        self._bar.update(self._task, description=name, total=trials, completed=done, now="")
+
+    def trial(self, trial_id, values):
+        self._name = trial_id
+        self._tell(f"trial {trial_id}")
+
+    def ended(self, trial_id, result):
+        self._console.print(f"trial {trial_id}: {escape(in_words(result))}", highlight=False)
+        self._bar.advance(self._task)
+
+    def close(self):
+        self._bar.stop()
+
+
+class _Steps(Listener):
+    """Says in a few words which layer is at which step."""
+
+    def __init__(self, tell):
+        self._tell = tell
+
+    def layer(self, index, layer, sizes):
+        self._name = layer.name
+        self._tell(f"{layer.name}: preparing")
+
+    def started(self, total, done, patches):
+        self._total = total
+
+    def stepped(self, step, metrics):
+        self._tell(f"{self._name}: step {step:,} of {self._total:,}")
+
+
+def in_words(result: dict[str, Any]) -> str:
+    """What came of a trial, in a line."""
+    if "failed" in result:
+        return f"failed: {' '.join(result['failed'].split())}"
+    if not result:
+        return "left unfinished"
+    rest = "" if result["complete"] else f", paused at step {result['steps']:,}"
+    return f"{result['score']:.4g} in {result['seconds']:,.1f} s{rest}"

@@ -1,0 +1,148 @@
+"""What a search found: a table, a plot, and the best trial's spec."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from keras_tuner.engine.trial import TrialStatus
+
+from kclr.paths import atomic
+from kclr.provenance import hardware, versions
+from kclr.report.search_plots import front, short_names, trials_png
+from kclr.run import Run
+from kclr.search.space import Stage, with_values, yaml_of
+from kclr.search.tuner import result_of
+from kclr.spec.schema import Spec
+from kclr.spec.search import rounded
+
+SHOWN = 10  # trials in the printed table
+
+
+def rows_of(stage: Stage, own: Path) -> list[dict[str, Any]]:
+    """The trials of a stage, in the order in which they began.
+
+    Returns:
+        Dictionaries with layer, trial, status, `values` by key path, and where it has ended with
+        score, seconds, steps, complete and further metrics, or with `failed`, the reason.
+    """
+    rows = []
+    for path in sorted(own.glob("trial_*/trial.json")):
+        trial = json.loads(path.read_text(encoding="utf-8"))
+        values = trial["hyperparameters"]["values"]
+        ended = trial["status"] in (TrialStatus.COMPLETED, TrialStatus.FAILED)
+        rows.append(
+            {
+                "layer": stage.name,
+                "trial": trial["trial_id"],
+                "status": trial["status"],
+                "values": {path: rounded(values[path]) for path in stage.paths if path in values},
+                **(result_of(own, trial["trial_id"]) if ended else {}),
+            }
+        )
+    return rows
+
+
+def best_of(oracle) -> dict[str, Any] | None:
+    """Number, values and score of the best trial; None where none has succeeded."""
+    done = [t for t in oracle.trials.values() if t.status == TrialStatus.COMPLETED]
+    if not done:
+        return None
+    best = min(done, key=oracle.order_of)
+    values = {
+        path: rounded(value)
+        for path, value in best.hyperparameters.values.items()
+        if not path.startswith("tuner/")
+    }
+    return {"trial": best.trial_id, "values": values, "score": best.score}
+
+
+def write_results(run: Run, spec: Spec, plain: dict[str, Any], found) -> dict[str, Any]:
+    """Write `best.yaml`, `search.json`, `trials.csv` and `trials.png` to a search's directory.
+
+    Args:
+        run: the directory. spec: the spec, plain: its plain value.
+        found: for each stage itself, its directory and its best trial.
+
+    Returns:
+        What `search.json` says: `name`, `objective`, `rows` of all stages (see `rows_of`), `best`
+        for each stage, `spec`, `versions` and `hardware`.
+    """
+    search = spec.search
+    assert search
+    best = plain
+    for _, _, own in found:
+        best = with_values(best, search, own["values"])
+    figures = "; ".join(
+        f"{stage.name}: {search.objective.metric} {own['score']:.6g} (trial {own['trial']})"
+        for stage, _, own in found
+    )
+    run.write_text("best.yaml", f"# The best of a search. {figures}.\n{yaml_of(best)}")
+    rows = [row for stage, own, _ in found for row in rows_of(stage, own)]
+    written = {
+        "name": spec.name or run.path.resolve().name,
+        "objective": {"metric": search.objective.metric, "direction": search.objective.better},
+        "rows": rows,
+        "best": [{"layer": stage.name, **own} for stage, _, own in found],
+        "spec": yaml.safe_load(yaml_of(spec.model_dump(mode="json"))),
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    run.write_text("search.json", json.dumps(written, indent=1) + "\n")
+    flat = [{k: v for k, v in row.items() if k != "values"} | row["values"] for row in rows]
+    with atomic(run.path / "trials.csv") as temporary:
+        columns = list(dict.fromkeys(key for row in flat for key in row))
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(flat)
+    trials_png(run.path / "trials.png", written)
+    return written
+
+
+def print_results(written: dict[str, Any], out: Path) -> None:
+    """The table of a search, and where its files are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    metric, direction = written["objective"]["metric"], written["objective"]["direction"]
+    for best in written["best"]:
+        rows = [row for row in written["rows"] if row["layer"] == best["layer"]]
+        done = [row for row in rows if "score" in row]
+        done.sort(
+            key=lambda row: (not row["complete"], row["score"] * (-1) ** (direction == "max"))
+        )
+        paths = list(dict.fromkeys(path for row in rows for path in row["values"]))
+        cheap = front(done, direction)
+        table = Table(title=f"{best['layer']}: {len(done)} of {len(rows)} trials succeeded",
+                      title_justify="left", title_style="bold")  # fmt: skip
+        for column in ("trial", metric, "seconds", "steps"):
+            table.add_column(column, justify="right")
+        for name in short_names(paths):
+            table.add_column(name)
+        for row in done[:SHOWN]:
+            mark = "*" if row in cheap else ""
+            table.add_row(
+                f"{mark}{row['trial']}",
+                f"{row['score']:.4g}",
+                f"{row['seconds']:,.1f}",
+                f"{row['steps']:,.0f}" if "steps" in row else "-",
+                *(_shown(row["values"].get(path)) for path in paths),
+            )
+        console.print(table, highlight=False, markup=False)
+        console.print("* no other trial was as good in fewer seconds", highlight=False)
+        failed: dict[str, list[str]] = {}
+        for row in rows:
+            if "failed" in row:
+                failed.setdefault(" ".join(row["failed"].split()), []).append(row["trial"])
+        for reason, trials in failed.items():
+            console.print(f"failed ({', '.join(trials)}): {reason}", highlight=False, markup=False)
+    print(f"\nthe best   kclr train {out / 'best.yaml'}")
+    print(f"all        {out / 'trials.csv'}, {out / 'trials.png'}")
+    print(f"a page     kclr report {out}")
+
+
+def _shown(value):
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,163 @@
+"""A whole search: stage after stage, each on the best of those below. Read `run_search`."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+from keras_tuner.engine.trial import TrialStatus
+from keras_tuner.errors import FatalError
+
+from kclr.errors import RunError
+from kclr.keras_objects import check_keras_objects
+from kclr.keys import adopt
+from kclr.paths import atomic
+from kclr.run import Run, check_same, prepare
+from kclr.search.hypermodel import check_search
+from kclr.search.listening import SearchListener
+from kclr.search.oracles import RUN, make_oracle
+from kclr.search.results import best_of, rows_of, write_results
+from kclr.search.space import Stage, declare, key_of, stages, trial_spec, with_values
+from kclr.search.trials import Trials
+from kclr.search.tuner import StackTuner
+from kclr.spec.schema import Spec
+
+BEST = "best.json"  # of a stage, when it has ended
+# What may be changed before a search goes on.
+_CHANGEABLE = ("trials", "minutes", "keep")
+
+
+def run_search(
+    spec: Spec,
+    plain: dict[str, Any],
+    out,
+    text: str,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: SearchListener | None = None,
+    name: str = "spec",
+) -> dict[str, Any]:
+    """Search a spec's hyperparameters, and write the table, the plot and the best spec.
+
+    In a process that keras-tuner's environment variables make a chief or a worker, take its part;
+    a worker only runs trials.
+
+    Args:
+        spec: checked, with a section `search`.
+        plain: its plain value.
+        out: the search's directory.
+        text: the spec as the user wrote it, kept as `spec.yaml`.
+        resume: go on with what `out` holds. overwrite: remove it first.
+        listener: is told how it goes.
+        name: of the spec, in messages.
+
+    Returns:
+        What `search.json` says (see `kclr.search.results`); empty for a worker.
+
+    Raises:
+        SpecError: the spec does not fit Keras or what `out` holds.
+        RunError: the search cannot go on, or all trials failed.
+    """
+    listener = listener or SearchListener()
+    try:
+        check_search(spec, name)
+        check_keras_objects(spec, name)
+        if role() == "worker":
+            _stages(spec, plain, Path(out), listener)
+            return {}
+        run = begin(plain, out, text, resume, overwrite)
+        with run.locked():
+            found = _stages(spec, plain, run.path, listener)
+            return write_results(run, spec, plain, found)
+    except FatalError as error:
+        # Our own words or the trace of what nobody foresaw, and not keras-tuner's wrapping.
+        raise (error.__cause__ or error) from None
+    finally:
+        listener.close()
+
+
+def role() -> str:
+    """What keras-tuner's environment variables make of this process: chief, worker or alone."""
+    if "KERASTUNER_ORACLE_IP" not in os.environ:
+        return "alone"
+    return "chief" if "chief" in os.environ.get("KERASTUNER_TUNER_ID", "") else "worker"
+
+
+def begin(plain, out, text, resume, overwrite) -> Run:
+    """The directory to search in.
+
+    Raises:
+        SpecError: it holds the search of another spec.
+        RunError: see `kclr.run.prepare`.
+    """
+    run = prepare(out, resume, overwrite)
+    search = {key: value for key, value in plain["search"].items() if key not in _CHANGEABLE}
+    key = key_of(plain | {"search": search})
+    known = run.path / "search.key"
+    if known.exists():
+        check_same(key, known.read_text(), f"{run.path}")
+    run.write_text("spec.yaml", text)
+    run.write_text("search.key", key)
+    return run
+
+
+def _stages(spec, plain, place, listener):
+    """Search each stage; the stages with their directories, and the spec with the best values."""
+    search, found, spent = spec.search, [], 0.0
+    for stage in stages(spec):
+        own = _directory(place, stage, plain)
+        trials = Trials(plain, search, stage, place / "shared")
+        hyperparameters = keras_tuner.HyperParameters()
+        declare(hyperparameters, search, stage.paths)
+        oracle = make_oracle(search, hyperparameters, spent)
+        tuner = StackTuner(oracle, trials, own, listener)
+        listener.stage(stage.name, search.trials, len(oracle.end_order))
+        last = stage == stages(spec)[-1]
+        if role() == "worker":
+            tuner.search()
+            if last:
+                break
+            best = _awaited(own / BEST)
+        else:
+            (own / BEST).unlink(missing_ok=True)
+            tuner.search()
+            spent = oracle.seconds
+            best = _concluded(oracle, stage, own)
+        found.append((stage, own, best))
+        plain = with_values(plain, search, best["values"]) | {"search": plain["search"]}
+        if role() != "worker" and not last:
+            # Where the next stage looks for what its trials share.
+            run = Run(own / f"trial_{best['trial']}" / RUN)
+            below = with_values(plain, search, {})
+            adopt(trial_spec(below, stage.top), place / "shared" / f"best-{own.name}", [run])
+        if role() != "worker":
+            with atomic(own / BEST) as temporary:
+                temporary.write_text(json.dumps(best) + "\n")
+    return found
+
+
+def _directory(place, stage: Stage, plain):
+    """A stage's directory: it changes with all that its trials have in common."""
+    below = {key: value for key, value in plain.items() if key != "search"}
+    return place / f"{stage.top + 1:02d}-{stage.name}-{key_of(below)[:6]}"
+
+
+def _concluded(oracle, stage, own):
+    """The best trial of a stage that has ended."""
+    best = best_of(oracle)
+    if best is None:
+        failed = [row for row in rows_of(stage, own) if row["status"] == TrialStatus.FAILED]
+        reason = failed[-1].get("failed", "no reason is known") if failed else "there was no time"
+        raise RunError(
+            f"{own}: no trial of layer {stage.name} succeeded; the last one failed: {reason}. "
+            "Mend the spec, or give it more trials or minutes, and start anew with --overwrite."
+        )
+    return best
+
+
+def _awaited(path):
+    while not path.exists():
+        time.sleep(0.5)
+    return json.loads(path.read_text())

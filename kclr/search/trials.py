@@ -1,0 +1,231 @@
+"""A trial: train a stack with a trial's values, and say what came of it."""
+
+import contextlib
+import gc
+import math
+import shutil
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras_tuner.errors import FailedTrialError
+
+from kclr.callbacks import CollapseError
+from kclr.data.labels import load_labelled
+from kclr.data.sources import as_images
+from kclr.errors import SpecError
+from kclr.keys import adopt, layers_at_once
+from kclr.learned import Listener
+from kclr.paths import atomic
+from kclr.probing.callback import probe_columns
+from kclr.probing.stack_probe import StackProbe
+from kclr.run import Run
+from kclr.search.space import Stage, key_of, trial_spec, with_values
+from kclr.spec.schema import Spec
+from kclr.spec.search import Search
+from kclr.stack import train
+
+
+class Paused(KeyboardInterrupt):
+    """A training has taken the steps of its round; its checkpoint is on disk."""
+
+
+class Trials:
+    """Trains the trials of a stage; what they share is trained once, for all processes.
+
+    Args:
+        plain: the plain value of the spec, with the best values of the layers below.
+        search: its section `search`.
+        stage: from `stages`.
+        below: Path for what the trials share, a run directory for each set of layers.
+    """
+
+    def __init__(self, plain: dict[str, Any], search: Search, stage: Stage, below: Path):
+        self.plain, self.search, self.stage = plain, search, stage
+        self._below = below
+        self._probe: StackProbe | None = None
+        self._shared: Run | None = None
+
+    def train(
+        self,
+        values: Mapping[str, Any],
+        out: Path,
+        share: Fraction | None = None,
+        listener: Listener | None = None,
+    ) -> dict[str, Any]:
+        """Train one trial into a run directory, or go on with it.
+
+        Args:
+            values: of the hyperparameters that count, by key path.
+            out: the run directory.
+            share: of the topmost layer's steps, to train up to; all when left out.
+            listener: is told how the training goes.
+
+        Returns:
+            The metrics of the topmost layer, with `score`, that of the search's objective;
+            `seconds` of training, without those of probes and of shared layers; `steps` of the
+            topmost layer, and `complete`, whether these are all.
+
+        Raises:
+            FailedTrialError: the values cannot be, or the training failed by them: a collapse, a
+                loss that is no number, too little memory.
+            SpecError, RunError: what no values could mend.
+        """
+        keras.backend.clear_session()
+        gc.collect()
+        try:
+            spec = trial_spec(with_values(self.plain, self.search, values), self.stage.top)
+        except SpecError as error:
+            raise FailedTrialError(_reason(error)) from error
+        if spec.probe and self._probe is None:
+            channels = as_images(spec.stack[0].data or spec.data).channels
+            images = load_labelled(spec.probe.data, "train", channels, spec.probe.limit)
+            self._probe = StackProbe(spec.probe, images)
+        shared = self._below_of(spec, listener)
+        try:
+            result = self._train(spec, out, share, listener, shared)
+        except (SpecError, CollapseError, MemoryError, tf.errors.ResourceExhaustedError) as error:
+            raise FailedTrialError(_reason(error)) from error
+        result["score"] = float(result.get(self.search.objective.metric, math.nan))
+        if not math.isfinite(result["score"]):
+            raise FailedTrialError(f"{self.search.objective.metric} is {result['score']}")
+        return result
+
+    def _below_of(self, spec, listener):
+        """The run of the layers that all trials share; trained by the first process to come."""
+        if not self.stage.shared:
+            return None
+        if self._shared is None:
+            lower = spec.model_copy(
+                update={"stack": spec.stack[: self.stage.shared], "search": None}
+            )
+            key = key_of(lower.model_dump(mode="json"))
+            with _alone(self._below / f"{key}.lock"):
+                place = self._below / key
+                known = [Run(path) for path in self._below.glob("*/") if path != place]
+                adopt(lower, place, known)
+                self._shared = train(
+                    lower, place, resume=True, listener=listener, probe=self._probe, bare=True
+                )
+        return self._shared
+
+    def _train(self, spec: Spec, out, share, listener, shared):
+        adopt(spec, out, [shared] if shared else [])
+        told, paused = _Told(listener or Listener(), out, spec, share, self._probe), False
+        try:
+            train(spec, out, resume=True, listener=told, probe=self._probe, bare=True)
+        except Paused:
+            paused = True
+        run, top = Run(out), spec.stack[-1]
+        finished = [
+            run.layers[last].facts
+            for first, last in layers_at_once(spec)
+            if self.stage.shared <= first and last < len(run.layers)
+        ]
+        seconds = sum(_training_seconds(facts) for facts in finished)
+        rows = run.rows(top.name)
+        facts = rows[-1] if rows else {}
+        if paused:
+            with np.load(run.checkpoint(len(spec.stack) - 1, top.name)) as saved:
+                own = {"steps": int(saved["step"]), "seconds": float(saved["seconds"])}
+            own["probe_seconds"] = sum(row.get("probe_seconds", 0) for row in rows)
+            seconds += _training_seconds(own)
+            facts = facts | told.metrics | {"steps": own["steps"]}
+        else:
+            facts = facts | run.layers[-1].facts
+        numbers = {k: v for k, v in facts.items() if isinstance(v, (int, float))}
+        return numbers | {"seconds": round(seconds, 3), "complete": not paused}
+
+
+def _training_seconds(facts):
+    """Those of a layer without its probes, which a training by steps makes on its way."""
+    return facts["seconds"] - (facts.get("probe_seconds", 0) if "steps" in facts else 0)
+
+
+def _reason(error):
+    if isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError)):
+        return "out of memory"
+    return str(error)
+
+
+@contextlib.contextmanager
+def _alone(path):
+    """Wait until no other process is between the same lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        with contextlib.suppress(ImportError):  # Windows has no flock
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class _Told(Listener):
+    """Passes on how it goes, and pauses the topmost layer's training at a share of its steps.
+
+    Attributes:
+        metrics: those at the pause.
+    """
+
+    def __init__(self, listener, out, spec, share, probe):
+        self._listener, self._out, self._spec = listener, out, spec
+        self._share, self._probe = share, probe
+        self.metrics: dict[str, float] = {}
+
+    def layer(self, index, layer, sizes):
+        self._index = index
+        self._listener.layer(index, layer, sizes)
+
+    def started(self, total, done, patches):
+        self._listener.started(total, done, patches)
+
+    def stepped(self, step, metrics):
+        self._listener.stepped(step, metrics)
+
+    def probes(self, blocks, start):
+        last = self._index == len(self._spec.stack) - 1
+        if self._share is None or self._share >= 1 or not last:
+            return []
+        measure = None
+        if self._probe:
+            layers = self._spec.stack[-len(blocks) :]
+            below = Run(self._out).layers[: len(self._spec.stack) - len(blocks)]
+            probe = self._probe.of_training(below, layers, blocks, start, None)
+            measure = probe.measure
+        return [_Pause(self._share, start, measure, self.metrics)]
+
+
+class _Pause(keras.callbacks.Callback):
+    """Ends a training between two steps, where its state can be saved, and says how it stands."""
+
+    seconds = 0.0
+
+    def __init__(self, share, start, measure, metrics):
+        super().__init__()
+        self._share, self._step, self._measure = share, start, measure
+        self._metrics, self._logs = metrics, {}
+
+    def on_train_begin(self, logs=None):
+        self._until = math.ceil((self._step + self.params["steps"]) * self._share)
+        self._start = self._step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._start + batch >= self._until:
+            self._metrics |= {name: float(value) for name, value in self._logs.items()}
+            if self._measure:
+                self._metrics |= probe_columns(self._measure())
+            raise Paused
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._logs = logs or {}
+
+
+def copy_run(source: Path, target: Path) -> None:
+    """Copy a run directory, so that its training goes on elsewhere; nothing where there is one."""
+    if source.is_dir() and not target.exists():
+        with atomic(target) as temporary:
+            shutil.copytree(source, temporary)

@@ -1,0 +1,162 @@
+"""Whole searches of small specs: each tuner, what is shared, what fails, what stays on disk."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+
+import kclr
+from kclr.errors import RunError, SpecError
+from kclr.search import trials as trials_module
+from kclr.search.running import run_search
+from kclr.spec import load_spec, parse_spec
+
+
+def search(plain, out, **options):
+    text = yaml.safe_dump(plain)
+    return run_search(parse_spec(text), plain, out, text, **options)
+
+
+def runs(out):
+    return sorted(path.parent.name for path in out.glob("*/trial_*/run"))
+
+
+@pytest.mark.parametrize("tuner", ["random", {"name": "bayesian", "initial": 2}, "grid"])
+def test_each_tuner_searches_and_its_best_spec_makes_the_same_figure(quick, tuner, tmp_path):
+    quick["search"] |= {"tuner": tuner, "keep": 1}
+    quick["search"]["space"]["stack.1.block.filters"]["step"] = 7
+    found = search(quick, tmp_path / "s")
+    assert [row["status"] for row in found["rows"]] == ["COMPLETED"] * 3
+    assert len({json.dumps(row["values"]) for row in found["rows"]}) == 3
+    best = max(row["score"] for row in found["rows"])
+    run = kclr.train(load_spec(tmp_path / "s/best.yaml"), tmp_path / "again")
+    assert run.layers[-1].facts["probe_accuracy"] == best == found["best"][0]["score"]
+    # The layer below is one file for all, and only the best trial's are still there.
+    assert runs(tmp_path / "s") == [f"trial_{found['best'][0]['trial']}"]
+    kernel = next((tmp_path / "s").glob("*/trial_*/run/layers/01-conv1/kernel.npy"))
+    shared = next((tmp_path / "s/shared").glob("*/layers/01-conv1/kernel.npy"))
+    assert kernel.samefile(shared)
+    for name in ("trials.csv", "trials.png", "search.json", "spec.yaml"):
+        assert (tmp_path / "s" / name).exists()
+
+
+def test_layer_after_layer_is_searched_on_the_best_of_those_below(quick, tmp_path):
+    quick["search"]["space"]["stack.0.block.filters"] = {"choice": [3, 5]}
+    quick["search"] |= {"trials": 2, "keep": 1}
+    found = search(quick, tmp_path / "s")
+    first, second = found["best"]
+    assert [first["layer"], second["layer"]] == ["conv1", "conv2"]
+    filters = int(first["values"]["stack.0.block.filters"])
+    run = kclr.load_run(next((tmp_path / "s").glob("02-*/trial_*/run")))
+    assert run.layers[0].kernel.shape[-1] == run.layers[1].kernel.shape[2] == filters
+    best = load_spec(tmp_path / "s/best.yaml")
+    assert best.stack[0].block.filters == filters
+    assert best.search is None
+    # The seconds of a trial are those of its own layer.
+    row = found["rows"][-1]
+    assert row["layer"] == "conv2"
+    assert row["seconds"] < 2 * run.layers[1].facts["seconds"] + 1
+
+
+def test_the_whole_stack_at_once_is_one_stage(quick, tmp_path):
+    quick["search"]["space"]["stack.0.block.filters"] = {"choice": [3, 5]}
+    quick["search"] |= {"trials": 2, "layers": "together"}
+    found = search(quick, tmp_path / "s")
+    assert [best["layer"] for best in found["best"]] == ["conv2"]
+    assert set(found["rows"][0]["values"]) == set(quick["search"]["space"])
+
+
+def test_failures_have_their_reason_and_the_search_goes_on(quick, tmp_path, monkeypatch):
+    quick["search"]["space"] = {"stack.1.block.kernel_size": {"choice": [3, 20, 2]}}
+    quick["search"] |= {"tuner": "grid"}
+    whole, calls = trials_module.train, []
+
+    def train(spec, out, **options):
+        calls.append(out)
+        if spec.stack[-1].block.kernel_size == 2:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return whole(spec, out, **options)
+
+    monkeypatch.setattr(trials_module, "train", train)
+    found = search(quick, tmp_path / "s")
+    assert [row["status"] for row in found["rows"]] == ["COMPLETED", "FAILED", "FAILED"]
+    assert "stack.1.block: its filters see" in found["rows"][1]["failed"]
+    assert found["rows"][2]["failed"] == "out of memory"
+
+
+def test_a_loss_that_is_no_number_is_a_failure_and_any_metric_may_be_the_objective(
+    steps, tmp_path, capfd
+):
+    steps["probe"] = None
+    steps["search"] = {
+        "space": {"stack.0.train.optimizer.config.learning_rate": {"choice": [0.001, 1e30]}},
+        "objective": "loss",
+        "tuner": "grid",
+    }
+    found = search(steps, tmp_path / "s")
+    assert [row["status"] for row in found["rows"]] == ["COMPLETED", "FAILED"]
+    assert found["best"][0]["score"] == found["rows"][0]["loss"]
+    assert "inf after 3 steps" in found["rows"][1]["failed"]
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_where_all_fail_the_search_stops_with_the_reason(quick, tmp_path):
+    quick["search"]["space"] = {"stack.1.block.kernel_size": {"int": [20, 60]}}
+    quick["search"]["trials"] = 40
+    with pytest.raises(RunError, match="no trial of layer conv2 succeeded"):
+        search(quick, tmp_path / "s")
+    assert len([*(tmp_path / "s").glob("*/trial_*/result.json")]) == 10
+
+
+def test_a_mistake_of_the_user_ends_the_search(quick, tmp_path, monkeypatch):
+    def train(*arguments, **options):
+        raise RunError("the disk is full")
+
+    monkeypatch.setattr(trials_module, "train", train)
+    with pytest.raises(RunError, match="the disk is full"):
+        search(quick, tmp_path / "s")
+
+
+def test_no_trial_begins_after_the_minutes(quick, tmp_path):
+    quick["search"] |= {"minutes": 1e-5, "trials": 5}
+    with pytest.raises(RunError, match="there was no time"):
+        search(quick, tmp_path / "s")
+    quick["search"]["minutes"] = 10
+    assert len(search(quick, tmp_path / "s", resume=True)["rows"]) == 5
+
+
+def test_a_search_goes_on_with_more_trials_and_not_with_another_spec(quick, tmp_path):
+    found = search(quick, tmp_path / "s")
+    quick["search"]["trials"] = 4
+    more = search(quick, tmp_path / "s", resume=True)
+    assert [row["values"] for row in more["rows"][:3]] == [row["values"] for row in found["rows"]]
+    assert len(more["rows"]) == 4
+    quick["seed"] = 1
+    with pytest.raises(SpecError, match="other settings"):
+        search(quick, tmp_path / "s", resume=True)
+
+
+def test_grid_search_goes_on_where_it_was(quick, tmp_path):
+    quick["search"]["space"] = {"stack.1.block.filters": {"choice": [2, 3, 4]}}
+    quick["search"] |= {"tuner": "grid", "trials": 1}
+    search(quick, tmp_path / "s")
+    quick["search"]["trials"] = 9
+    rows = search(quick, tmp_path / "s", resume=True)["rows"]
+    assert [row["values"]["stack.1.block.filters"] for row in rows] == ["2", "3", "4"]
+
+
+@pytest.mark.slow
+def test_hyperband_goes_on_from_checkpoints_to_the_kernels_of_an_uninterrupted_training(
+    steps, tmp_path
+):
+    found = search(steps, tmp_path / "s")
+    rounds = [(row["steps"], row["complete"]) for row in found["rows"]]
+    assert rounds == [(4, False), (4, False), (8, True)]
+    best = found["best"][0]
+    assert found["rows"][int(best["trial"])]["complete"]
+    run = kclr.train(load_spec(tmp_path / "s/best.yaml"), tmp_path / "again")
+    assert run.layers[0].facts["probe_accuracy"] == best["score"]
+    ended = kclr.load_run(next((tmp_path / "s").glob(f"*/trial_{best['trial']}/run")))
+    np.testing.assert_array_equal(run.layers[0].kernel, ended.layers[0].kernel)
