@@ -85,7 +85,10 @@ def started(*words, **variables):
 
 
 def ended(process):
-    out, err = process.communicate(timeout=300)
+    try:
+        out, err = process.communicate(timeout=500)
+    finally:
+        process.kill()
     assert "Traceback" not in err, err[-3000:]
     return process.returncode, out + err
 
