@@ -162,8 +162,9 @@ def test_a_full_disk_is_a_failed_run_that_can_be_resumed(tmp_path):
 
 def test_a_search_says_what_it_needs(tmp_path, capsys, monkeypatch):
     (tmp_path / "tiny.yaml").write_text(SPEC)
-    assert main(["search", str(tmp_path / "tiny.yaml"), "--workers", "0"]) == 2
-    assert "--workers: 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["search", str(tmp_path / "tiny.yaml"), "--workers", "0"])
+    assert "--workers: '0' is no number of workers. Use 2 or more" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["search", str(tmp_path / "tiny.yaml")]) == 1
     assert "pip install 'kclr[search]'" in capsys.readouterr().err

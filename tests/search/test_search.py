@@ -120,7 +120,7 @@ def test_a_mistake_of_the_user_ends_the_search(quick, tmp_path, monkeypatch):
 
 
 def test_no_trial_begins_after_the_minutes(quick, tmp_path):
-    quick["search"] |= {"minutes": 1e-5, "trials": 5}
+    quick["search"] |= {"minutes": 1e-9, "trials": 5}
     with pytest.raises(RunError, match="there was no time"):
         search(quick, tmp_path / "s")
     quick["search"]["minutes"] = 10
