@@ -133,12 +133,14 @@ def test_images_no_larger_than_what_a_filter_sees_are_found(check):
 def test_components_of_too_many_numbers_are_found(check):
     status, _, err = check("""\
 stack:
-  - block: {filters: 600}
+  - block: {filters: 900}
   - learner: whiten
     block: {whitening: standardize}
 """)
     assert status == 2
-    assert "line 3, stack.1.learner: the components of windows of 5,400 numbers take hours" in err
+    assert (
+        "stack.1.learner: the components of windows of 8,100 numbers take too long" in err
+    )
 
 
 def test_images_that_shrink_to_nothing_are_found(check):

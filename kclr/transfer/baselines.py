@@ -95,7 +95,7 @@ def check_baseline(name, layers):
         if name == "pca" and numbers > MOST_WHITENED:
             raise SpecError(
                 f"pca: the windows of layer {layer.name} hold {numbers:,} numbers, and the "
-                f"components of more than {MOST_WHITENED:,} would take hours. Leave it out."
+                f"components of more than {MOST_WHITENED:,} would take too long. Leave it out."
             )
 
 
