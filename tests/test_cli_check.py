@@ -138,9 +138,7 @@ stack:
     block: {whitening: standardize}
 """)
     assert status == 2
-    assert (
-        "stack.1.learner: the components of windows of 8,100 numbers take too long" in err
-    )
+    assert "stack.1.learner: the components of windows of 8,100 numbers take too long" in err
 
 
 def test_images_that_shrink_to_nothing_are_found(check):

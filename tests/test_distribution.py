@@ -102,14 +102,14 @@ def wait_for_rows(out, rows, *processes):
     raise AssertionError([process.communicate() for process in processes])
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_two_devices_with_half_the_batch_train_as_one_with_the_whole(one, spec, tmp_path):
     status, words = ended(started("-c", MIRRORED, spec, tmp_path / "two"))
     assert status == 0, words
     assert_same(tmp_path / "two", one)
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_killed_worker_ends_all_and_the_run_goes_on_to_the_kernels_of_one(one, spec, tmp_path):
     out = tmp_path / "run"
     words = ("-m", "kclr", "train", spec, "--out", out, "--workers", "2")

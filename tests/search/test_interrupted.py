@@ -33,7 +33,7 @@ def outcome(found):
     return [(row["values"], row["score"]) for row in found["rows"]]
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_search_that_was_killed_ends_as_one_that_was_not(steps, tmp_path):
     steps["search"] |= {"tuner": "random", "trials": 2, "objective": "loss"}
     steps["probe"] = None
@@ -63,7 +63,7 @@ def worker(process, name):
     return None
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for the workers in /proc")
 def test_a_worker_that_is_killed_is_started_again_and_its_trial_goes_on(steps, tmp_path):
     steps["search"] |= {"tuner": "random", "trials": 2, "objective": "loss", "keep": 9}
