@@ -27,15 +27,10 @@ def seed_of(spec, index):
     return int(np.random.SeedSequence([spec.seed, index]).generate_state(1)[0] >> 1)
 
 
-def layers_at_once(spec):
-    """The first and the last of the layers that are trained at once, from the image upwards."""
-    return spec.joined() if spec.train.end_to_end else [(i, i) for i in range(len(spec.stack))]
-
-
 def keys_of(spec, opened, cluster: Cluster = ALONE) -> list[str]:
     """For each layer a hash of all that its kernel depends on, those below included."""
     keys: list[str] = []
-    for first, top in layers_at_once(spec):
+    for first, top in spec.trainings():
         layers = spec.stack[first : top + 1]
         below = keys[-1:]
         settings = [layer.model_dump(mode="json", exclude={"name", "data"}) for layer in layers]

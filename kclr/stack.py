@@ -22,7 +22,7 @@ from kclr.data.sources import as_images
 from kclr.distribution import open_cluster
 from kclr.errors import RunError, SpecError
 from kclr.keras_objects import check_keras_objects
-from kclr.keys import check_finished, keys_of, layers_at_once, seed_of, sources
+from kclr.keys import check_finished, keys_of, seed_of, sources
 from kclr.layers import stacked
 from kclr.learned import Learned, Listener, PlainLayer
 from kclr.paths import atomic, files, remove
@@ -106,7 +106,7 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
         run.write_text("spec.yaml", text or resolved)
         run.write_text("resolved.yaml", resolved)
         remove(run.path / "summary.json")
-        for first, top in layers_at_once(spec):
+        for first, top in spec.trainings():
             layer = spec.stack[top]  # the topmost of those that are trained at once
             directories = [
                 run.layer_directory(i, spec.stack[i].name) for i in range(first, top + 1)
@@ -153,7 +153,7 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
 
 def _follow(spec, opened, cluster):
     """Train with the chief, which finds alone what takes no steps, until all of it is written."""
-    for first, top in layers_at_once(spec):
+    for first, top in spec.trainings():
         told = cluster.from_chief()
         layer = spec.stack[top]
         if told["finished"] or not layer.learner.contrastive:
@@ -186,7 +186,7 @@ def _check_batches(spec, cluster, name):
         SpecError: for some layer they do.
     """
     findings = []
-    for _, top in layers_at_once(spec):
+    for _, top in spec.trainings():
         layer, replicas = spec.stack[top], cluster.replicas
         size = layer.train.batch_size
         if layer.learner.contrastive and (size % replicas or size < 2 * replicas):

@@ -37,10 +37,7 @@ def search_section(
             _stage(f"{anchor}-{number}", best["layer"], found, objective)
             for number, best in enumerate(found["best"])
         ]
-        rows = [
-            {key: value for key, value in row.items() if key != "values"} | row["values"]
-            for row in found["rows"]
-        ]
+        rows = table_rows(found["rows"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(
             f"{path / 'search.json'}: not as `kclr search` writes it ({error!r}). Go on with the "
@@ -64,6 +61,11 @@ def search_section(
         "digests": {},
         "numbers": dict(found),
     }
+
+
+def table_rows(rows) -> list[dict[str, Any]]:
+    """Trials as `search.json` has them, with a column for each hyperparameter."""
+    return [{k: v for k, v in row.items() if k != "values"} | row["values"] for row in rows]
 
 
 def _stage(anchor, layer, found, objective):

@@ -1,6 +1,5 @@
 """What a search found: a table, a plot, and the best trial's spec."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from keras_tuner.engine.trial import TrialStatus
 from kclr.paths import atomic
 from kclr.provenance import hardware, versions
 from kclr.report.search_plots import front, short_names, trials_png
+from kclr.report.searches import table_rows
+from kclr.report.sections import write_csv
 from kclr.run import Run
 from kclr.search.space import Stage, with_values, yaml_of
 from kclr.search.tuner import result_of
@@ -90,13 +91,8 @@ def write_results(run: Run, spec: Spec, plain: dict[str, Any], found) -> dict[st
         "hardware": hardware(),
     }
     run.write_text("search.json", json.dumps(written, indent=1) + "\n")
-    flat = [{k: v for k, v in row.items() if k != "values"} | row["values"] for row in rows]
     with atomic(run.path / "trials.csv") as temporary:
-        columns = list(dict.fromkeys(key for row in flat for key in row))
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(flat)
+        write_csv(temporary, table_rows(rows))
     trials_png(run.path / "trials.png", written)
     return written
 

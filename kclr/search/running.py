@@ -106,7 +106,8 @@ def begin(plain, out, text, resume, overwrite) -> Run:
 def _stages(spec, plain, place, listener):
     """Search each stage; the stages with their directories, and the spec with the best values."""
     search, found, spent = spec.search, [], 0.0
-    for stage in stages(spec):
+    searched = stages(spec)
+    for stage in searched:
         own = _directory(place, stage, plain)
         trials = Trials(plain, search, stage, place / "shared")
         hyperparameters = keras_tuner.HyperParameters()
@@ -114,7 +115,7 @@ def _stages(spec, plain, place, listener):
         oracle = make_oracle(search, hyperparameters, spent)
         tuner = StackTuner(oracle, trials, own, listener)
         listener.stage(stage.name, search.trials, len(oracle.end_order))
-        last = stage == stages(spec)[-1]
+        last = stage == searched[-1]
         if role() == "worker":
             tuner.search()
             if last:

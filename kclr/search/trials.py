@@ -18,7 +18,7 @@ from kclr.callbacks import CollapseError
 from kclr.data.labels import load_labelled
 from kclr.data.sources import as_images
 from kclr.errors import SpecError
-from kclr.keys import adopt, layers_at_once
+from kclr.keys import adopt
 from kclr.learned import Listener
 from kclr.paths import atomic
 from kclr.probing.callback import probe_columns
@@ -123,7 +123,7 @@ class Trials:
         run, top = Run(out), spec.stack[-1]
         finished = [
             run.layers[last].facts
-            for first, last in layers_at_once(spec)
+            for first, last in spec.trainings()
             if self.stage.shared <= first and last < len(run.layers)
         ]
         seconds = sum(_training_seconds(facts) for facts in finished)

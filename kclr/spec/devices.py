@@ -13,9 +13,9 @@ def device_findings(spec: Spec) -> list[Finding]:
     if spec.train.distribute == "none":
         return []
     findings = []
-    tops = {top for _, top in spec.joined()} if spec.train.end_to_end else range(len(spec.stack))
-    for index, layer in enumerate(spec.stack):
-        if index not in tops or not layer.learner.contrastive:
+    for _, index in spec.trainings():
+        layer = spec.stack[index]
+        if not layer.learner.contrastive:
             continue
         path = ("stack", index, "train")
         if layer.train.jit is True:

@@ -329,6 +329,10 @@ class Spec(Part):
             below = above
         return groups
 
+    def trainings(self) -> list[tuple[int, int]]:
+        """The first and the last of the layers that are trained at once, from the image upwards."""
+        return self.joined() if self.train.end_to_end else [(i, i) for i in range(len(self.stack))]
+
     @field_validator("stack")
     @classmethod
     def _resolve_layers(cls, stack, info: ValidationInfo):
