@@ -47,12 +47,14 @@ class Probe(keras.callbacks.Callback):
         labels: how many of the labels to fit with (see `kclr.probing.protocol.draw`).
         limit: int, use only the first so many images; None for all.
         classifier: "ridge", "logistic" or "knn" (see `kclr.probing.readouts`).
-        grid: int, cells on each side that maps are pooled over; vectors are used as they are.
+        grid: int, cells on each side that maps are pooled over, or a list of them, one for each
+            map of an encoder that returns several; vectors are used as they are.
         flips: bool, average the features of each image and of its mirror image.
         seed: int, of the labels drawn, of those that choose the strength, and of those that judge.
         encoder: what is judged: a Keras layer or model from images to maps (batch, height, width,
-            filters) or vectors, or a function that returns one, called before each probe. When left
-            out, the model in training; of a `kclr.TripletModel` its encoder.
+            filters) or vectors, or to a list of these, whose features then stand side by side; or a
+            function that returns one, called before each probe. When left out, the model in
+            training; of a `kclr.TripletModel` its encoder.
         on_result: function of a result, called when it is there.
         start: int, steps done before this training.
 
@@ -83,7 +85,8 @@ class Probe(keras.callbacks.Callback):
         super().__init__()
         check_amount(labels)
         check_classifier(classifier)
-        for name, value in (("every", every), ("limit", limit), ("grid", grid)):
+        cells = grid if isinstance(grid, (list, tuple)) else [grid]
+        for name, value in (("every", every), ("limit", limit), *(("grid", n) for n in cells)):
             if value is not None and value < 1:
                 raise SpecError(f"{name}: {value} is not possible. Use 1 or more.")
         self.data, self.every, self.labels, self.limit = data, every, labels, limit
@@ -218,12 +221,14 @@ def _channels(encoder):
 
 
 def _compiles(encoder):
-    """Whether XLA is known to be right and faster: kclr's own layers, where there is no GPU.
+    """Whether XLA is known to be right and faster: kclr's own layers in float32, without a GPU.
 
     On a GPU TensorFlow may not offer it together with determinism.
     """
     known = (ContrastiveConvBlock, keras.layers.InputLayer)
     parts = getattr(encoder, "layers", [encoder])
-    return all(isinstance(part, known) for part in parts) and not (
-        tf.config.list_physical_devices("GPU")
+    return (
+        all(isinstance(part, known) for part in parts)
+        and encoder.compute_dtype == "float32"
+        and not tf.config.list_physical_devices("GPU")
     )

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 import keras
 
 from kclr.data.labels import Labelled
+from kclr.keras_objects import dtype_policy
 from kclr.layers import stacked
 from kclr.learned import Learned, PlainLayer
 from kclr.probing.callback import Probe, probe_columns
+from kclr.probing.features import all_maps
 from kclr.spec import schema
 
 
@@ -17,7 +19,7 @@ class StackProbe:
 
     What is judged is the plain stack on whole images, as `kclr probe` judges it: whitening and
     batch normalisation are folded into the kernels as they are at that step. Of layers that are
-    trained at once, it is the topmost.
+    trained at once, it is the topmost; with `all_layers` it and those below, side by side.
 
     Args:
         options: the spec's `probe` section.
@@ -38,15 +40,16 @@ class StackProbe:
             start: int, steps done before.
             on_result: function of a result (see `Probe`).
         """
-        return self._probe(self._options.every, _plain(below, layers, blocks), on_result, start)
+        plain = self._current(below, layers, blocks)
+        return self._probe(self._options.every, plain, len(below) + len(layers), on_result, start)
 
     def of_layer(self, below, layer: schema.Layer, learned: Learned) -> dict[str, float]:
         """Probe a layer that is finished, of a learner that takes no steps; the row's columns."""
         top = _named(layer, learned.kernel, learned.bias)
-        plain = stacked([*below, top], _channels(below, learned.kernel))
-        return probe_columns(self._probe(1, plain).measure())
+        _, judged = self._stack([*below, top])
+        return probe_columns(self._probe(1, judged, len(below) + 1).measure())
 
-    def _probe(self, every, encoder, on_result=None, start=0):
+    def _probe(self, every, encoder, layers, on_result=None, start=0):
         options = self._options
         # The images are read by the first probe of a run, and used by all.
         data = self._latest.data if self._latest else self._images or options.data
@@ -56,7 +59,7 @@ class StackProbe:
             labels=options.labels,
             limit=options.limit,
             classifier=options.classifier,
-            grid=options.grid,
+            grid=options.grid if isinstance(options.grid, int) else options.grid[:layers],
             flips=options.flips,
             encoder=encoder,
             on_result=on_result,
@@ -64,31 +67,31 @@ class StackProbe:
         )
         return self._latest
 
+    def _stack(self, layers):
+        """The model of plain layers, and the one that gives what is judged of it."""
+        with dtype_policy(self._options.precision):
+            model = stacked(layers, layers[0].kernel.shape[2])
+            return model, all_maps(model) if self._options.all_layers else model
 
-def _plain(below, layers, blocks) -> Callable[[], keras.Model]:
-    """A function that returns the plain stack up to the topmost block, as it is now."""
+    def _current(self, below, layers, blocks) -> Callable[[], keras.Model]:
+        """A function that returns what is judged, with the weights of the blocks as they are."""
 
-    def folded():
-        return [map(keras.ops.convert_to_numpy, block.folded()) for block in blocks]
+        def folded():
+            return [map(keras.ops.convert_to_numpy, block.folded()) for block in blocks]
 
-    now = [_named(layer, *arrays) for layer, arrays in zip(layers, folded(), strict=True)]
-    # Keras draws default seeds from Python's own generator, which the training may use too.
-    state = random.getstate()
-    model = stacked([*below, *now], _channels(below, now[0].kernel))
-    random.setstate(state)
+        now = [_named(layer, *arrays) for layer, arrays in zip(layers, folded(), strict=True)]
+        # Keras draws default seeds from Python's own generator, which the training may use too.
+        state = random.getstate()
+        model, judged = self._stack([*below, *now])
+        random.setstate(state)
 
-    def current():
-        for layer, arrays in zip(layers, folded(), strict=True):
-            model.get_layer(layer.name).set_weights(list(arrays))
-        return model
+        def current():
+            for layer, arrays in zip(layers, folded(), strict=True):
+                model.get_layer(layer.name).set_weights(list(arrays))
+            return judged
 
-    return current
+        return current
 
 
 def _named(layer, kernel, bias):
     return PlainLayer(layer.name, layer.block.arguments(), kernel, bias)
-
-
-def _channels(below, kernel):
-    """Of the images."""
-    return (below[0].kernel if below else kernel).shape[2]

@@ -95,7 +95,12 @@ def trial_spec(plain: dict[str, Any], top: int) -> Spec:
     Raises:
         SpecError: its values do not go together.
     """
-    made = draft(yaml_of(plain | {"stack": plain["stack"][: top + 1]}))
+    lower = plain | {"stack": plain["stack"][: top + 1]}
+    for section, key in (("export", "grid_size"), ("probe", "grid")):  # one for each layer
+        options = lower.get(section)
+        if isinstance(options, dict) and isinstance(options.get(key), list):
+            lower[section] = options | {key: options[key][: top + 1]}
+    made = draft(yaml_of(lower))
     if made.findings:
         raise SpecError(describe("these values", made.findings))
     return made.spec

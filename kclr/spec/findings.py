@@ -18,7 +18,7 @@ from kclr.spec.registry import Part
 from kclr.spec.schema import Spec
 from kclr.spec.search_findings import search_findings
 from kclr.spec.sizes import (
-    export_findings,
+    grid_findings,
     name_findings,
     size_findings,
     together_findings,
@@ -174,7 +174,7 @@ def draft(text, overrides: Iterable[str] = (), name="spec", root: type[Part] = S
         made.value = value
         _validate(value, made)
     if isinstance(made.spec, Spec):
-        for found in (*name_findings(made.spec), *export_findings(made.spec)):
+        for found in (*name_findings(made.spec), *grid_findings(made.spec)):
             made.findings += [found] if made.trusted(*found.path) else []
         if not any("filters" in wrong or "learner" in wrong for wrong in made.doubtful):
             for found in (

@@ -269,10 +269,15 @@ class Probe(ByName):
     number from 2 on, of each class."""
     classifier: Literal["ridge", "logistic", "knn"] = "ridge"
     """Ridge or logistic regression, or nearest neighbours."""
-    grid: Annotated[int, Field(ge=1, le=64)] = 2
-    """Cells on each side that feature maps are pooled over."""
+    grid: Cells = 2
+    """Cells on each side that feature maps are pooled over; with `all_layers` one number for all,
+    or a list of one for each layer, from the image upwards."""
+    all_layers: bool = False
+    """Judge all layers side by side, up to the one in training, or that one alone."""
     flips: bool = False
     """Average the features of each image and of its mirror image."""
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    """Of the judged convolutions. bfloat16 pays on cores with AMX."""
 
 
 class Export(Part):

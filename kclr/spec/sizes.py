@@ -84,18 +84,22 @@ def name_findings(spec: Spec) -> list[Finding]:
     return findings
 
 
-def export_findings(spec: Spec) -> list[Finding]:
-    """A list of grids that is not one for each of the layers that are exported."""
-    grids = spec.export.grid_size
-    layers = len(spec.stack) if spec.export.all_layers else 1
-    if isinstance(grids, int) or len(grids) == layers:
-        return []
-    what = f"{layers} layer{'s' * (layers > 1)}" if spec.export.all_layers else "the top layer"
-    cure = f"Use a whole number, or a list of {layers}."
-    if not spec.export.all_layers:
-        cure = "Use a whole number, or add all_layers: true."
-    words = f"{list(grids)} is {len(grids)} number{'s' * (len(grids) > 1)} for {what}. {cure}"
-    return [Finding(("export", "grid_size"), words)]
+def grid_findings(spec: Spec) -> list[Finding]:
+    """Lists of grids that are not one for each of the layers that are pooled."""
+    findings = []
+    for section, key in (("export", "grid_size"), ("probe", "grid")):
+        options = getattr(spec, section)
+        grids = getattr(options, key, 1)
+        layers = len(spec.stack) if getattr(options, "all_layers", False) else 1
+        if isinstance(grids, int) or len(grids) == layers:
+            continue
+        what, cure = "the top layer", "Use a whole number, or add all_layers: true."
+        if options.all_layers:
+            what = f"{layers} layer{'s' * (layers > 1)}"
+            cure = f"Use a whole number, or a list of {layers}."
+        words = f"{list(grids)} is {len(grids)} number{'s' * (len(grids) > 1)} for {what}. {cure}"
+        findings.append(Finding((section, key), words))
+    return findings
 
 
 def whitening_findings(spec: Spec) -> list[Finding]:

@@ -9,9 +9,10 @@ import pytest
 import kclr
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError
+from kclr.keras_objects import dtype_policy
 from kclr.layers import stacked
 from kclr.learned import Listener
-from kclr.probing.features import features
+from kclr.probing.features import all_maps, features
 from kclr.probing.protocol import probe, validation_rows
 from kclr.report.progress import Bars, describe
 from kclr.report.tables import print_run
@@ -201,3 +202,21 @@ def test_machines_are_told_too(tmp_path, capsys):
     assert [line["step"] for line in lines if "probe_accuracy" in line and "step" in line] == [
         4, 8, 12,
     ]  # fmt: skip
+
+
+def test_all_layers_are_judged_side_by_side_each_on_its_own_grid(plain, tmp_path):
+    """In bfloat16 too, and in the first layer by the first number of the list."""
+    options = "limit: 150, grid: [1, 2], all_layers: true, precision: mixed_bfloat16"
+    run = train(f"probe: {{data: digits, {options}}}\n" + LAYERS, tmp_path / "run")
+    np.testing.assert_array_equal(run.layers[1].kernel, plain.layers[1].kernel)
+    images = load_labelled("digits", "train", 3, 150)
+    judging = validation_rows(images.labels, 0)
+    for depth in (1, 2):
+        with dtype_policy("mixed_bfloat16"):
+            model = all_maps(stacked(run.layers[:depth], 3))
+        made = features(model, images, grid=[1, 2][:depth])
+        assert made.shape[1] == [8, 8 + 4 * 6][depth - 1]
+        accuracy, _, _ = probe(
+            made[~judging], images.labels[~judging], made[judging], images.labels[judging]
+        )
+        assert run.layers[depth - 1].facts["probe_accuracy"] == pytest.approx(accuracy, abs=1e-9)

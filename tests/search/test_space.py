@@ -55,6 +55,17 @@ def test_values_that_do_not_go_together_are_said_without_lines():
         trial_spec(with_values(plain, search, {"stack.0.patches.patch_size": 3}), 0)
 
 
+def test_a_trial_of_a_lower_layer_has_the_grids_of_its_layers():
+    plain = {
+        "probe": {"data": "digits", "grid": [3, 2], "all_layers": True},
+        "stack": [{"block": {"filters": 4}}, {"block": {"filters": 4}}],
+        "export": {"grid_size": [3, 2], "all_layers": True},
+    }
+    spec = trial_spec(plain, 0)
+    assert (spec.probe.grid, spec.export.grid_size) == ((3,), (3,))
+    assert plain["probe"]["grid"] == [3, 2]
+
+
 def test_stages_are_those_of_the_searched_layers_or_one_for_all():
     text = """
 {probe: digits, stack: [{learner: kmeans}, {}, {}, {}], search: {space: {

@@ -363,8 +363,9 @@ def test_a_spec_cannot_be_changed():
         spec.stack[0].block.filters = 3
 
 
+@pytest.mark.parametrize(("section", "key"), [("export", "grid_size"), ("probe", "grid")])
 @pytest.mark.parametrize(
-    ("export", "words"),
+    ("options", "words"),
     [
         ("{grid_size: [3, 2]}", "is 2 numbers for the top layer. Use a whole number, or add all_"),
         ("{grid_size: [3], all_layers: true}", "is 1 number for 2 layers. Use a whole number"),
@@ -373,9 +374,11 @@ def test_a_spec_cannot_be_changed():
         ("{grid_size: true}", "true is not possible. Use a whole number, 1 to 64"),
     ],
 )
-def test_grids_of_an_export_are_one_for_each_layer(export, words):
+def test_grids_are_one_for_each_layer(section, key, options, words):
+    data = "data: digits, " if section == "probe" else ""
+    options = options.replace("{grid_size", f"{{{data}{key}")
     with pytest.raises(SpecError) as caught:
-        parse_spec(f"stack: [{{}}, {{}}]\nexport: {export}")
-    assert "export.grid_size: " in str(caught.value)
+        parse_spec(f"stack: [{{}}, {{}}]\n{section}: {options}")
+    assert f"{section}.{key}: " in str(caught.value)
     assert words in str(caught.value)
-    assert parse_spec("stack: [{}, {}]\nexport: {grid_size: [3, 2], all_layers: true}")
+    assert parse_spec(f"stack: [{{}}, {{}}]\n{section}: {{{data}{key}: [3, 2], all_layers: true}}")
