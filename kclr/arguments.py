@@ -48,24 +48,15 @@ def parser(functions) -> argparse.ArgumentParser:
     sub = command("train", "train the layers of a spec and export them")
     spec_arguments(sub)
     output_arguments(sub, "run", "runs")
-
-    sub.add_argument(
-        "--workers",
-        type=_several,
-        metavar="N",
-        help="train on N processes of this machine, as on a cluster (train.distribute: "
-        "multi-worker)",
-    )
+    workers = {"type": _several, "metavar": "N"}
+    words = "train on N processes of this machine, as on a cluster (train.distribute: multi-worker)"
+    sub.add_argument("--workers", **workers, help=words)
 
     sub = command("search", "search keys of a spec for the best values, with keras-tuner")
     spec_arguments(sub)
     output_arguments(sub, "search", "searches")
-    sub.add_argument(
-        "--workers",
-        type=_several,
-        metavar="N",
-        help="train trials in N processes on this machine, by turns on its GPUs",
-    )
+    words = "train trials in N processes on this machine, by turns on its GPUs"
+    sub.add_argument("--workers", **workers, help=words)
 
     sub = command("show", "print a run as a table")
     sub.add_argument("run", metavar="RUN", help="the run directory")
@@ -81,13 +72,13 @@ def parser(functions) -> argparse.ArgumentParser:
         default="grid",
         help="how `embed` makes a vector of a map (default: grid)",
     )
-    sub.add_argument(
-        "--grid-size",
-        type=_cells,
-        default=2,
-        metavar="N",
-        help="cells a side (default: 2), or with --all-layers one number for each: 3,2,2",
-    )
+    cells = {
+        "type": _cells,
+        "default": 2,
+        "metavar": "N",
+        "help": "cells a side (default: 2), or with --all-layers one number for each: 3,2,2",
+    }
+    sub.add_argument("--grid-size", **cells)
     sub.add_argument(
         "--all-layers", action="store_true", help="let `embed` give the vectors of all layers"
     )
@@ -129,13 +120,7 @@ def parser(functions) -> argparse.ArgumentParser:
         metavar="A,B,...",
         help="of ridge,logistic,knn (default: ridge,knn)",
     )
-    sub.add_argument(
-        "--grid",
-        type=_cells,
-        default=2,
-        metavar="N",
-        help="cells a side (default: 2), or with --all-layers one number for each: 3,2,2",
-    )
+    sub.add_argument("--grid", **cells)
     sub.add_argument("--all-layers", action="store_true", help="all layers side by side")
     sub.add_argument("--flips", action="store_true", help="average over mirror images")
     sub.add_argument(

@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from kclr.__main__ import main as whole_program
 from kclr.cli import main
 
 SPEC = """
@@ -115,6 +116,15 @@ def test_every_command_can_be_interrupted_without_a_traceback(capsys, monkeypatc
     monkeypatch.setattr("kclr.run.load_run", interrupted)
     assert main(["show", "run"]) == 130
     assert capsys.readouterr().err == "\nInterrupted\n"
+
+
+def test_it_can_be_interrupted_while_it_is_loaded(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kclr.cli.main", interrupted)
+    assert whole_program() == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_a_size_of_litert_images_that_is_none_is_refused(trained, capsys):

@@ -50,6 +50,13 @@ def test_a_right_spec_is_printed_with_every_default_and_its_sizes(check):
     ]
 
 
+def test_a_layer_that_sees_single_windows_has_no_patches(check):
+    _, out, _ = check(SPEC, "--set", "stack.0={block: {filters: 16}, learner: kmeans}")
+    sizes = out.partition("\nWhat each layer is trained on")[2].splitlines()
+    assert sizes[2] == "  conv1  -         -         -               -"
+    assert sizes[3].startswith("  conv2  15x15 px")
+
+
 def test_lines_fit_a_terminal_of_80_columns(check):
     layers = "".join(f"  - {{name: layer-{i}, block: {{filters: 1024}}}}\n" for i in range(3))
     _, out, _ = check(f"data: {{source: photos, tile: null}}\nstack:\n{layers}")

@@ -11,6 +11,7 @@ from kclr.layers import ContrastiveConvBlock
 from kclr.learned import Listener
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
+from kclr.report.tables import print_run
 from kclr.reseeding import Reseed, start_anew
 from kclr.spec import parse_spec
 from kclr.stack import train
@@ -157,9 +158,13 @@ class Stop(Listener):
             raise KeyboardInterrupt
 
 
-def test_a_layer_of_dead_filters_learns_and_ends_alike_when_interrupted(tmp_path):
-    (layer,) = train(parse_spec(SPEC), tmp_path / "run").layers
+def test_a_layer_of_dead_filters_learns_and_ends_alike_when_interrupted(tmp_path, capsys):
+    run = train(parse_spec(SPEC), tmp_path / "run")
+    (layer,) = run.layers
     assert layer.facts["reseeded"] == 6
+    print_run(run)
+    _, header, row, *_ = capsys.readouterr().out.splitlines()
+    assert row.split()[header.split().index("reseeded")] == "6"
     assert layer.facts["dead_filters"] == 0
     with pytest.raises(KeyboardInterrupt):
         train(parse_spec(SPEC), tmp_path / "cut", listener=Stop(4))

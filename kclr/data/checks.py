@@ -27,7 +27,11 @@ def draft_checked(path, overrides=()) -> Draft:
     Raises:
         SpecError: the file cannot be read, or is not YAML.
     """
-    draft = read_draft(path, overrides)
+    return with_sources(read_draft(path, overrides))
+
+
+def with_sources(draft: Draft) -> Draft:
+    """A draft, with what is wrong with its images added to its findings."""
     if draft.spec is not None:
         draft.findings += source_findings(draft.spec, draft)
     return draft

@@ -19,33 +19,35 @@ def listener_for(json_lines=False) -> Listener:
     return Bars() if sys.stderr.isatty() else Lines()
 
 
+def print_event(event, out=None, **facts) -> None:
+    """Print a JSON object on a line of its own, on standard output or `out`."""
+    print(json.dumps({"event": event, **facts}), file=out, flush=True)
+
+
 class JsonLines(Listener):
     """One JSON object a line on standard output, each with the key `event`."""
 
-    def _print(self, event, **facts):
-        print(json.dumps({"event": event, **facts}), flush=True)
-
     def layer(self, index, layer, sizes):
         self._name = layer.name
-        self._print("layer", layer=layer.name, index=index)
+        print_event("layer", layer=layer.name, index=index)
 
     def kept(self, index, layer):
-        self._print("kept", layer=layer.name, index=index)
+        print_event("kept", layer=layer.name, index=index)
 
     def started(self, total, done, patches):
-        self._print("started", layer=self._name, steps=total, done=done)
+        print_event("started", layer=self._name, steps=total, done=done)
 
     def row(self, row):
-        self._print("row", layer=self._name, **row)
+        print_event("row", layer=self._name, **row)
 
     def warned(self, message):
-        self._print("warning", layer=self._name, message=message)
+        print_event("warning", layer=self._name, message=message)
 
     def learned(self, index, layer, facts):
-        self._print("learned", layer=layer.name, index=index, **facts)
+        print_event("learned", layer=layer.name, index=index, **facts)
 
     def finished(self, run):
-        self._print("finished", run=str(run.path))
+        print_event("finished", run=str(run.path))
 
 
 class Lines(Listener):

@@ -29,15 +29,12 @@ def geometry_table(spec: Spec) -> str:
     for index, layer in enumerate(spec.stack):
         sizes = layer_geometry(spec.stack, index)
         name = layer.name or ""
-        trained.append(
-            (
-                name,
-                f"{_square(sizes.image_crop)} px",
-                f"{_square(sizes.image_patch)} px",
-                str(sizes.views),
-                f"{_square(sizes.patch_map)}x{layer.block.filters}",
-            )
-        )
+        if layer.learner.contrastive:
+            crop, patch = (f"{_square(side)} px" for side in (sizes.image_crop, sizes.image_patch))
+            patch_map = f"{_square(sizes.patch_map)}x{layer.block.filters}"
+            trained.append((name, crop, patch, str(sizes.views), patch_map))
+        else:
+            trained.append((name, *"----"))  # it sees single windows of its kernel
         shape = (layer.data or spec.data).image_shape()
         if shape is None:
             unknown.append(name)
@@ -91,6 +88,8 @@ def print_run(run: Run) -> None:
         "twins": ("duplicate_filters", "d"),
     }
     layers = run.layers
+    if any("reseeded" in layer.facts for layer in layers):
+        columns["reseeded"] = ("reseeded", "d")
     if any("probe_accuracy" in layer.facts for layer in layers):
         columns |= {"probe": ("probe_accuracy", ".1%"), "probing": ("probe_seconds", ".1f")}
     rows = [("layer", "kernel", *columns)]

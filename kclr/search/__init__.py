@@ -6,24 +6,6 @@
 See `kclr.search.hypermodel`; keras-tuner comes with `pip install kclr[search]`.
 """
 
-import importlib
-from typing import TYPE_CHECKING
+import lazy_loader
 
-if TYPE_CHECKING:
-    from kclr.search.hypermodel import StackHyperModel
-
-_HOME = "kclr.search.hypermodel"
-
-__all__ = ["StackHyperModel"]
-
-
-def __getattr__(name):
-    if name in __all__:
-        value = getattr(importlib.import_module(_HOME), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'kclr.search' has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,7 +11,7 @@ import keras
 import keras_tuner
 from keras_tuner.errors import FailedTrialError
 
-from kclr.data.checks import source_findings
+from kclr.data.checks import draft_checked, with_sources
 from kclr.data.sources import as_images
 from kclr.errors import SpecError
 from kclr.keras_objects import check_keras_objects
@@ -20,7 +20,7 @@ from kclr.paths import remove
 from kclr.run import Run
 from kclr.search.space import declare, key_of, plain_of, stages, trial_spec, with_values, yaml_of
 from kclr.search.trials import Trials
-from kclr.spec.findings import draft, read_draft
+from kclr.spec.findings import draft
 from kclr.spec.schema import Spec
 from kclr.spec.search import Search
 
@@ -49,12 +49,10 @@ class StackHyperModel(keras_tuner.HyperModel):
 
     def __init__(self, spec, overrides=(), directory=None, max_epochs=None):
         if isinstance(spec, (str, os.PathLike)):
-            made = read_draft(spec, overrides)
+            made = draft_checked(spec, overrides)
         else:
             plain = plain_of(spec) if isinstance(spec, Spec) else spec
-            made = draft(yaml_of(plain), overrides)
-        if made.spec is not None:
-            made.findings += source_findings(made.spec, made)
+            made = with_sources(draft(yaml_of(plain), overrides))
         self.spec: Spec = made.finished()
         search = check_search(self.spec, made.name)
         check_keras_objects(self.spec, made.name)

@@ -1,6 +1,5 @@
 """Who is told how a search goes: a bar on a terminal, lines elsewhere, JSON for machines."""
 
-import json
 import os
 import sys
 from typing import Any
@@ -10,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from kclr.learned import Listener
+from kclr.report.progress import print_event
 
 
 class SearchListener:
@@ -44,17 +44,14 @@ class JsonLines(SearchListener):
     def __init__(self):
         self._out = sys.stdout  # keras-tuner's own prints are sent elsewhere
 
-    def _print(self, event, **facts):
-        print(json.dumps({"event": event, **facts}), file=self._out, flush=True)
-
     def stage(self, name, trials, done):
-        self._print("stage", layer=name, trials=trials, done=done)
+        print_event("stage", self._out, layer=name, trials=trials, done=done)
 
     def trial(self, trial_id, values):
-        self._print("trial", trial=trial_id, values=values)
+        print_event("trial", self._out, trial=trial_id, values=values)
 
     def ended(self, trial_id, result):
-        self._print("ended", trial=trial_id, **result)
+        print_event("ended", self._out, trial=trial_id, **result)
 
 
 class Lines(SearchListener):

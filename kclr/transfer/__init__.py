@@ -5,24 +5,6 @@
 starts any Keras model from a run; see `kclr.transfer.starting`.
 """
 
-import importlib
-from typing import TYPE_CHECKING
+import lazy_loader
 
-if TYPE_CHECKING:
-    from kclr.transfer.starting import InitializeReport, initialize
-
-_HOME = "kclr.transfer.starting"
-
-__all__ = ["InitializeReport", "initialize"]
-
-
-def __getattr__(name):
-    if name in __all__:
-        value = getattr(importlib.import_module(_HOME), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'kclr.transfer' has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

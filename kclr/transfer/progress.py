@@ -1,6 +1,5 @@
 """How a transfer experiment is shown: a bar on a terminal, lines elsewhere, JSON for machines."""
 
-import json
 import sys
 from typing import Any
 
@@ -10,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from kclr.learned import Listener
 from kclr.report import progress as training_progress
+from kclr.report.progress import print_event
 
 
 class TransferListener:
@@ -54,30 +54,27 @@ def listener_for(json_lines=False) -> TransferListener:
 class JsonLines(TransferListener):
     """One JSON object a line on standard output, each with the key `event`."""
 
-    def _print(self, event, **facts):
-        print(json.dumps({"event": event, **facts}), flush=True)
-
     def pretraining(self):
         return training_progress.JsonLines()
 
     def preparing(self, words):
-        self._print("preparing", what=words)
+        print_event("preparing", what=words)
 
     def begun(self, units, kept, epochs):
-        self._print("begun", units=units, kept=kept, epochs=epochs)
+        print_event("begun", units=units, kept=kept, epochs=epochs)
 
     def started(self, unit):
-        self._print("started", **_place(unit))
+        print_event("started", **_place(unit))
 
     def epoch(self, unit, row):
-        self._print("epoch", **_place(unit), **row)
+        print_event("epoch", **_place(unit), **row)
 
     def finished(self, unit):
         facts = {key: value for key, value in unit.items() if key not in ("history", "start")}
-        self._print("unit", **facts)
+        print_event("unit", **facts)
 
     def failed(self, unit):
-        self._print("failed", **unit)
+        print_event("failed", **unit)
 
 
 class Lines(TransferListener):

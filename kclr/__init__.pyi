@@ -1,0 +1,14 @@
+from . import callbacks as callbacks
+from . import initializers as initializers
+from . import losses as losses
+from . import search as search
+from . import transfer as transfer
+from .data.patches import PatchTripletGenerator as PatchTripletGenerator
+from .errors import RunError as RunError
+from .errors import SpecError as SpecError
+from .layers import ContrastiveConvBlock as ContrastiveConvBlock
+from .model import TripletModel as TripletModel
+from .run import load_run as load_run
+from .spec import load_spec as load_spec
+from .stack import train as train
+from .version import __version__ as __version__

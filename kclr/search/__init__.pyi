@@ -1,0 +1,1 @@
+from .hypermodel import StackHyperModel as StackHyperModel

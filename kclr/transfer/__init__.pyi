@@ -1,0 +1,2 @@
+from .starting import InitializeReport as InitializeReport
+from .starting import initialize as initialize
