@@ -78,7 +78,10 @@ def parser(functions) -> argparse.ArgumentParser:
         "metavar": "N",
         "help": "cells a side (default: 2), or with --all-layers one number for each: 3,2,2",
     }
+    power = {"type": float, "default": 1.0, "metavar": "P"}
+    power["help"] = "raise the pooled numbers to it; 0.5 for square roots (default: 1)"
     sub.add_argument("--grid-size", **cells)
+    sub.add_argument("--power", **power)
     sub.add_argument(
         "--all-layers", action="store_true", help="let `embed` give the vectors of all layers"
     )
@@ -122,6 +125,7 @@ def parser(functions) -> argparse.ArgumentParser:
     )
     sub.add_argument("--grid", **cells)
     sub.add_argument("--all-layers", action="store_true", help="all layers side by side")
+    sub.add_argument("--power", **power)
     sub.add_argument("--flips", action="store_true", help="average over mirror images")
     sub.add_argument(
         "--precision",

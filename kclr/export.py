@@ -21,7 +21,7 @@ from kclr.errors import RunError, SpecError
 from kclr.keras_objects import dtype_policy
 from kclr.layers import smallest_image, stacked
 from kclr.paths import as_path, atomic
-from kclr.pooling import POOLS, MapPooling, grid_of_each, pool_maps
+from kclr.pooling import POOLS, MapPooling, check_power, grid_of_each, pool_maps
 from kclr.probing.features import all_maps
 from kclr.run import Run
 
@@ -76,7 +76,7 @@ def write_keras(model, path):
         model.save(temporary)
 
 
-def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False):
+def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False, power=1.0):
     """Write a SavedModel that TensorFlow runs without kclr.
 
     `tf.saved_model.load(path)`, which must be kept, has these functions, for one image or more of
@@ -102,6 +102,7 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False):
         pool: "mean", "max", "grid" or "flatten".
         grid_size: int, cells of the grid on each side; or, with `all_layers`, one for each layer.
         all_layers: bool, whether `embed` gives the vectors of all layers.
+        power: float above 0, up to 1, that the pooled numbers are raised to.
     """
     smallest, channels = smallest_image(model), model.input_shape[-1]
 
@@ -127,7 +128,8 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False):
     def embed(image):
         found = maps(image) if all_layers else maps(image)[-1:]
         grids = grid_of_each(grid_size, len(found), "grid_size")
-        vectors = [pool_maps(each, pool, cells) for each, cells in zip(found, grids, strict=True)]
+        pairs = zip(found, grids, strict=True)
+        vectors = [pool_maps(each, pool, cells, power) for each, cells in pairs]
         return tf.concat(vectors, axis=-1)
 
     module = tf.Module(name="stack")
@@ -150,6 +152,7 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False):
         "filters": model.output_shape[-1],
         "pool": pool,
         "all_layers": all_layers,
+        "power": power,
         **({"grid_size": grid_size} if pool == "grid" else {}),
     }
     with _writing(path) as temporary:
@@ -182,7 +185,7 @@ def require_onnx():
         raise RunError(f"ONNX cannot be written: {error}. Use: pip install 'kclr[onnx]'") from None
 
 
-def write_onnx(model, path, pool="grid", grid_size=2, all_layers=False):
+def write_onnx(model, path, pool="grid", grid_size=2, all_layers=False, power=1.0):
     """Write an ONNX file with the input `image` and the outputs `features` and `embeddings`.
 
     Args:
@@ -191,12 +194,13 @@ def write_onnx(model, path, pool="grid", grid_size=2, all_layers=False):
         pool: "mean", "max", "grid" or "flatten".
         grid_size: int, cells of the grid on each side; or, with `all_layers`, one for each layer.
         all_layers: bool, whether the embeddings are those of all layers side by side.
+        power: float above 0, up to 1, that the pooled numbers are raised to.
 
     Raises:
         RunError: a package is missing.
     """
     require_onnx()
-    both = _with_embeddings(model, pool, grid_size, all_layers)
+    both = _with_embeddings(model, pool, grid_size, all_layers, power)
     with _writing(path) as temporary:
         both.export(
             str(temporary),
@@ -206,7 +210,7 @@ def write_onnx(model, path, pool="grid", grid_size=2, all_layers=False):
         )
 
 
-def write_litert(model, path, size, pool="grid", grid_size=2, all_layers=False):
+def write_litert(model, path, size, pool="grid", grid_size=2, all_layers=False, power=1.0):
     """Write a LiteRT file with the input `image` and the outputs `features` and `embeddings`.
 
     Args:
@@ -216,12 +220,13 @@ def write_litert(model, path, size, pool="grid", grid_size=2, all_layers=False):
         pool: "mean", "max", "grid" or "flatten".
         grid_size: int, cells of the grid on each side; or, with `all_layers`, one for each layer.
         all_layers: bool, whether the embeddings are those of all layers side by side.
+        power: float above 0, up to 1, that the pooled numbers are raised to.
 
     Raises:
         SpecError: images of that size leave no cell of the map.
     """
     _check_litert_size(model, size)
-    both = _with_embeddings(model, pool, grid_size, all_layers)
+    both = _with_embeddings(model, pool, grid_size, all_layers, power)
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
     module.serve = tf.function(
@@ -236,11 +241,11 @@ def write_litert(model, path, size, pool="grid", grid_size=2, all_layers=False):
         temporary.write_bytes(converter.convert())
 
 
-def _with_embeddings(model, pool, grid_size, all_layers):
+def _with_embeddings(model, pool, grid_size, all_layers, power):
     maps = all_maps(model).outputs if all_layers else [model.output]
     grids = grid_of_each(grid_size, len(maps), "grid_size")
     vectors = [
-        MapPooling(pool, cells, dtype="float32")(each)
+        MapPooling(pool, cells, power, dtype="float32")(each)
         for each, cells in zip(maps, grids, strict=True)
     ]
     pooled = keras.layers.Concatenate(dtype="float32")(vectors) if vectors[1:] else vectors[0]
@@ -289,6 +294,7 @@ def export_run(
     litert=False,
     litert_size=32,
     all_layers=False,
+    power=1.0,
 ) -> list[Any]:
     """Write `model.keras` and `saved_model/` of a run; on request `model.onnx`, `model.tflite` too.
 
@@ -305,6 +311,8 @@ def export_run(
         litert: bool, write `model.tflite` too.
         litert_size: int, height and width of the LiteRT model's images.
         all_layers: bool, let `embed` give the vectors of all layers side by side.
+        power: float above 0, up to 1, that the pooled numbers are raised to (see
+            `kclr.pooling.signed_power`).
 
     Returns:
         The paths that were written.
@@ -318,10 +326,11 @@ def export_run(
     trained = run.layers
     trained = trained[: _number_of_layers(trained, layers)]
     grid_of_each(grid_size, len(trained) if all_layers else 1, "grid_size")  # raises what is not
+    check_power(power)
     if out is None:
         grids = [grid_size] if isinstance(grid_size, int) else grid_size
         cells = "-".join(map(str, grids)) if pool == "grid" else ""
-        every = "-all-layers" if all_layers else ""
+        every = "-all-layers" * all_layers + f"-power{power:g}" * (power != 1)
         out = run.path / "exports" / f"{trained[-1].directory.name}-{pool}{cells}{every}"
     names = ["model.keras", "saved_model", *["model.onnx"] * onnx, *["model.tflite"] * litert]
     out = as_path(out)
@@ -336,11 +345,11 @@ def export_run(
         if path.name == "model.keras":
             write_keras(model, path)
         elif path.name == "saved_model":
-            write_saved_model(model, path, pool, grid_size, all_layers)
+            write_saved_model(model, path, pool, grid_size, all_layers, power)
         elif path.name == "model.onnx":
-            write_onnx(model, path, pool, grid_size, all_layers)
+            write_onnx(model, path, pool, grid_size, all_layers, power)
         else:
-            write_litert(model, path, litert_size, pool, grid_size, all_layers)
+            write_litert(model, path, litert_size, pool, grid_size, all_layers, power)
     return paths
 
 

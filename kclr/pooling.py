@@ -59,7 +59,38 @@ def grid_of_each(grid, count, argument="grid"):
     return grids
 
 
-def pool_maps(maps, pool="grid", grid_size=2):
+def signed_power(features, power):
+    """Every feature's magnitude raised to a power, its sign kept.
+
+    With 0.5 it is the power normalisation of Perronnin, Sánchez and Mensink (2010, "Improving the
+    Fisher kernel for large-scale image classification", section 3.2): many a feature is near zero
+    for most images, and large for a few, which rule a linear classifier.
+
+    Args:
+        features: float (...).
+        power: float above 0, up to 1, which changes nothing.
+
+    Returns:
+        float (...), in the dtype of `features`.
+    """
+    if power == 1:
+        return features
+    magnitude = ops.abs(features)
+    powered = ops.sqrt(magnitude) if power == 0.5 else ops.power(magnitude, power)
+    return ops.sign(features) * powered
+
+
+def check_power(power):
+    """Refuse what is no power for `signed_power`.
+
+    Raises:
+        SpecError: it is none.
+    """
+    if isinstance(power, bool) or not isinstance(power, (int, float)) or not 0 < power <= 1:
+        raise SpecError(f"power: {power!r} is not possible. Use a number above 0, up to 1.")
+
+
+def pool_maps(maps, pool="grid", grid_size=2, power=1.0):
     """One vector of each feature map.
 
     Args:
@@ -67,6 +98,7 @@ def pool_maps(maps, pool="grid", grid_size=2):
         pool: "mean" or "max" over the whole map; "grid" for the mean of each cell of a grid, row by
             row (see `grid_mean`); "flatten" for the map itself.
         grid_size: int, cells of the grid on each side.
+        power: float above 0, up to 1, that the pooled numbers are raised to (see `signed_power`).
 
     Returns:
         float (batch, length), the channels side by side for every cell: `channels` numbers for
@@ -74,11 +106,12 @@ def pool_maps(maps, pool="grid", grid_size=2):
         "flatten", whose length so depends on the size of the images.
     """
     if pool == "mean":
-        return ops.mean(maps, axis=(1, 2))
+        return signed_power(ops.mean(maps, axis=(1, 2)), power)
     if pool == "max":
-        return ops.max(maps, axis=(1, 2))
+        return signed_power(ops.max(maps, axis=(1, 2)), power)
     if pool == "grid":
         maps = grid_mean(maps, grid_size)
+    maps = signed_power(maps, power)
     batch, height, width, channels = ops.shape(maps)
     return ops.reshape(maps, (batch, height * width * channels))
 
@@ -90,23 +123,26 @@ class MapPooling(keras.layers.Layer):
     Args:
         pool: "mean", "max", "grid" or "flatten".
         grid_size: int, cells of the grid on each side.
+        power: float above 0, up to 1, that the pooled numbers are raised to (see `signed_power`).
 
     Raises:
         ValueError: an argument is none of these.
     """
 
-    def __init__(self, pool="grid", grid_size=2, **kwargs):
+    def __init__(self, pool="grid", grid_size=2, power=1.0, **kwargs):
         super().__init__(**kwargs)
         if pool not in POOLS:
             raise ValueError(f"pool must be one of {', '.join(POOLS)}; got {pool!r}")
         if not isinstance(grid_size, int) or grid_size < 1:
             raise ValueError(f"grid_size must be a whole number above 0; got {grid_size!r}")
+        check_power(power)
         self.pool = pool
         self.grid_size = grid_size
+        self.power = power
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def call(self, inputs):
-        return pool_maps(inputs, self.pool, self.grid_size)
+        return pool_maps(inputs, self.pool, self.grid_size, self.power)
 
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape
@@ -118,4 +154,8 @@ class MapPooling(keras.layers.Layer):
         return (batch, height * width * channels if known else None)
 
     def get_config(self):
-        return super().get_config() | {"pool": self.pool, "grid_size": self.grid_size}
+        return super().get_config() | {
+            "pool": self.pool,
+            "grid_size": self.grid_size,
+            "power": self.power,
+        }

@@ -309,6 +309,7 @@ def _finish(run, spec):
         out=run.path,
         pool=options.pool,
         grid_size=options.grid_size,
+        power=options.power,
         all_layers=options.all_layers,
         onnx=options.onnx,
         litert=options.litert,

@@ -63,6 +63,17 @@ def test_mean_max_and_flatten_are_those_of_numpy():
 
 
 @pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("power", [0.5, 0.3])
+def test_a_power_is_that_of_numpy_after_the_pooling(pool, power):
+    maps = a_map(3, 4, 5, 2)
+    pooled = np.asarray(pool_maps(maps, pool)).astype(np.float64)
+    expected = np.sign(pooled) * np.abs(pooled) ** power
+    np.testing.assert_allclose(pool_maps(maps, pool, power=power), expected, rtol=1e-5)
+    layer = MapPooling.from_config(MapPooling(pool, power=power).get_config())
+    np.testing.assert_allclose(layer(maps), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pool", POOLS)
 def test_layer_survives_save_and_reload_and_knows_its_length(pool, tmp_path):
     image = keras.Input((4, 5, 3))
     model = keras.Model(image, MapPooling(pool, 3)(image))
@@ -80,7 +91,9 @@ def test_length_for_images_of_any_size_is_known_unless_it_depends_on_them(pool, 
     assert MapPooling(pool)(image).shape == (None, length)
 
 
-@pytest.mark.parametrize("arguments", [{"pool": "median"}, {"grid_size": 0}, {"grid_size": 2.5}])
+@pytest.mark.parametrize(
+    "arguments", [{"pool": "median"}, {"grid_size": 0}, {"grid_size": 2.5}, {"power": 0}]
+)
 def test_layer_names_the_argument_that_is_wrong(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         MapPooling(**arguments)

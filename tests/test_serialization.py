@@ -36,7 +36,7 @@ EXAMPLES = {
     "ContrastiveLoss": lambda: ContrastiveLoss(margin=0.5, mining="all", distance="cosine"),
     "Decorrelation": lambda: Decorrelation(0.25),
     "FusedBatchNormalization": lambda: FusedBatchNormalization(momentum=0.9, name="normed"),
-    "MapPooling": lambda: MapPooling("grid", 3),
+    "MapPooling": lambda: MapPooling("grid", 3, 0.5),
     "SharedPatches": lambda: SharedPatches(block(), 8, 2, slices=True, name="patches"),
     "TripletModel": lambda: TripletModel(
         block(), embedding="grid", grid_size=3, head=keras.layers.Dense(3), augment_anchor=False,

@@ -13,6 +13,7 @@ from kclr.data.sources import Images
 from kclr.errors import SpecError
 from kclr.layers import ContrastiveConvBlock, SharedPatches
 from kclr.model import TripletModel
+from kclr.pooling import check_power
 from kclr.probing.features import Features, check_fits
 from kclr.probing.protocol import (
     check_amount,
@@ -49,6 +50,8 @@ class Probe(keras.callbacks.Callback):
         classifier: "ridge", "logistic" or "knn" (see `kclr.probing.readouts`).
         grid: int, cells on each side that maps are pooled over, or a list of them, one for each
             map of an encoder that returns several; vectors are used as they are.
+        power: float above 0, up to 1, that the pooled features are raised to (see
+            `kclr.pooling.signed_power`).
         flips: bool, average the features of each image and of its mirror image.
         seed: int, of the labels drawn, of those that choose the strength, and of those that judge.
         encoder: what is judged: a Keras layer or model from images to maps (batch, height, width,
@@ -76,6 +79,7 @@ class Probe(keras.callbacks.Callback):
         limit=None,
         classifier="ridge",
         grid=2,
+        power=1.0,
         flips=False,
         seed=0,
         encoder=None,
@@ -85,12 +89,14 @@ class Probe(keras.callbacks.Callback):
         super().__init__()
         check_amount(labels)
         check_classifier(classifier)
+        check_power(power)
         cells = grid if isinstance(grid, (list, tuple)) else [grid]
         for name, value in (("every", every), ("limit", limit), *(("grid", n) for n in cells)):
             if value is not None and value < 1:
                 raise SpecError(f"{name}: {value} is not possible. Use 1 or more.")
         self.data, self.every, self.labels, self.limit = data, every, labels, limit
-        self.classifier, self.grid, self.flips, self.seed = classifier, grid, flips, seed
+        self.classifier, self.grid, self.power = classifier, grid, power
+        self.flips, self.seed = flips, seed
         self.encoder, self.on_result, self.step = encoder, on_result, start
         self.results: list[dict[str, Any]] = []
         self.seconds = 0.0
@@ -142,7 +148,8 @@ class Probe(keras.callbacks.Callback):
         started = time.perf_counter()
         encoder = self._current()
         if self._features is None or self._features.model is not encoder:
-            self._features = Features(encoder, self.grid, self.flips, _compiles(encoder))
+            jit = _compiles(encoder)
+            self._features = Features(encoder, self.grid, self.power, self.flips, jit)
         made = self._features(images)
         np.nan_to_num(made, copy=False, posinf=0, neginf=0)  # of weights that left the numbers
         fitting, judged = made[~judging], made[judging]

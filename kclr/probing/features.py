@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kclr.errors import SpecError
 from kclr.layers import ContrastiveConvBlock, smallest_image
-from kclr.pooling import grid_of_each, pool_maps
+from kclr.pooling import grid_of_each, pool_maps, signed_power
 
 _MEGABYTE = 1 << 20
 
@@ -32,14 +32,16 @@ class Features:
             then stand side by side.
         grid: int, cells of the grid on each side of a map (see `kclr.pooling.grid_mean`), or a list
             of them, one for each of the model's outputs.
+        power: float above 0, up to 1, that the pooled features are raised to (see
+            `kclr.pooling.signed_power`).
         flips: bool, give the mean of the features of each image and of its mirror image. A linear
             classifier on it is one that averages its answers to both.
         jit: bool, compile with XLA. For convolution blocks that takes a third of the time of the
             plain graph; not every layer of Keras can be compiled.
     """
 
-    def __init__(self, model, grid=2, flips=False, jit=True):
-        self.model, self._grid, self._flips = model, grid, flips
+    def __init__(self, model, grid=2, power=1.0, flips=False, jit=True):
+        self.model, self._grid, self._power, self._flips = model, grid, power, flips
         # Means of bfloat16 maps take XLA a sixth of the time. Beside a GPU it may be forbidden.
         self._cells = tf.function(
             _cells, jit_compile=not tf.config.list_physical_devices("GPU"), autograph=False
@@ -62,7 +64,8 @@ class Features:
             self._cells(each, grid) if len(each.shape) == 4 else _flat(each)
             for each, grid in zip(outputs, grids, strict=True)
         ]
-        return tf.concat([tf.cast(each, tf.float32) for each in vectors], axis=-1)
+        joined = tf.concat([tf.cast(each, tf.float32) for each in vectors], axis=-1)
+        return signed_power(joined, self._power)
 
     def __call__(self, images, batch_size=256, memory=4096):
         """The features of images.
@@ -98,13 +101,13 @@ class Features:
         return out
 
 
-def features(model, images, grid=2, batch_size=256, memory=4096, flips=False):
+def features(model, images, grid=2, batch_size=256, memory=4096, power=1.0, flips=False):
     """The features of images, made once (see `Features`).
 
     XLA compiles what computes in float32; convolutions in bfloat16 are faster without it.
     """
     jit = getattr(model, "compute_dtype", "float32") == "float32"
-    return Features(model, grid, flips, jit)(images, batch_size, memory)
+    return Features(model, grid, power, flips, jit)(images, batch_size, memory)
 
 
 def _cells(maps, grid):

@@ -60,6 +60,7 @@ class StackProbe:
             limit=options.limit,
             classifier=options.classifier,
             grid=options.grid if isinstance(options.grid, int) else options.grid[:layers],
+            power=options.power,
             flips=options.flips,
             encoder=encoder,
             on_result=on_result,

@@ -274,6 +274,9 @@ class Probe(ByName):
     or a list of one for each layer, from the image upwards."""
     all_layers: bool = False
     """Judge all layers side by side, up to the one in training, or that one alone."""
+    power: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """What the pooled features are raised to; 0.5 for their square roots (power normalisation,
+    Perronnin et al. 2010, "Improving the Fisher kernel for large-scale image classification")."""
     flips: bool = False
     """Average the features of each image and of its mirror image."""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
@@ -288,6 +291,8 @@ class Export(Part):
     grid_size: Cells = 2
     """Cells of the `grid` pooling, on each side; with `all_layers` one number for all, or a list of
     one for each layer, from the image upwards."""
+    power: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """What the pooled numbers are raised to, as `probe.power`."""
     all_layers: bool = False
     """Whether `embed` gives the vectors of all layers side by side, or the top layer's alone."""
     onnx: bool = False

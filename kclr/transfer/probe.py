@@ -17,7 +17,7 @@ from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
 from kclr.keras_objects import dtype_policy
 from kclr.layers import stacked
-from kclr.pooling import grid_of_each
+from kclr.pooling import check_power, grid_of_each
 from kclr.probing.features import all_maps, features
 from kclr.probing.protocol import check_amount, check_classifier, check_enough, probe
 from kclr.transfer.baselines import BASELINES, baseline, check_baseline, run_images
@@ -85,6 +85,7 @@ def probe_run(
     classifiers: Sequence[str] = ("ridge", "knn"),
     grid=2,
     all_layers=False,
+    power=1.0,
     flips=False,
     precision="float32",
     seed=0,
@@ -104,6 +105,8 @@ def probe_run(
         grid: int, cells on each side that the maps are pooled over; or, with `all_layers`, a list
             of one for each layer, from the image upwards.
         all_layers: bool, put the features of all layers side by side; else those of the top layer.
+        power: float above 0, up to 1, that the pooled features are raised to (see
+            `kclr.pooling.signed_power`).
         flips: bool, average the features of each image and of its mirror image.
         precision: of the convolutions: "float32" or "mixed_bfloat16", which pays on cores with AMX.
         seed: int, of the first repeat; the next ones count on from it.
@@ -123,6 +126,7 @@ def probe_run(
         check_baseline(name, layers)
     _check(labels, classifiers, repeats, limit, seed)
     grid_of_each(grid, len(layers) if all_layers else 1)  # raises what is not possible
+    check_power(power)
     tell = progress or (lambda words: None)
     channels = layers[0].kernel.shape[2]
     tell("reading labelled images")
@@ -135,6 +139,7 @@ def probe_run(
     own_name = run.path.resolve().name
     own_name = f"run {own_name}" if own_name in BASELINES else own_name
     suffix = ", all layers" if all_layers and len(layers) > 1 else ""
+    suffix += f", power {power:g}" if power != 1 else ""
     suffix += ", flips" if flips else ""
     results = []
     for shown in (own_name, *baselines):
@@ -146,7 +151,9 @@ def probe_run(
             if made is None:
                 tell(f"{shown}: features")
                 with dtype_policy(precision):
-                    made = _features(layers, channels, train, test, grid, all_layers, flips)
+                    model = stacked(layers, channels)
+                    model = all_maps(model) if all_layers else model
+                made = _features(model, train, test, grid=grid, power=power, flips=flips)
             for amount, classifier in itertools.product(labels, classifiers):
                 tell(f"{shown}: {classifier}, labels {amount:g}")
                 results.append(
@@ -179,11 +186,9 @@ class _Features:
     seconds: float
 
 
-def _features(layers, channels, train, test, grid, all_layers, flips):
-    model = stacked(layers, channels)
-    model = all_maps(model) if all_layers else model
+def _features(model, train, test, **options):
     start = time.perf_counter()
-    own, judged = (features(model, part, grid, flips=flips) for part in (train, test))
+    own, judged = (features(model, part, **options) for part in (train, test))
     return _Features(own, judged, time.perf_counter() - start)
 
 

@@ -64,6 +64,16 @@ def test_features_averaged_over_mirror_images(images, kernel):
     np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=1e-4, atol=1e-5)
 
 
+def test_features_raised_to_a_power_before_the_mean_over_mirror_images(images, kernel):
+    first = layer(kernel)
+    mirrored = np.ascontiguousarray(images[:, :, ::-1])
+    expected = [
+        np.sqrt(halves(convolved(each / 255, kernel, first.bias))) for each in (images, mirrored)
+    ]
+    found = features(stacked([first], 3), images, batch_size=4, power=0.5, flips=True)
+    np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=1e-3, atol=1e-4)
+
+
 def test_features_of_convolutions_in_bfloat16_are_those_of_float32(images, kernel):
     with dtype_policy("mixed_bfloat16"):
         model = stacked([layer(kernel)], 3)

@@ -66,6 +66,29 @@ def test_classifier_chooses_and_predicts_as_scikit_learn_does(digits, name, coun
     assert same.mean() > 0.997
 
 
+@pytest.mark.parametrize("peak", range(len(RIDGE_STRENGTHS)))
+def test_of_many_features_the_peak_is_found_with_half_of_the_strengths(peak, monkeypatch):
+    from kclr.probing import readouts
+
+    monkeypatch.setattr(readouts, "_MANY", 1)
+    shares = {}
+    for places in readouts._rounds(shares, 1):
+        shares |= {place: 1 / (1 + abs(place - peak)) for place in places}
+    assert readouts._best(shares) == peak
+    assert len(shares) <= 7
+
+
+def test_of_many_features_the_ridge_is_the_same(digits, monkeypatch):
+    features, labels = digits
+    rows = np.arange(1000)
+    held_out = hold_out(labels[rows], 0)
+    every = ridge(features, labels, rows, held_out)
+    monkeypatch.setattr("kclr.probing.readouts._MANY", 1)
+    some = ridge(features, labels, rows, held_out)
+    assert some.strength == every.strength
+    np.testing.assert_array_equal(some.predict(features[1300:]), every.predict(features[1300:]))
+
+
 @pytest.mark.parametrize("name", READOUTS)
 def test_features_on_disk_give_the_same(digits, name, tmp_path):
     features, labels = digits

@@ -159,9 +159,9 @@ def test_all_layers_are_named_and_stand_side_by_side(run, digits):
 def test_flips_are_named_and_make_an_image_and_its_mirror_image_alike(run, digits):
     train, test = digits
     mirrored = replace(test, images=np.ascontiguousarray(test.images[:, :, ::-1]))
-    options = {"classifiers": ["ridge"], "flips": True}
+    options = {"classifiers": ["ridge"], "power": 0.5, "flips": True}
     (result,), (other,) = (probe_run(run, (train, each), **options) for each in (test, mirrored))
-    assert result.features == "mine, flips"
+    assert result.features == "mine, power 0.5, flips"
     assert abs(result.accuracy - other.accuracy) < 0.005  # rounding may move an image or two
 
 
@@ -178,6 +178,7 @@ def test_features_in_bfloat16_are_worth_about_as_much(run, digits):
         ({"classifiers": ["svm"]}, "'svm' is no classifier. Choose from ridge"),
         ({"classifiers": []}, "classifiers: nothing is given"),
         ({"grid": 0}, "grid: 0 is not possible"),
+        ({"power": 2}, "power: 2 is not possible"),
         ({"grid": [3, 2]}, "grid: 2 numbers for 1 map. Give one for all"),
         ({"repeats": 0}, "repeats: 0 is not possible"),
         ({"seed": -1}, "seed: -1 is not possible"),
