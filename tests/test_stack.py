@@ -258,10 +258,14 @@ def history_without_time(run):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in run.layers[0].history()]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return train(LONG, tmp_path_factory.mktemp("whole") / "run")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_run_resumes_to_the_same_kernels_bit_for_bit(tmp_path, how):
-    whole = train(LONG, tmp_path / "whole")
+def test_an_interrupted_run_resumes_to_the_same_kernels_bit_for_bit(tmp_path, how, whole):
     process = started(tmp_path, tmp_path / "cut")
     wait_for_rows(tmp_path / "cut", 2, process)
     os.kill(process.pid, how)

@@ -146,10 +146,15 @@ class _Moments:
         mean, target = self.x / self.count, self.y / self.count
         gram = self.xx - np.outer(self.count * mean, mean)
         variance = np.diag(gram) / self.count
-        deviation = np.sqrt(np.where(variance > 1e-12, variance, 1))
+        # All images together have 1. What is this small is the rounding of one that is constant in
+        # these, of a filter that only others excite.
+        constant = variance < 1e-6
+        deviation = np.sqrt(np.where(constant, 1, variance))
+        gram[constant] = gram[:, constant] = 0
         gram /= deviation
         gram /= deviation[:, None]
         cross = (self.xy - np.outer(self.x, target)) / deviation[:, None]
+        cross[constant] = 0
 
         def of(alpha):
             shrunk = gram.copy()

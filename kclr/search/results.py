@@ -19,6 +19,7 @@ from kclr.spec.schema import Spec
 from kclr.spec.search import rounded
 
 SHOWN = 10  # trials in the printed table
+WIDE = 200  # characters of a line, where there is no terminal to end it
 
 
 def rows_of(stage: Stage, own: Path) -> list[dict[str, Any]]:
@@ -99,10 +100,13 @@ def write_results(run: Run, spec: Spec, plain: dict[str, Any], found) -> dict[st
 
 def print_results(written: dict[str, Any], out: Path) -> None:
     """The table of a search, and where its files are."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
     metric, direction = written["objective"]["metric"], written["objective"]["direction"]
     for best in written["best"]:
         rows = [row for row in written["rows"] if row["layer"] == best["layer"]]
@@ -112,19 +116,23 @@ def print_results(written: dict[str, Any], out: Path) -> None:
         )
         paths = list(dict.fromkeys(path for row in rows for path in row["values"]))
         cheap = front(done, direction)
-        table = Table(title=f"{best['layer']}: {len(done)} of {len(rows)} trials succeeded",
-                      title_justify="left", title_style="bold")  # fmt: skip
-        for column in ("trial", metric, "seconds", "steps"):
-            table.add_column(column, justify="right")
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+        words = f"{best['layer']}: {len(done)} of {len(rows)} trials succeeded"
+        console.print(words, style="bold", highlight=False, markup=False)
+        # They differ where a search goes on with the better ones of several short trainings.
+        steps = ["steps"] if len({row.get("steps") for row in done}) > 1 else []
+        for column in ("trial", metric, "seconds", *steps):
+            width = max(len(word) for word in (*column.split("_"), "0.0000"))
+            table.add_column(column.replace("_", " "), justify="right", min_width=width)
         for name in short_names(paths):
-            table.add_column(name)
+            table.add_column(name.replace("_", " "), overflow="fold", min_width=5)
         for row in done[:SHOWN]:
             mark = "*" if row in cheap else ""
             table.add_row(
                 f"{mark}{row['trial']}",
                 f"{row['score']:.4g}",
                 f"{row['seconds']:,.1f}",
-                f"{row['steps']:,.0f}" if "steps" in row else "-",
+                *(f"{row[key]:,.0f}" if key in row else "-" for key in steps),
                 *(_shown(row["values"].get(path)) for path in paths),
             )
         console.print(table, highlight=False, markup=False)
@@ -141,4 +149,4 @@ def print_results(written: dict[str, Any], out: Path) -> None:
 
 
 def _shown(value):
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import kclr
 from kclr.layers import ContrastiveConvBlock
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
 from kclr.spec import parse_spec
 from kclr.spec.registry import parts
+from kclr.stack import train
 
 OBJECTIVES = {
     "triplet": {},
@@ -110,7 +110,7 @@ def test_a_spec_names_each_and_its_layers_are_learned(tmp_path):
         for objective in (variables, "infonce", "barlow", "vicreg", {"name": "spectral"})
     ]
     spec = parse_spec(repr({"data": {"source": "photos", "limit": 64}, "stack": layers}))
-    run = kclr.train(spec, tmp_path / "run")
+    run = train(spec, tmp_path / "run", bare=True)
     for layer, resolved in zip(run.layers, spec.stack, strict=True):
         assert np.isfinite(layer.kernel).all()
         rows = layer.history()

@@ -89,6 +89,21 @@ def test_of_many_features_the_ridge_is_the_same(digits, monkeypatch):
     np.testing.assert_array_equal(some.predict(features[1300:]), every.predict(features[1300:]))
 
 
+def test_features_that_only_held_out_images_have_change_nothing(digits):
+    """Filters that nearly nothing excites: their variance in the other images is rounding alone."""
+    features, labels = digits
+    rows = np.arange(1300)
+    held_out = hold_out(labels[rows], 0)
+    rare = np.zeros((len(features), 400), np.float32)
+    rare[np.flatnonzero(held_out)[:100, None], np.arange(400)] = np.random.default_rng(0).random(
+        (100, 400)
+    )
+    plain = ridge(features, labels, rows, held_out)
+    with_rare = ridge(np.hstack([features, rare]), labels, rows, held_out)
+    same = with_rare.predict(np.hstack([features, rare])[1300:]) == plain.predict(features[1300:])
+    assert same.mean() > 0.98
+
+
 @pytest.mark.parametrize("name", READOUTS)
 def test_features_on_disk_give_the_same(digits, name, tmp_path):
     features, labels = digits
