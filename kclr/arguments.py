@@ -78,8 +78,9 @@ def parser(functions) -> argparse.ArgumentParser:
         "metavar": "N",
         "help": "cells a side (default: 2), or with --all-layers one number for each: 3,2,2",
     }
-    power = {"type": float, "default": 1.0, "metavar": "P"}
-    power["help"] = "raise the pooled numbers to it; 0.5 for square roots (default: 1)"
+    power = {"type": _powers, "default": 1.0, "metavar": "P"}
+    words = "raise the pooled numbers to it, 0.5 for square roots (default: 1); or 0.5,0.5,1"
+    power["help"] = words
     sub.add_argument("--grid-size", **cells)
     sub.add_argument("--power", **power)
     sub.add_argument(
@@ -169,15 +170,23 @@ def _names(text):
 
 def _cells(text):
     """A whole number, or several for several layers."""
+    return _of_each(text, int, "2, or as in 3,2,2")
+
+
+def _powers(text):
+    """A number, or several for several layers."""
+    return _of_each(text, float, "0.5, or as in 0.5,0.5,1")
+
+
+def _of_each(text, number, example):
     try:
-        cells = [int(word) for word in _names(text)]
+        values = [number(word) for word in _names(text)]
     except ValueError:
-        cells = []
-    if not cells:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no number of cells. Write it as in 2, or as in 3,2,2 for three layers."
-        )
-    return cells[0] if len(cells) == 1 else cells
+        values = []
+    if not values:
+        words = f"{text!r} is no number. Write it as in {example} for three layers."
+        raise argparse.ArgumentTypeError(words)
+    return values[0] if len(values) == 1 else values
 
 
 def _amounts(text):

@@ -21,7 +21,7 @@ from kclr.errors import RunError, SpecError
 from kclr.keras_objects import dtype_policy
 from kclr.layers import smallest_image, stacked
 from kclr.paths import as_path, atomic
-from kclr.pooling import POOLS, MapPooling, check_power, grid_of_each, pool_maps
+from kclr.pooling import POOLS, MapPooling, grid_of_each, pool_maps, power_of_each
 from kclr.probing.features import all_maps
 from kclr.run import Run
 
@@ -102,7 +102,8 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False, p
         pool: "mean", "max", "grid" or "flatten".
         grid_size: int, cells of the grid on each side; or, with `all_layers`, one for each layer.
         all_layers: bool, whether `embed` gives the vectors of all layers.
-        power: float above 0, up to 1, that the pooled numbers are raised to.
+        power: float above 0, up to 1, that the pooled numbers are raised to; or a list, as
+            `grid_size`.
     """
     smallest, channels = smallest_image(model), model.input_shape[-1]
 
@@ -128,8 +129,11 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False, p
     def embed(image):
         found = maps(image) if all_layers else maps(image)[-1:]
         grids = grid_of_each(grid_size, len(found), "grid_size")
-        pairs = zip(found, grids, strict=True)
-        vectors = [pool_maps(each, pool, cells, power) for each, cells in pairs]
+        powers = power_of_each(power, len(found))
+        vectors = [
+            pool_maps(each, pool, *options)
+            for each, *options in zip(found, grids, powers, strict=True)
+        ]
         return tf.concat(vectors, axis=-1)
 
     module = tf.Module(name="stack")
@@ -194,7 +198,8 @@ def write_onnx(model, path, pool="grid", grid_size=2, all_layers=False, power=1.
         pool: "mean", "max", "grid" or "flatten".
         grid_size: int, cells of the grid on each side; or, with `all_layers`, one for each layer.
         all_layers: bool, whether the embeddings are those of all layers side by side.
-        power: float above 0, up to 1, that the pooled numbers are raised to.
+        power: float above 0, up to 1, that the pooled numbers are raised to; or a list, as
+            `grid_size`.
 
     Raises:
         RunError: a package is missing.
@@ -220,7 +225,8 @@ def write_litert(model, path, size, pool="grid", grid_size=2, all_layers=False, 
         pool: "mean", "max", "grid" or "flatten".
         grid_size: int, cells of the grid on each side; or, with `all_layers`, one for each layer.
         all_layers: bool, whether the embeddings are those of all layers side by side.
-        power: float above 0, up to 1, that the pooled numbers are raised to.
+        power: float above 0, up to 1, that the pooled numbers are raised to; or a list, as
+            `grid_size`.
 
     Raises:
         SpecError: images of that size leave no cell of the map.
@@ -244,9 +250,10 @@ def write_litert(model, path, size, pool="grid", grid_size=2, all_layers=False, 
 def _with_embeddings(model, pool, grid_size, all_layers, power):
     maps = all_maps(model).outputs if all_layers else [model.output]
     grids = grid_of_each(grid_size, len(maps), "grid_size")
+    powers = power_of_each(power, len(maps))
     vectors = [
-        MapPooling(pool, cells, power, dtype="float32")(each)
-        for each, cells in zip(maps, grids, strict=True)
+        MapPooling(pool, *options, dtype="float32")(each)
+        for each, *options in zip(maps, grids, powers, strict=True)
     ]
     pooled = keras.layers.Concatenate(dtype="float32")(vectors) if vectors[1:] else vectors[0]
     return keras.Model(model.input, {"features": model.output, "embeddings": pooled})
@@ -312,7 +319,7 @@ def export_run(
         litert_size: int, height and width of the LiteRT model's images.
         all_layers: bool, let `embed` give the vectors of all layers side by side.
         power: float above 0, up to 1, that the pooled numbers are raised to (see
-            `kclr.pooling.signed_power`).
+            `kclr.pooling.signed_power`); or a list, as `grid_size`.
 
     Returns:
         The paths that were written.
@@ -326,11 +333,14 @@ def export_run(
     trained = run.layers
     trained = trained[: _number_of_layers(trained, layers)]
     grid_of_each(grid_size, len(trained) if all_layers else 1, "grid_size")  # raises what is not
-    check_power(power)
+    powers = power_of_each(power, len(trained) if all_layers else 1)
     if out is None:
         grids = [grid_size] if isinstance(grid_size, int) else grid_size
         cells = "-".join(map(str, grids)) if pool == "grid" else ""
-        every = "-all-layers" * all_layers + f"-power{power:g}" * (power != 1)
+        every = "-all-layers" * all_layers
+        if set(powers) != {1}:
+            listed = isinstance(power, (list, tuple))
+            every += "-power" + "-".join(f"{each:g}" for each in (powers if listed else powers[:1]))
         out = run.path / "exports" / f"{trained[-1].directory.name}-{pool}{cells}{every}"
     names = ["model.keras", "saved_model", *["model.onnx"] * onnx, *["model.tflite"] * litert]
     out = as_path(out)

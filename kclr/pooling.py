@@ -47,16 +47,38 @@ def grid_of_each(grid, count, argument="grid"):
     Raises:
         SpecError: they are not as many as the maps, or none is possible.
     """
-    grids = [grid] * count if isinstance(grid, int) else list(grid)
-    if len(grids) != count:
-        raise SpecError(
-            f"{argument}: {len(grids)} numbers for {count} map{'s' * (count != 1)}. Give one for "
-            "all, or one for each layer, from the image upwards."
-        )
+    grids = _of_each(grid, count, argument)
     for cells in grids:
         if not 1 <= cells <= 64:
             raise SpecError(f"{argument}: {cells} is not possible. Use 1 to 64.")
     return grids
+
+
+def power_of_each(power, count):
+    """The power of `signed_power` for each of some maps.
+
+    Args:
+        power: float above 0, up to 1, or a list of them.
+        count: int, of the maps.
+
+    Raises:
+        SpecError: they are not as many as the maps, or one is not possible.
+    """
+    powers = _of_each(power, count, "power")
+    for each in powers:
+        if isinstance(each, bool) or not isinstance(each, (int, float)) or not 0 < each <= 1:
+            raise SpecError(f"power: {each!r} is not possible. Use a number above 0, up to 1.")
+    return powers
+
+
+def _of_each(value, count, argument):
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * count
+    if len(values) != count:
+        raise SpecError(
+            f"{argument}: {len(values)} numbers for {count} map{'s' * (count != 1)}. Give one for "
+            "all, or one for each layer, from the image upwards."
+        )
+    return values
 
 
 def signed_power(features, power):
@@ -78,16 +100,6 @@ def signed_power(features, power):
     magnitude = ops.abs(features)
     powered = ops.sqrt(magnitude) if power == 0.5 else ops.power(magnitude, power)
     return ops.sign(features) * powered
-
-
-def check_power(power):
-    """Refuse what is no power for `signed_power`.
-
-    Raises:
-        SpecError: it is none.
-    """
-    if isinstance(power, bool) or not isinstance(power, (int, float)) or not 0 < power <= 1:
-        raise SpecError(f"power: {power!r} is not possible. Use a number above 0, up to 1.")
 
 
 def pool_maps(maps, pool="grid", grid_size=2, power=1.0):
@@ -135,10 +147,9 @@ class MapPooling(keras.layers.Layer):
             raise ValueError(f"pool must be one of {', '.join(POOLS)}; got {pool!r}")
         if not isinstance(grid_size, int) or grid_size < 1:
             raise ValueError(f"grid_size must be a whole number above 0; got {grid_size!r}")
-        check_power(power)
+        (self.power,) = power_of_each(power, 1)
         self.pool = pool
         self.grid_size = grid_size
-        self.power = power
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def call(self, inputs):

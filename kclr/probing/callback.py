@@ -13,7 +13,7 @@ from kclr.data.sources import Images
 from kclr.errors import SpecError
 from kclr.layers import ContrastiveConvBlock, SharedPatches
 from kclr.model import TripletModel
-from kclr.pooling import check_power
+from kclr.pooling import power_of_each
 from kclr.probing.features import Features, check_fits
 from kclr.probing.protocol import (
     check_amount,
@@ -51,7 +51,7 @@ class Probe(keras.callbacks.Callback):
         grid: int, cells on each side that maps are pooled over, or a list of them, one for each
             map of an encoder that returns several; vectors are used as they are.
         power: float above 0, up to 1, that the pooled features are raised to (see
-            `kclr.pooling.signed_power`).
+            `kclr.pooling.signed_power`), or a list of them, as `grid`.
         flips: bool, average the features of each image and of its mirror image.
         seed: int, of the labels drawn, of those that choose the strength, and of those that judge.
         encoder: what is judged: a Keras layer or model from images to maps (batch, height, width,
@@ -89,7 +89,7 @@ class Probe(keras.callbacks.Callback):
         super().__init__()
         check_amount(labels)
         check_classifier(classifier)
-        check_power(power)
+        power_of_each(power, len(power) if isinstance(power, (list, tuple)) else 1)
         cells = grid if isinstance(grid, (list, tuple)) else [grid]
         for name, value in (("every", every), ("limit", limit), *(("grid", n) for n in cells)):
             if value is not None and value < 1:

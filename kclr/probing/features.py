@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kclr.errors import SpecError
 from kclr.layers import ContrastiveConvBlock, smallest_image
-from kclr.pooling import grid_of_each, pool_maps, signed_power
+from kclr.pooling import grid_of_each, pool_maps, power_of_each, signed_power
 
 _MEGABYTE = 1 << 20
 
@@ -33,7 +33,7 @@ class Features:
         grid: int, cells of the grid on each side of a map (see `kclr.pooling.grid_mean`), or a list
             of them, one for each of the model's outputs.
         power: float above 0, up to 1, that the pooled features are raised to (see
-            `kclr.pooling.signed_power`).
+            `kclr.pooling.signed_power`), or a list of them, one for each of the model's outputs.
         flips: bool, give the mean of the features of each image and of its mirror image. A linear
             classifier on it is one that averages its answers to both.
         jit: bool, compile with XLA. For convolution blocks that takes a third of the time of the
@@ -60,12 +60,18 @@ class Features:
         outputs = self.model(inputs, training=False)
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         grids = grid_of_each(self._grid, len(outputs))
+        powers = power_of_each(self._power, len(outputs))
         vectors = [
             self._cells(each, grid) if len(each.shape) == 4 else _flat(each)
             for each, grid in zip(outputs, grids, strict=True)
         ]
-        joined = tf.concat([tf.cast(each, tf.float32) for each in vectors], axis=-1)
-        return signed_power(joined, self._power)
+        return tf.concat(
+            [
+                signed_power(tf.cast(each, tf.float32), power)
+                for each, power in zip(vectors, powers, strict=True)
+            ],
+            axis=-1,
+        )
 
     def __call__(self, images, batch_size=256, memory=4096):
         """The features of images.

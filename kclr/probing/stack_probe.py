@@ -59,8 +59,8 @@ class StackProbe:
             labels=options.labels,
             limit=options.limit,
             classifier=options.classifier,
-            grid=options.grid if isinstance(options.grid, int) else options.grid[:layers],
-            power=options.power,
+            grid=_lowest(options.grid, layers),
+            power=_lowest(options.power, layers),
             flips=options.flips,
             encoder=encoder,
             on_result=on_result,
@@ -92,6 +92,11 @@ class StackProbe:
             return judged
 
         return current
+
+
+def _lowest(value, layers):
+    """Of a list of one for each layer, those of the lowest ones."""
+    return value[:layers] if isinstance(value, tuple) else value
 
 
 def _named(layer, kernel, bias):

@@ -14,6 +14,7 @@ from kclr.spec.findings import describe, draft
 from kclr.spec.overrides import override
 from kclr.spec.schema import Spec
 from kclr.spec.search import Search, assignments, layer_of, parents_first, text_of
+from kclr.spec.sizes import OF_EACH_LAYER
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def trial_spec(plain: dict[str, Any], top: int) -> Spec:
         SpecError: its values do not go together.
     """
     lower = plain | {"stack": plain["stack"][: top + 1]}
-    for section, key in (("export", "grid_size"), ("probe", "grid")):  # one for each layer
+    for section, key in OF_EACH_LAYER:
         options = lower.get(section)
         if isinstance(options, dict) and isinstance(options.get(key), list):
             lower[section] = options | {key: options[key][: top + 1]}

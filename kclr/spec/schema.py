@@ -20,7 +20,7 @@ from kclr.spec.json_schemas import tidied
 from kclr.spec.keras_parts import REGISTERED, Augmentation, Optimizer, known_to_keras
 from kclr.spec.registry import ByName, Named, Part
 from kclr.spec.search import Search
-from kclr.spec.values import Amount, Cells
+from kclr.spec.values import Amount, Cells, Powers
 from kclr.spec.wording import to_mend
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -274,9 +274,10 @@ class Probe(ByName):
     or a list of one for each layer, from the image upwards."""
     all_layers: bool = False
     """Judge all layers side by side, up to the one in training, or that one alone."""
-    power: Annotated[float, Field(gt=0, le=1)] = 1.0
+    power: Powers = 1.0
     """What the pooled features are raised to; 0.5 for their square roots (power normalisation,
-    Perronnin et al. 2010, "Improving the Fisher kernel for large-scale image classification")."""
+    Perronnin et al. 2010, "Improving the Fisher kernel for large-scale image classification"). With
+    `all_layers` one number for all, or a list."""
     flips: bool = False
     """Average the features of each image and of its mirror image."""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
@@ -291,7 +292,7 @@ class Export(Part):
     grid_size: Cells = 2
     """Cells of the `grid` pooling, on each side; with `all_layers` one number for all, or a list of
     one for each layer, from the image upwards."""
-    power: Annotated[float, Field(gt=0, le=1)] = 1.0
+    power: Powers = 1.0
     """What the pooled numbers are raised to, as `probe.power`."""
     all_layers: bool = False
     """Whether `embed` gives the vectors of all layers side by side, or the top layer's alone."""

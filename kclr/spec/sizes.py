@@ -84,19 +84,27 @@ def name_findings(spec: Spec) -> list[Finding]:
     return findings
 
 
+OF_EACH_LAYER = (  # keys that take a number for all layers, or a list of one for each
+    ("export", "grid_size"),
+    ("export", "power"),
+    ("probe", "grid"),
+    ("probe", "power"),
+)
+
+
 def grid_findings(spec: Spec) -> list[Finding]:
-    """Lists of grids that are not one for each of the layers that are pooled."""
+    """Lists of grids or powers that are not one for each of the layers that are pooled."""
     findings = []
-    for section, key in (("export", "grid_size"), ("probe", "grid")):
+    for section, key in OF_EACH_LAYER:
         options = getattr(spec, section)
         grids = getattr(options, key, 1)
         layers = len(spec.stack) if getattr(options, "all_layers", False) else 1
-        if isinstance(grids, int) or len(grids) == layers:
+        if not isinstance(grids, tuple) or len(grids) == layers:
             continue
-        what, cure = "the top layer", "Use a whole number, or add all_layers: true."
+        what, cure = "the top layer", "Use one number, or add all_layers: true."
         if options.all_layers:
             what = f"{layers} layer{'s' * (layers > 1)}"
-            cure = f"Use a whole number, or a list of {layers}."
+            cure = f"Use one number, or a list of {layers}."
         words = f"{list(grids)} is {len(grids)} number{'s' * (len(grids) > 1)} for {what}. {cure}"
         findings.append(Finding((section, key), words))
     return findings

@@ -48,3 +48,33 @@ Cells = Annotated[  # on a side of a grid
         }
     ),
 ]
+
+
+def _powers(value):
+    each = value if isinstance(value, (list, tuple)) else [value]
+    numbers = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in each)
+    if not each or not numbers or not all(0 < one <= 1 for one in each):
+        raise to_mend(
+            f"{shown(value)} is not possible. Use a number above 0, up to 1, or a list of them, "
+            "one for each layer.",
+            value=value,
+        )
+    return tuple(map(float, value)) if isinstance(value, (list, tuple)) else float(value)
+
+
+Powers = Annotated[  # that pooled features are raised to
+    float | tuple[float, ...],
+    BeforeValidator(_powers),
+    Field(
+        json_schema_extra={
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                },
+            ]
+        }
+    ),
+]

@@ -206,7 +206,9 @@ def test_machines_are_told_too(tmp_path, capsys):
 
 def test_all_layers_are_judged_side_by_side_each_on_its_own_grid(plain, tmp_path):
     """In bfloat16 too, and in the first layer by the first number of the list."""
-    options = "limit: 150, grid: [1, 2], all_layers: true, precision: mixed_bfloat16, power: 0.5"
+    options = (
+        "limit: 150, grid: [1, 2], all_layers: true, precision: mixed_bfloat16, power: [0.5, 1]"
+    )
     run = train(f"probe: {{data: digits, {options}}}\n" + LAYERS, tmp_path / "run")
     np.testing.assert_array_equal(run.layers[1].kernel, plain.layers[1].kernel)
     images = load_labelled("digits", "train", 3, 150)
@@ -214,7 +216,7 @@ def test_all_layers_are_judged_side_by_side_each_on_its_own_grid(plain, tmp_path
     for depth in (1, 2):
         with dtype_policy("mixed_bfloat16"):
             model = all_maps(stacked(run.layers[:depth], 3))
-        made = features(model, images, grid=[1, 2][:depth], power=0.5)
+        made = features(model, images, grid=[1, 2][:depth], power=[0.5, 1][:depth])
         assert made.shape[1] == [8, 8 + 4 * 6][depth - 1]
         accuracy, _, _ = probe(
             made[~judging], images.labels[~judging], made[judging], images.labels[judging]

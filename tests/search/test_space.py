@@ -57,12 +57,12 @@ def test_values_that_do_not_go_together_are_said_without_lines():
 
 def test_a_trial_of_a_lower_layer_has_the_grids_of_its_layers():
     plain = {
-        "probe": {"data": "digits", "grid": [3, 2], "all_layers": True},
+        "probe": {"data": "digits", "grid": [3, 2], "power": [0.5, 1], "all_layers": True},
         "stack": [{"block": {"filters": 4}}, {"block": {"filters": 4}}],
         "export": {"grid_size": [3, 2], "all_layers": True},
     }
     spec = trial_spec(plain, 0)
-    assert (spec.probe.grid, spec.export.grid_size) == ((3,), (3,))
+    assert (spec.probe.grid, spec.probe.power, spec.export.grid_size) == ((3,), (0.5,), (3,))
     assert plain["probe"]["grid"] == [3, 2]
 
 

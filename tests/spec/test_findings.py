@@ -363,12 +363,29 @@ def test_a_spec_cannot_be_changed():
         spec.stack[0].block.filters = 3
 
 
+@pytest.mark.parametrize("section", ["export", "probe"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("power: 0", "0 is not possible. Use a number above 0, up to 1, or a list"),
+        ("power: true", "true is not possible. Use a number above 0"),
+        ("power: [0.5, 2], all_layers: true", "[0.5, 2] is not possible. Use a number above 0"),
+        ("power: [0.5, 1]", "is 2 numbers for the top layer. Use one number, or add all_layers"),
+    ],
+)
+def test_powers_are_above_0_and_up_to_1_and_one_for_each_layer(section, options, words):
+    with pytest.raises(SpecError) as caught:
+        parse_spec(f"stack: [{{}}, {{}}]\n{section}: {{data: digits, {options}}}")
+    assert f"{section}.power: " in str(caught.value)
+    assert words in str(caught.value)
+
+
 @pytest.mark.parametrize(("section", "key"), [("export", "grid_size"), ("probe", "grid")])
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("{grid_size: [3, 2]}", "is 2 numbers for the top layer. Use a whole number, or add all_"),
-        ("{grid_size: [3], all_layers: true}", "is 1 number for 2 layers. Use a whole number"),
+        ("{grid_size: [3, 2]}", "is 2 numbers for the top layer. Use one number, or add all_"),
+        ("{grid_size: [3], all_layers: true}", "is 1 number for 2 layers. Use one number, or a"),
         ("{grid_size: [3, 0], all_layers: true}", "[3, 0] is not possible. Use a whole number, 1"),
         ("{grid_size: two}", "'two' is not possible. Use a whole number, 1 to 64"),
         ("{grid_size: true}", "true is not possible. Use a whole number, 1 to 64"),

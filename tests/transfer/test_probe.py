@@ -179,6 +179,7 @@ def test_features_in_bfloat16_are_worth_about_as_much(run, digits):
         ({"classifiers": []}, "classifiers: nothing is given"),
         ({"grid": 0}, "grid: 0 is not possible"),
         ({"power": 2}, "power: 2 is not possible"),
+        ({"power": [0.5, 1]}, "power: 2 numbers for 1 map. Give one for all"),
         ({"grid": [3, 2]}, "grid: 2 numbers for 1 map. Give one for all"),
         ({"repeats": 0}, "repeats: 0 is not possible"),
         ({"seed": -1}, "seed: -1 is not possible"),
