@@ -68,11 +68,18 @@ def table_rows(rows) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "values"} | row["values"] for row in rows]
 
 
+def best_first(rows, direction) -> list[Mapping[str, Any]]:
+    """The trials that have a score, the best first; after them those of Hyperband's short trainings
+    that did not go on, which have seen fewer steps."""
+    sign = -1 if direction == "max" else 1
+    done = [row for row in rows if "score" in row]
+    return sorted(done, key=lambda row: (not row["complete"], sign * row["score"]))
+
+
 def _stage(anchor, layer, found, objective):
     """The pictures of one layer's trials, and its table, the best first."""
     rows = [row for row in found["rows"] if row["layer"] == layer]
-    sign = -1 if objective["direction"] == "max" else 1
-    done = sorted((row for row in rows if "score" in row), key=lambda row: sign * row["score"])
+    done = best_first(rows, objective["direction"])
     paths = list(dict.fromkeys(path for row in rows for path in row["values"]))
     return {
         "layer": layer,

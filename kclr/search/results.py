@@ -10,7 +10,7 @@ from keras_tuner.engine.trial import TrialStatus
 from kclr.paths import atomic
 from kclr.provenance import hardware, versions
 from kclr.report.search_plots import front, short_names, trials_png
-from kclr.report.searches import table_rows
+from kclr.report.searches import best_first, table_rows
 from kclr.report.sections import write_csv
 from kclr.run import Run
 from kclr.search.space import Stage, with_values, yaml_of
@@ -110,10 +110,7 @@ def print_results(written: dict[str, Any], out: Path) -> None:
     metric, direction = written["objective"]["metric"], written["objective"]["direction"]
     for best in written["best"]:
         rows = [row for row in written["rows"] if row["layer"] == best["layer"]]
-        done = [row for row in rows if "score" in row]
-        done.sort(
-            key=lambda row: (not row["complete"], row["score"] * (-1) ** (direction == "max"))
-        )
+        done = best_first(rows, direction)
         paths = list(dict.fromkeys(path for row in rows for path in row["values"]))
         cheap = front(done, direction)
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)

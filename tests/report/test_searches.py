@@ -8,6 +8,7 @@ import pytest
 from kclr.errors import RunError
 from kclr.report.page import write_report
 from kclr.report.search_plots import coordinates_svg, front, short_names, trials_png
+from kclr.report.searches import best_first
 
 GOAL = {"metric": "probe_accuracy", "direction": "max"}
 
@@ -49,6 +50,14 @@ def test_the_front_is_what_no_other_trial_beats(direction):
         )
     ]
     assert front(rows, direction) == sorted(expected, key=lambda row: row["seconds"])
+
+
+@pytest.mark.parametrize("direction", ["max", "min"])
+def test_the_best_stands_first_and_short_trainings_last(direction):
+    ordered = best_first(made()["rows"], direction)
+    assert [row["trial"] for row in ordered if not row["complete"]] == [ordered[-1]["trial"]]
+    scores = [row["score"] for row in ordered[:-1]]
+    assert scores == sorted(scores, reverse=direction == "max")
 
 
 def test_names_are_as_short_as_tells_them_apart():
