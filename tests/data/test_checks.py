@@ -37,7 +37,10 @@ def test_a_probe_is_off_unless_asked_for_and_has_defaults():
         ("{data: digits, evry: 5}", "probe.evry: no such key. Did you mean 'every'?"),
         ("{data: digits, labels: 1.5}", "probe.labels: 1.5 is no amount of labels."),
         ("{data: digits, limit: 1}", "probe.limit: 1 is out of range. Use 2 or more."),
-        ("{data: digits, grid: two}", "probe.grid: 'two' is not a whole number."),
+        (
+            "{data: digits, grid: two}",
+            "probe.grid: 'two' is not possible. Use a whole number, 1 to 64",
+        ),
         (
             "{data: digits, classifier: rigde}",
             "probe.classifier: 'rigde' is not allowed. Did you mean 'ridge'?",
