@@ -78,9 +78,12 @@ def parser(functions) -> argparse.ArgumentParser:
         "metavar": "N",
         "help": "cells a side (default: 2), or with --all-layers one number for each: 3,2,2",
     }
-    power = {"type": _powers, "default": 1.0, "metavar": "P"}
-    words = "raise the pooled numbers to it, 0.5 for square roots (default: 1); or 0.5,0.5,1"
-    power["help"] = words
+    power = {
+        "type": _powers,
+        "default": 1.0,
+        "metavar": "P",
+        "help": "raise the pooled numbers to it, 0.5 for square roots (default: 1); or 0.5,0.5,1",
+    }
     sub.add_argument("--grid-size", **cells)
     sub.add_argument("--power", **power)
     sub.add_argument(

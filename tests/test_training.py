@@ -63,7 +63,7 @@ def test_training_at_once_moves_the_lower_layer_too(at_once, tmp_path):
     assert np.abs(at_once.layers[0].kernel - before).max() > 1e-3
 
 
-@pytest.mark.parametrize("step", [8])
+@pytest.mark.parametrize("step", [3, 8])
 def test_an_interrupted_training_at_once_ends_with_the_same_layers(at_once, tmp_path, step):
     with pytest.raises(KeyboardInterrupt):
         train(parse_spec(TWO), tmp_path / "cut", listener=Stop(step))
@@ -140,6 +140,7 @@ def test_statistics_of_normalised_contrast_are_measured_and_the_run_has_it(tmp_p
     ("embedding", "dimensions"),
     [
         ("{}", 2 * 2 * 8),
+        ("{pool: mean}", 8),
         ("{pool: grid, grid_size: 2}", 4 * 8),
         ("{pool: mean, standardize: true, head: [5, 3]}", 3),
     ],

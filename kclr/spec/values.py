@@ -20,61 +20,48 @@ def _amount(amount):
 Amount = Annotated[float, AfterValidator(_amount)]  # of labels
 
 
-def _cells(value):
-    each = value if isinstance(value, (list, tuple)) else [value]
-    whole = all(isinstance(cells, int) and not isinstance(cells, bool) for cells in each)
-    if not each or not whole or not all(1 <= cells <= 64 for cells in each):
-        raise to_mend(
-            f"{shown(value)} is not possible. Use a whole number, 1 to 64, or a list of them, one "
-            "for each layer.",
-            value=value,
-        )
-    return value if isinstance(value, int) else tuple(value)
+def _of_each_layer(possible, one, words):
+    """The check of a number for all layers, or of a list of one for each.
+
+    Args:
+        possible: function of a value that is no bool, whether it is such a number.
+        one: makes it that of the spec.
+        words: what is allowed.
+    """
+
+    def checked(value):
+        listed = isinstance(value, (list, tuple))
+        each = value if listed else [value]
+        if not each or not all(not isinstance(n, bool) and possible(n) for n in each):
+            raise to_mend(
+                f"{shown(value)} is not possible. Use {words}, or a list of them, one for each "
+                "layer.",
+                value=value,
+            )
+        return tuple(map(one, value)) if listed else one(value)
+
+    return BeforeValidator(checked)
+
+
+def _one_or_list(number):
+    """The JSON Schema of that, from the one of a number."""
+    listed = {"type": "array", "minItems": 1, "items": number}
+    return Field(json_schema_extra={"anyOf": [number, listed]})
 
 
 Cells = Annotated[  # on a side of a grid
     int | tuple[int, ...],
-    BeforeValidator(_cells),
-    Field(
-        json_schema_extra={
-            "anyOf": [
-                {"type": "integer", "minimum": 1, "maximum": 64},
-                {
-                    "type": "array",
-                    "minItems": 1,
-                    "items": {"type": "integer", "minimum": 1, "maximum": 64},
-                },
-            ]
-        }
+    _of_each_layer(
+        lambda cells: isinstance(cells, int) and 1 <= cells <= 64, int, "a whole number, 1 to 64"
     ),
+    _one_or_list({"type": "integer", "minimum": 1, "maximum": 64}),
 ]
-
-
-def _powers(value):
-    each = value if isinstance(value, (list, tuple)) else [value]
-    numbers = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in each)
-    if not each or not numbers or not all(0 < one <= 1 for one in each):
-        raise to_mend(
-            f"{shown(value)} is not possible. Use a number above 0, up to 1, or a list of them, "
-            "one for each layer.",
-            value=value,
-        )
-    return tuple(map(float, value)) if isinstance(value, (list, tuple)) else float(value)
-
-
 Powers = Annotated[  # that pooled features are raised to
     float | tuple[float, ...],
-    BeforeValidator(_powers),
-    Field(
-        json_schema_extra={
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
-                {
-                    "type": "array",
-                    "minItems": 1,
-                    "items": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
-                },
-            ]
-        }
+    _of_each_layer(
+        lambda power: isinstance(power, (int, float)) and 0 < power <= 1,
+        float,
+        "a number above 0, up to 1",
     ),
+    _one_or_list({"type": "number", "exclusiveMinimum": 0, "maximum": 1}),
 ]

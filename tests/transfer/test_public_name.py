@@ -24,7 +24,7 @@ def test_a_model_starts_from_a_run_by_the_name_that_the_room_has():
 
 
 def test_other_names_are_refused_as_by_any_module():
-    with pytest.raises(AttributeError, match="attribute initialise"):
+    with pytest.raises(AttributeError, match="No kclr.transfer attribute initialise"):
         kclr.transfer.initialise  # noqa: B018
 
 
