@@ -21,7 +21,7 @@ from kclr.errors import RunError, SpecError
 from kclr.keras_objects import dtype_policy
 from kclr.layers import smallest_image, stacked
 from kclr.paths import as_path, atomic
-from kclr.pooling import POOLS, MapPooling, grid_of_each, pool_maps, power_of_each
+from kclr.pooling import POOLS, MapPooling, grid_of_each, hyphened, power_of_each
 from kclr.probing.features import all_maps
 from kclr.run import Run
 
@@ -107,9 +107,9 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False, p
     """
     smallest, channels = smallest_image(model), model.input_shape[-1]
 
-    maps_of = all_maps(model)
+    both = _with_embeddings(model, pool, grid_size, all_layers, power)
 
-    def maps(image):
+    def outputs(image):
         size = tf.shape(image)[1:3]
         words = f"images must be at least {smallest[0]} x {smallest[1]} px high and wide; these are"
         # TensorFlow convolves before it checks unless told; an empty map can crash its process.
@@ -120,21 +120,13 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False, p
         if image.dtype == tf.uint8:
             # TensorFlow would turn a division by 255 into a product, which rounds twice.
             image = tf.gather([value / 255 for value in range(256)], tf.cast(image, tf.int32))
-        found = maps_of(tf.cast(image, tf.float32), training=False)
-        return found if isinstance(found, list) else [found]
+        return both(tf.cast(image, tf.float32), training=False)
 
     def features(image):
-        return maps(image)[-1]
+        return outputs(image)["features"]
 
     def embed(image):
-        found = maps(image) if all_layers else maps(image)[-1:]
-        grids = grid_of_each(grid_size, len(found), "grid_size")
-        powers = power_of_each(power, len(found))
-        vectors = [
-            pool_maps(each, pool, *options)
-            for each, *options in zip(found, grids, powers, strict=True)
-        ]
-        return tf.concat(vectors, axis=-1)
+        return outputs(image)["embeddings"]
 
     module = tf.Module(name="stack")
     module.weights = [weight.value for weight in model.weights]
@@ -335,13 +327,10 @@ def export_run(
     grid_of_each(grid_size, len(trained) if all_layers else 1, "grid_size")  # raises what is not
     powers = power_of_each(power, len(trained) if all_layers else 1)
     if out is None:
-        grids = [grid_size] if isinstance(grid_size, int) else grid_size
-        cells = "-".join(map(str, grids)) if pool == "grid" else ""
+        pooling = f"{pool}{hyphened(grid_size)}" if pool == "grid" else pool
         every = "-all-layers" * all_layers
-        if set(powers) != {1}:
-            listed = isinstance(power, (list, tuple))
-            every += "-power" + "-".join(f"{each:g}" for each in (powers if listed else powers[:1]))
-        out = run.path / "exports" / f"{trained[-1].directory.name}-{pool}{cells}{every}"
+        every += f"-power{hyphened(power)}" if set(powers) != {1} else ""
+        out = run.path / "exports" / f"{trained[-1].directory.name}-{pooling}{every}"
     names = ["model.keras", "saved_model", *["model.onnx"] * onnx, *["model.tflite"] * litert]
     out = as_path(out)
     paths = [out / name for name in names]

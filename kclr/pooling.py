@@ -81,6 +81,12 @@ def _of_each(value, count, argument):
     return values
 
 
+def hyphened(value):
+    """A number, or a list of one for each layer, as a part of a name: 0.5, or 0.5-0.5-1."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return "-".join(f"{each:g}" for each in values)
+
+
 def signed_power(features, power):
     """Every feature's magnitude raised to a power, its sign kept.
 

@@ -15,6 +15,7 @@ from sklearn.datasets import load_sample_image
 from kclr import export
 from kclr.errors import RunError, SpecError
 from kclr.layers import smallest_image
+from kclr.pooling import pool_maps
 from kclr.run import load_run
 
 BLOCKS = (
@@ -543,7 +544,7 @@ def test_roots_of_all_layers_stand_side_by_side_in_every_format(run, model, tmp_
     expected = []
     for layers, cells in ((1, 3), (2, 2)):
         maps = export.stack_model(run, layers).predict(images, verbose=0)
-        expected.append(export.pool_maps(maps, "grid", cells))
+        expected.append(pool_maps(maps, "grid", cells))
     expected = np.concatenate([np.sqrt(expected[0]), expected[1]], axis=-1)
     options = {"all_layers": True, "grid_size": [3, 2], "power": [0.5, 1]}
     export.export_run(run, out=tmp_path, litert=True, **options)

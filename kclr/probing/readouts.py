@@ -59,7 +59,8 @@ def ridge(features, labels, rows, held_out) -> Fitted:
             _Moments.of(features, labels, part, classes, shift, scale)
             for part in (rows[~held_out], rows[held_out])
         )
-        first, everything = kept.weights(), (kept + other).weights()
+        other += kept
+        first, everything = kept.weights(), other.weights()
     else:
         first = _dual_weights(features, labels, rows[~held_out], classes)
         everything = _dual_weights(features, labels, rows, classes)
@@ -136,15 +137,21 @@ class _Moments:
             found.xy += x.T @ y
         return found
 
-    def __add__(self, other):
-        sums = (getattr(self, n) + getattr(other, n) for n in ("count", "x", "y", "xx", "xy"))
-        return _Moments(self.shift, self.scale, *sums)
+    def __iadd__(self, other):
+        self.count += other.count
+        self.x += other.x
+        self.y += other.y
+        self.xx += other.xx
+        self.xy += other.xy
+        return self
 
     def weights(self):
         """A function of alpha that gives the coefficient (numbers, classes) and the intercept
-        (classes,), for the features as they are."""
+        (classes,), for the features as they are. The sums are used up: their products, the largest
+        array of all, become its Gram matrix."""
         mean, target = self.x / self.count, self.y / self.count
-        gram = self.xx - np.outer(self.count * mean, mean)
+        gram = self.xx
+        gram -= np.outer(self.count * mean, mean)
         variance = np.diag(gram) / self.count
         # All images together have 1. What is this small is the rounding of one that is constant in
         # these, of a filter that only others excite.

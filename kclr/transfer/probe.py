@@ -17,7 +17,7 @@ from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
 from kclr.keras_objects import dtype_policy
 from kclr.layers import stacked
-from kclr.pooling import grid_of_each, power_of_each
+from kclr.pooling import grid_of_each, hyphened, power_of_each
 from kclr.probing.features import all_maps, features
 from kclr.probing.protocol import check_amount, check_classifier, check_enough, probe
 from kclr.transfer.baselines import BASELINES, baseline, check_baseline, run_images
@@ -126,7 +126,7 @@ def probe_run(
         check_baseline(name, layers)
     _check(labels, classifiers, repeats, limit, seed)
     grid_of_each(grid, len(layers) if all_layers else 1)  # raises what is not possible
-    power_of_each(power, len(layers) if all_layers else 1)
+    powers = power_of_each(power, len(layers) if all_layers else 1)
     tell = progress or (lambda words: None)
     channels = layers[0].kernel.shape[2]
     tell("reading labelled images")
@@ -139,8 +139,7 @@ def probe_run(
     own_name = run.path.resolve().name
     own_name = f"run {own_name}" if own_name in BASELINES else own_name
     suffix = ", all layers" if all_layers and len(layers) > 1 else ""
-    powers = power if isinstance(power, (list, tuple)) else [power]
-    suffix += f", power {'-'.join(f'{each:g}' for each in powers)}" if set(powers) != {1} else ""
+    suffix += f", power {hyphened(power)}" if set(powers) != {1} else ""
     suffix += ", flips" if flips else ""
     results = []
     for shown in (own_name, *baselines):
