@@ -8,6 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from kclr.probing import readouts
 from kclr.probing.protocol import hold_out
 from kclr.probing.readouts import (
     LOGISTIC_STRENGTHS,
@@ -68,8 +69,6 @@ def test_classifier_chooses_and_predicts_as_scikit_learn_does(digits, name, coun
 
 @pytest.mark.parametrize("peak", range(len(RIDGE_STRENGTHS)))
 def test_of_many_features_the_peak_is_found_with_half_of_the_strengths(peak, monkeypatch):
-    from kclr.probing import readouts
-
     monkeypatch.setattr(readouts, "_MANY", 1)
     shares = {}
     for places in readouts._rounds(shares, 1):
@@ -87,6 +86,31 @@ def test_of_many_features_the_ridge_is_the_same(digits, monkeypatch):
     some = ridge(features, labels, rows, held_out)
     assert some.strength == every.strength
     np.testing.assert_array_equal(some.predict(features[1300:]), every.predict(features[1300:]))
+
+
+@pytest.mark.parametrize("images", [1000, 50])  # more than features, and fewer
+@pytest.mark.parametrize("side", [7, 48])
+def test_block_by_block_the_ridge_is_the_same(digits, images, side, monkeypatch):
+    features, labels = digits
+    rows = np.arange(images)
+    held_out = hold_out(labels[rows], 0)
+    at_once = ridge(features, labels, rows, held_out)
+    monkeypatch.setattr("kclr.probing.readouts._SIDE", side)
+    blockwise = ridge(features, labels, rows, held_out)
+    assert blockwise.strength == at_once.strength
+    same = blockwise.predict(features[1300:]) == at_once.predict(features[1300:])
+    assert same.mean() > 0.99
+
+
+def test_block_by_block_equations_are_solved(monkeypatch):
+    random = np.random.default_rng(0)
+    factor, right = random.standard_normal((200, 100)), random.standard_normal((100, 3))
+    matrix = factor.T @ factor
+    expected = np.linalg.solve(matrix, right)
+    for side in (1, 17, 50, 100):
+        monkeypatch.setattr("kclr.probing.readouts._SIDE", side)
+        blocks = np.tril(matrix) + np.triu(np.full_like(matrix, np.nan), side)
+        np.testing.assert_allclose(readouts._solve(blocks, right), expected, rtol=1e-10)
 
 
 def test_features_that_only_held_out_images_have_change_nothing(digits):
