@@ -265,5 +265,6 @@ class _Experiment:
         if arm.needs == "end-to-end":
             facts["filters"] = fingerprint(self._filters.twin(seed))
         if arm.needs == "supervised":
-            facts["supervised"] = spec.supervised.model_dump(mode="json")
+            other = spec.supervised.model_dump(mode="json")
+            facts["supervised"] = [other, self._filters.supervised_digest()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

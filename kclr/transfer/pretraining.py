@@ -164,19 +164,27 @@ class Pretraining:
 
     def _supervised(self, count, seed):
         """The first layers of the classifier that was trained on the other labelled set."""
-        training, test = self._once(self._supervised_images)
+        training, test, made_of = self._once(self._supervised_images)
         path = self._results.path / "supervised" / f"seed-{seed}"
-        made_of = digest(*contents(training), *contents(test))
         return supervised_run(
             self._spec, path, training, test, made_of, count, seed, self._listener.preparing
         ).layers
 
+    def supervised_digest(self) -> str:
+        """A hash of the other labelled images.
+
+        Raises:
+            SpecError, RunError: as `labelled`.
+        """
+        return self._once(self._supervised_images)[-1]
+
     def _supervised_images(self):
         other: Any = self._spec.supervised
         self._listener.preparing(f"reading {other.data}")
-        return labelled(
+        training, test = labelled(
             other.data, other.limit, self._spec.test_limit, self._spec.seed, self._channels
         )
+        return training, test, digest(*contents(training), *contents(test))
 
 
 def fingerprint(run: Run) -> list[Any]:

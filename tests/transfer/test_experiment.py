@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError, SpecError
@@ -299,6 +300,19 @@ def test_units_of_other_settings_are_not_taken_for_those_of_the_spec(starts):
     with pytest.raises(SpecError, match="other settings"):
         experiment(STARTS, out, ["train.batch_size=20"], resume=True)
     assert (out / "resolved.yaml").read_text() == before
+
+
+def test_a_unit_depends_on_the_images_of_its_supervised_source(tmp_path):
+    other = tmp_path / "other"
+    for number in range(20):
+        (other / f"{number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 10 * number).save(other / f"{number % 2}" / f"{number}.png")
+    text = f"{SMALL}arms: [supervised frozen]\nlayers: 1\nsupervised: 'folder:{other}'\n"
+    first, out = experiment(text, tmp_path / "out"), tmp_path / "out"
+    assert experiment(text, out, resume=True)["units"] == first["units"]
+    Image.new("L", (8, 8), 255).save(other / "0" / "0.png")
+    with pytest.raises(SpecError, match="supervised-frozen.*other settings"):
+        experiment(text, out, resume=True)
 
 
 def test_what_is_there_is_not_overwritten_by_accident(starts, tmp_path):
