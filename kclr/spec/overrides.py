@@ -20,15 +20,15 @@ def override(value: Any, assignment: str, root: type[Part] = Spec) -> tuple[Any,
 
     The value is read as YAML; null takes a key away where it may not stand. Mappings on the way are
     made where they are missing; what stands there by its name alone (`objective: triplet`) or by
-    default becomes a mapping first. An item of a list must exist.
+    default becomes a mapping first. A list may get one more item at its end, set as a whole.
 
     Returns:
         The changed value, and the path as a tuple of keys and indices. What was given is left as
         it is.
 
     Raises:
-        SpecError: the assignment has no `=`, its value is not YAML, or its path leads past the end
-            of a list or through a value that has no keys.
+        SpecError: the assignment has no `=`, its value is not YAML, or its path leads further past
+            the end of a list, or through a value that has no keys.
     """
     dotted, equals, text = assignment.partition("=")
     words = [word.strip() for word in dotted.split(".")]
@@ -46,19 +46,21 @@ def override(value: Any, assignment: str, root: type[Part] = Spec) -> tuple[Any,
     for word in words[:-1]:
         path = (*path, _key(value, path, word, dotted))
         value = _enterable(value, path, dotted, root)
-    path = (*path, _key(value, path, words[-1], dotted))
+    path = (*path, _key(value, path, words[-1], dotted, more=1))
     slot = slot_at(path, value, root)
     if new is None and slot is not None and slot.field is not None and not slot.optional:
         return _lacking(value, path), path
     return _with(value, path, new), path
 
 
-def _key(value, path, word, dotted):
-    """A word of a path as an index, where it names an item of a list, or as a key."""
+def _key(value, path, word, dotted, more=0):
+    """A word of a path as an index, where it names an item of a list (or one of so many more), or
+    as a key.
+    """
     here = _at(value, path)
     if not isinstance(here, list):
         return word
-    if re.fullmatch("[0-9]{1,9}", word) and int(word) < len(here):
+    if re.fullmatch("[0-9]{1,9}", word) and int(word) < len(here) + more:
         return int(word)
     items = f"its items are 0 to {len(here) - 1}" if here else "it is empty"
     if here and len(here) == 1:
@@ -81,7 +83,7 @@ def _enterable(value, path, dotted, root):
     elif slot.shorthand and (here is None or isinstance(here, str)):
         return _with(value, path, _in_full(here, slot))
     elif here is None and slot.items is not None:
-        raise SpecError(f"{dotted.strip()}: {name} is empty. Set all of it: {name}=[...].")
+        return _with(value, path, [])
     elif here is None and (slot.model or slot.config_of):
         return _with(value, path, {})
     raise SpecError(
@@ -109,9 +111,10 @@ def _with(value, path, new):
     if not path:
         return new
     key, *rest = path
-    changed = list(value) if isinstance(value, list) else dict(value)
-    changed[key] = _with(item(value, key), rest, new)
-    return changed
+    new = _with(item(value, key), rest, new)
+    if isinstance(value, list):
+        return [*value[:key], new, *value[key + 1 :]]
+    return {**value, key: new}
 
 
 def _lacking(value, path):

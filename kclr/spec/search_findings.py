@@ -80,6 +80,8 @@ def _value_findings(spec, path, plain, check):
                 keys.append(key)
         except SpecError as error:
             return [Finding(at, str(error).partition(": ")[2])]
+        if ("stack", len(spec.stack)) in keys:
+            return [Finding(at, "a search adds no layer. Write it into the stack first.")]
         for finding in check(changed):
             if any(finding.path[: len(key)] == key for key in keys):
                 name = ".".join(map(str, finding.path))

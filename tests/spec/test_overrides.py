@@ -93,6 +93,15 @@ def test_options_can_be_set_below_what_a_default_stands_for():
     assert made.config["learning_rate"]["config"] == {"initial_learning_rate": 0.1}
 
 
+def test_a_list_gets_one_more_item():
+    made = parse_spec("stack: [{}]", ["stack.1={block: {filters: 5}}", "stack.1.name=top"]).stack
+    assert [each.block.filters for each in made] == [64, 5]
+    assert made[1].name == "top"
+    flip = "stack.0.patches.augment.0=RandomFlip"
+    augment = parse_spec("stack: [{}]", [flip]).stack[0].patches.augment
+    assert [each.class_name for each in augment] == ["RandomFlip"]
+
+
 def test_what_was_given_is_left_as_it_is():
     value = {"stack": [{"block": {"filters": 3}}]}
     changed, path = override(value, "stack.0.block.filters=5")
@@ -116,9 +125,12 @@ def test_what_was_given_is_left_as_it_is():
         ("stack." + "9" * 5000 + "=x", "stack has no item '999"),
         ("stack.0.trian.steps=3",
          "stack.0.trian.steps: no key stack.0.trian. Did you mean 'train'?"),
-        ("stack.0.patches.augment.0=RandomFlip",
-         "stack.0.patches.augment.0: stack.0.patches.augment "
-         "is empty. Set all of it: stack.0.patches.augment=[...]."),
+        ("stack.3={}", "stack.3: stack has no item '3'; its items are 0 to 1."),
+        ("stack.0.patches.augment.1=RandomFlip",
+         "stack.0.patches.augment.1: stack.0.patches.augment has no item '1'; it is empty."),
+        ("stack.0.patches.augment.0.config.mode=x",
+         "stack.0.patches.augment.0.config.mode: stack.0.patches.augment has no item '0'; it is "
+         "empty."),
         ("seed.x=3", "seed.x: seed is null, which has no keys. Set all of it: seed=..."),
         ("stack.1.train.optimizer.config.learning_rate.config.x=1",
          "stack.1.train.optimizer.config.learning_rate is 0.1, which has no keys."),
