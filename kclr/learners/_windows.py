@@ -24,6 +24,7 @@ class WindowLearner(Part):
     of (as in Coates and Ng 2011)."""
 
     contrastive: ClassVar[bool] = False
+    whitening_above: ClassVar[str] = "standardize"
 
     def directions(self, whitened, covariance, filters, random):
         """Find filters among whitened windows.

@@ -14,6 +14,7 @@ class Contrastive(Part):
     """Another learner that finds the kernel to start from, as `kmeans`; random when left out."""
 
     contrastive: ClassVar[bool] = True
+    whitening_above: ClassVar[str] = "standardize"  # the default above the first layer
 
     def learn(self, layer, sizes, below, images, seed, checkpoint, listener) -> Learned:
         """Train one layer on the frozen output of those below; see `train_layers`."""

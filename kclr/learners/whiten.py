@@ -1,6 +1,6 @@
 """Whitening itself as filters: principal components, or ZCA's rows."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from kclr.learners._windows import WindowLearner
 from kclr.spec.registry import register
@@ -14,6 +14,8 @@ class Whiten(WindowLearner):
     basis: Literal["pca", "zca"] = "pca"
     """`pca`: principal components, the largest variance first; `zca`: one filter for each number of
     the window, which answers to that number alone (Bell and Sejnowski 1997)."""
+
+    whitening_above: ClassVar[str] = "zca"
 
     def directions(self, whitened, covariance, filters, random):
         """As `WindowLearner.directions`."""

@@ -66,7 +66,7 @@ class Block(Part):
     ] = "zca"
     """How the input is decorrelated while training, folded into kernel and bias afterwards: `zca`
     over whole kernel windows, `standardize` for each channel, or `none`; `true` is `zca`. The
-    default is `zca`; above the first layer `standardize` for the learner `contrastive`."""
+    default is `zca`; above the first layer `standardize`, but for the learner `whiten`."""
     whitening_epsilon: Annotated[float, Field(gt=0, le=10)] = 0.01
     """Regularisation of the whitening, as a share of the mean eigenvalue."""
     contrast: Literal["none", "patch"] = "none"
@@ -364,9 +364,7 @@ def _resolve(layer: Layer, position: int) -> Layer:
     block, patches, train = layer.block, layer.patches, layer.train
     given = block.model_fields_set
     if position > 0:
-        upper: dict[str, Any] = {"kernel_size": 3}
-        if layer.learner.contrastive:
-            upper["whitening"] = "standardize"
+        upper = {"kernel_size": 3, "whitening": layer.learner.whitening_above}
         block = block.model_copy(update={k: v for k, v in upper.items() if k not in given})
     if block.pool_strides is None:
         block = block.model_copy(update={"pool_strides": block.pool_size})

@@ -218,8 +218,14 @@ def test_what_a_learner_does_not_take_is_refused(layer, words):
 def test_windows_too_wide_to_whiten_are_refused_in_a_spec():
     text = "stack: [{block: {filters: 1000}}, {learner: kmeans}]"
     with pytest.raises(SpecError, match=r"zca of windows of 9,000 numbers \(3x3x1000\)"):
-        parse_spec(text)
-    assert parse_spec(text, ["stack.1.block.whitening=standardize"])
+        parse_spec(text, ["stack.1.block.whitening=zca"])
+    assert parse_spec(text).stack[1].block.whitening == "standardize"
+
+
+def test_whitening_above_the_first_layer_is_by_channel_but_for_the_learner_of_that_name():
+    for name, below, above in (("random", "zca", "standardize"), ("whiten", "zca", "zca")):
+        layers = parse_spec(f"stack: [{{learner: {name}}}, {{learner: {name}}}]").stack
+        assert [layer.block.whitening for layer in layers] == [below, above]
 
 
 def test_plain_layers_are_what_a_stack_takes():
