@@ -6,10 +6,9 @@
   representations with k-means").
 - `pca`: principal components of the patches, scaled to unit variance.
 
-All but the first see their input through ZCA whitening, which is folded into plain kernels. Above
-the first layer the input is the map of the layers below, standardised by channel before that; where
-a kernel's window of it holds more than 5,000 numbers, that is all, for the whitening would take
-hours.
+All but the first see the image through ZCA whitening, which is folded into plain kernels. Above
+the first layer the input is the map of the layers below, standardised by channel, and for `pca`
+whitened too: as a spec's learners see it by default.
 """
 
 from collections.abc import Sequence
@@ -73,7 +72,7 @@ def baseline(name, layers, images: Sequence[Any], seed=0, windows=100_000) -> li
         else:
             learner: Any = parts("learner")[LEARNERS[name]].model_validate({"windows": windows})
             shape = layer.kernel.shape
-            whitening = "zca" if np.prod(shape[:3]) <= MOST_WHITENED else "standardize"
+            whitening = learner.whitening_above if below else "zca"
             kernel, bias, _ = learner.find(
                 layer.block, shape, below, images[index], random, whitening, EPSILON
             )

@@ -139,7 +139,8 @@ def test_a_layer_above_answers_to_the_maps_below_around_zero(photographs, name):
     maps = stacked(linear, 3, padding="valid").predict(photographs / 255, verbose=0)
     if name != "random":
         assert abs(maps.mean()) < 0.1
-        assert 0.5 < maps.std() < 1.2
+        # Whitened numbers of the window have variance 1, standardized channels alone go together.
+        assert 0.5 < maps.std() < (1.2 if name == "pca" else 12)
 
 
 def _arrays(layer):
@@ -171,13 +172,9 @@ def test_wide_maps_take_fewer_patches_rather_than_all_the_memory(photographs, mo
     assert seen == [500]
 
 
-def test_windows_too_wide_to_whiten_are_standardised_only(photographs, monkeypatch):
+def test_windows_too_wide_for_their_components_are_refused(photographs, monkeypatch):
     monkeypatch.setattr(baselines, "MOST_WHITENED", 143)
     layers = [layer("conv1", 2, 2, 3, 16), layer("conv2", 3, 3, 16, 24)]
-    first, second = baseline("kmeans", layers, [photographs] * 2, 0, PATCHES)
-    linear = PlainLayer("top", second.block | {"activation": None}, *_arrays(second))
-    maps = stacked([first, linear], 3).predict(photographs / 255, verbose=0)
-    assert np.isfinite(maps).all()
     with pytest.raises(SpecError, match="the windows of layer conv2 hold 144 numbers"):
         baseline("pca", layers, [photographs] * 2, 0, PATCHES)
 
