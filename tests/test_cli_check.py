@@ -148,6 +148,14 @@ stack:
     assert "stack.1.learner: the components of windows of 8,100 numbers take too long" in err
 
 
+def test_pixels_of_too_many_numbers_are_found(check):
+    spec = "data: {{source: photos, channels: {}}}\nstack:\n  - block: {{kernel_size: 60}}\n"
+    status, _, err = check(spec.format(3))
+    assert status == 2
+    assert "stack.0.block.whitening: zca of windows of 10,800 numbers (60x60x3) takes too" in err
+    assert check(spec.format(1))[0] == 0
+
+
 def test_images_that_shrink_to_nothing_are_found(check):
     status, _, err = check("""\
 data: {source: photos, tile: 16}

@@ -5,7 +5,7 @@ from kclr.data.sources import split_source
 from kclr.spec.findings import Draft, read_draft
 from kclr.spec.geometry import output_size
 from kclr.spec.schema import Spec
-from kclr.spec.sizes import image_findings
+from kclr.spec.sizes import image_findings, whitening_findings
 from kclr.spec.wording import Finding, nearest, shown
 
 LABELLED = ("tfds", "folder", "digits")
@@ -59,6 +59,7 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
         shape = looked[source]
         if shape and (draft is None or draft.sizes_trusted(index, below=True)):
             findings += image_findings(spec, index, shape[0], shape[1])
+            findings += whitening_findings(spec, 0, shape[2]) if index == 0 else []
     if spec.probe and (draft is None or draft.trusted("probe", "data")):
         found = labelled_findings(spec.probe.data, ("probe", "data"))
         top = len(spec.stack) - 1

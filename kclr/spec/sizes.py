@@ -1,7 +1,5 @@
 """Sizes that cannot be: a kernel larger than its patch, a crop larger than the images, ..."""
 
-import itertools
-
 from kclr.spec.geometry import layer_geometry, output_size, window
 from kclr.spec.schema import Spec
 from kclr.spec.wording import Finding
@@ -110,25 +108,33 @@ def grid_findings(spec: Spec) -> list[Finding]:
     return findings
 
 
-def whitening_findings(spec: Spec) -> list[Finding]:
-    """Layers whose windows hold too many numbers for ZCA whitening, or for their components."""
-    findings = []
-    for index, (below, layer) in enumerate(itertools.pairwise(spec.stack), start=1):
-        numbers = layer.block.kernel_size**2 * below.block.filters
-        if layer.block.whitening == "zca" and numbers > MOST_WHITENED:
-            words = (
-                f"zca of windows of {numbers:,} numbers ({layer.block.kernel_size}x"
-                f"{layer.block.kernel_size}x{below.block.filters}) takes too long. Use "
-                f"standardize, or windows of {MOST_WHITENED:,} numbers at most."
-            )
-            findings.append(Finding(("stack", index, "block", "whitening"), words))
-        elif layer.learner.part_name == "whiten" and numbers > MOST_WHITENED:
-            words = (
-                f"the components of windows of {numbers:,} numbers take too long. Use another "
-                f"learner, or windows of {MOST_WHITENED:,} numbers at most."
-            )
-            findings.append(Finding(("stack", index, "learner"), words))
-    return findings
+def whitening_findings(spec: Spec, index: int, channels: int) -> list[Finding]:
+    """Windows of layer `index` that hold too many numbers for ZCA whitening or for components.
+
+    Args:
+        spec: checked.
+        index: of the layer.
+        channels: of what it sees, the images or the map of the layer below.
+    """
+    layer = spec.stack[index]
+    side = layer.block.kernel_size
+    numbers = side**2 * channels
+    if numbers <= MOST_WHITENED:
+        return []
+    most = f"windows of {MOST_WHITENED:,} numbers at most"
+    if layer.block.whitening == "zca":
+        words = (
+            f"zca of windows of {numbers:,} numbers ({side}x{side}x{channels}) takes too long. Use "
+            f"standardize, or {most}."
+        )
+        return [Finding(("stack", index, "block", "whitening"), words)]
+    if layer.learner.part_name == "whiten":
+        words = (
+            f"the components of windows of {numbers:,} numbers take too long. Use another "
+            f"learner, or {most}."
+        )
+        return [Finding(("stack", index, "learner"), words)]
+    return []
 
 
 def together_findings(spec: Spec) -> list[Finding]:
