@@ -33,6 +33,8 @@ def parser(functions) -> argparse.ArgumentParser:
 
     sub = command("init", "write a commented spec to start from")
     sub.add_argument("path", nargs="?", default="kclr.yaml", help="where (default: kclr.yaml)")
+    words = "of how many layers (default: 1); above the first by contrast, on one of k-means"
+    sub.add_argument("--layers", type=int, choices=(1, 2, 3), default=1, help=words)
 
     sub = command("check", "check a spec and print it with every default and size")
     spec_arguments(sub)

@@ -46,12 +46,12 @@ def main(arguments=None) -> int:
 
 
 def _init(options):
-    from kclr.spec.starter import STARTER
+    from kclr.spec.starter import starter
 
     path = Path(options.path)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(STARTER)
+            file.write(starter(options.layers))
     except FileExistsError:
         raise SpecError(f"{path} is already there. Choose another name: kclr init NAME") from None
     print(f"{path} is ready. Look through it, then: kclr train {path}")

@@ -147,6 +147,10 @@ def test_init_writes_a_spec_that_checks_and_never_overwrites(tmp_path, capsys, m
     (tmp_path / "mine.yaml").write_text("precious")
     assert main(["init", "mine.yaml"]) == 2
     assert (tmp_path / "mine.yaml").read_text() == "precious"
+    assert main(["init", "deep.yaml", "--layers", "3"]) == 0
+    capsys.readouterr()
+    assert main(["check", "deep.yaml"]) == 0
+    assert "name: conv3" in capsys.readouterr().out
 
 
 def test_an_empty_folder_of_images_is_said_before_tensorflow_is_loaded(tmp_path, capsys):

@@ -1,6 +1,6 @@
-"""The commented spec that `kclr init` writes."""
+"""The commented specs that `kclr init` writes."""
 
-STARTER = """\
+_IMAGES = """\
 # A spec of kclr: images without labels, and the layers to learn from them.
 # Check it with `kclr check FILE`, train it with `kclr train FILE`.
 
@@ -13,6 +13,9 @@ data: photos
 seed: 0
 
 stack:
+"""
+
+_ONE = """\
   - name: conv1
     block:
       filters: 64         # how many filters to learn
@@ -37,9 +40,77 @@ stack:
         config:
           learning_rate: 0.001
 
-  # A second layer, trained on the frozen output of the first. Its sizes are in cells of the first
-  # layer's map; `kclr check` tells what they are in pixels.
+  # More layers, each trained on the frozen output of those below: `kclr init --layers 3` has the
+  # recipe that is worth most. Sizes are in cells of the map below; `kclr check` tells the pixels.
   # - name: conv2
   #   block: {filters: 128, kernel_size: 3}
   #   train: {steps: 500, batch_size: 256}
 """
+
+_BELOW = """\
+  # Filters by k-means on whitened windows of the images: seconds, no gradient steps.
+  - name: conv1
+    block: {filters: 128, kernel_size: 5, padding: same}
+    learner: {name: kmeans, threshold: 0.5}
+
+  # Above them filters by contrast, on the frozen output of those below. What stands beside the
+  # convolution while it learns is folded into it (batch_norm) or left behind (head).
+  - name: conv2
+    block: &block {filters: 256, kernel_size: 3, padding: same, batch_norm: true}
+    patches:              # sizes in cells of the map below; `kclr check` tells the pixels
+      patch_size: 8       # 20 px of the image ...
+      max_shift: 3        # ... anchor and positive up to 6 px apart
+      augment: &augment   # any augmentations of Keras
+        - {class_name: RandomFlip, config: {mode: horizontal}}
+        - class_name: RandomColorJitter
+          config:
+            value_range: [0, 1]
+            brightness_factor: 0.4
+            contrast_factor: 0.4
+            saturation_factor: 0.4
+            hue_factor: 0.1
+    objective: &objective {name: ntxent, temperature: 0.2}
+    embedding: &embedding {pool: mean, standardize: true, head: [512, 128]}
+    train: &train
+      steps: 500          # or epochs
+      batch_size: 256     # crops, of each two patches
+      # precision: mixed_bfloat16  # faster on GPUs, and on cores that have AMX
+      optimizer:          # any optimizer of Keras, and any schedule
+        class_name: AdamW
+        config:
+          learning_rate:
+            class_name: CosineDecay
+            config:
+              initial_learning_rate: 0.0
+              warmup_target: 0.002
+              warmup_steps: 50
+              decay_steps: 450
+"""
+
+_THIRD = """
+  - name: conv3
+    block: {<<: *block, filters: 512}
+    patches: {patch_size: 4, max_shift: 2, augment: *augment}  # 24 px, up to 8 px apart
+    objective: *objective
+    embedding: *embedding
+    train: *train
+"""
+
+_FEATURES = """
+# What the SavedModel's `embed` gives: all layers side by side, each pooled on a grid of so many
+# cells a side and raised to a power (square roots even out what counts).
+export: {{all_layers: true, grid_size: {grids}, power: {powers}}}
+"""
+
+
+def starter(layers=1) -> str:
+    """A spec with comments, as text.
+
+    Args:
+        layers: int. 1: a single one by triplets, its defaults spelled out; 2 or 3: k-means below
+            and contrast above, as in `configs/depth.yaml`, with a third of its filters.
+    """
+    if layers == 1:
+        return _IMAGES + _ONE
+    features = _FEATURES.format(grids=[3, 2, 2][:layers], powers=[0.5, 0.5, 1][:layers])
+    return _IMAGES + _BELOW + _THIRD * (layers > 2) + features

@@ -10,10 +10,10 @@ import pydantic
 import pytest
 import yaml
 
-from kclr.spec import keras_parts, parse_spec, schema, search
+from kclr.spec import keras_parts, load_spec, parse_spec, schema, search
 from kclr.spec.registry import descriptions, parts
 from kclr.spec.schema import json_schema
-from kclr.spec.starter import STARTER
+from kclr.spec.starter import starter
 from kclr.spec.transfer import parse_transfer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,19 +99,32 @@ def test_examples_on_the_page_are_valid(docs):
 
 
 def test_the_starter_spells_out_the_defaults():
-    assert parse_spec(STARTER) == parse_spec("stack: [{}]")
+    assert parse_spec(starter()) == parse_spec("stack: [{}]")
 
 
 def test_the_starters_second_layer_is_valid_when_its_comment_is_taken_away():
-    head, _, tail = STARTER.partition("  # - name: conv2")
+    head, _, tail = starter().partition("  # - name: conv2")
     text = head + "  # - name: conv2".replace("# ", "") + tail.replace("  # ", "  ")
     spec = parse_spec(text)
     assert spec.stack[1].name == "conv2"
     assert spec.stack[1].block.filters == 128
 
 
+def test_the_deep_starter_is_the_recipe_of_its_config():
+    recipe = load_spec(ROOT / "configs/depth.yaml", ["data=photos"])
+    same = [f"stack.{index}.block.filters={384 << index}" for index in range(3)]
+    same += [f"stack.{index}.train.precision=mixed_bfloat16" for index in (1, 2)]
+    deep = parse_spec(starter(3), same)
+    assert deep == recipe
+    two = parse_spec(starter(2), same[:2] + same[3:4])
+    assert two.stack == recipe.stack[:2]
+    assert two.export.grid_size == (3, 2)
+
+
 VALID = [
-    STARTER,
+    starter(),
+    starter(2),
+    starter(3),
     "stack: [{}]",
     "{stack: [{learner: kmeans}, {learner: {start: {name: patches, windows: 9}}}]}",
     "{data: ./pictures, stack: [{}]}",
