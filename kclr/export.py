@@ -109,7 +109,14 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False, p
 
     both = _with_embeddings(model, pool, grid_size, all_layers, power)
 
-    def outputs(image):
+    def traced(output):
+        part = keras.Model(both.input, both.output[output])
+        spec = [_image_spec(channels)]
+        return tf.function(lambda image: part(image, training=False), spec, autograph=False)
+
+    maps, vectors = traced("features"), traced("embeddings")  # once for all dtypes
+
+    def in_float32(image):
         size = tf.shape(image)[1:3]
         words = f"images must be at least {smallest[0]} x {smallest[1]} px high and wide; these are"
         # TensorFlow convolves before it checks unless told; an empty map can crash its process.
@@ -120,13 +127,13 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False, p
         if image.dtype == tf.uint8:
             # TensorFlow would turn a division by 255 into a product, which rounds twice.
             image = tf.gather([value / 255 for value in range(256)], tf.cast(image, tf.int32))
-        return both(tf.cast(image, tf.float32), training=False)
+        return tf.cast(image, tf.float32)
 
     def features(image):
-        return outputs(image)["features"]
+        return maps(in_float32(image))
 
     def embed(image):
-        return outputs(image)["embeddings"]
+        return vectors(in_float32(image))
 
     module = tf.Module(name="stack")
     module.weights = [weight.value for weight in model.weights]

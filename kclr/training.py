@@ -31,6 +31,7 @@ from kclr.whitening import WindowStatistics, contrast_normalized, standardizing,
 from kclr.windows import idle_filters
 
 STATISTICS_CROPS = 20_000
+_TOGETHER = 512  # of them at once, whatever the batch size
 
 
 def train_layers(
@@ -354,9 +355,10 @@ def _whitening(block, generator, below):
     window = block.kernel_size**2 if block.whitening == "zca" else 1
     statistics = WindowStatistics(window * channels)
     batches = -(-STATISTICS_CROPS // generator.batch_size)
-    for patches, _ in generator.views().take(batches):
-        maps = tf.cast(patches[:, 0], "float32") / 255
-        maps = below(maps)
+    anchors = generator.views().take(batches).map(lambda patches, _: patches[:, 0])
+    for patches in anchors.batch(-(-_TOGETHER // generator.batch_size)):
+        maps = tf.reshape(patches, (-1, *patches.shape[2:]))
+        maps = below(tf.cast(maps, "float32") / 255)
         if block.whitening == "zca" or block.contrast == "patch":
             maps = tf.image.extract_patches(
                 tf.cast(maps, "float32"),
