@@ -157,6 +157,8 @@ def fit(model, training, test, train: TransferTrain, steps, seed, told=None) -> 
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=train.jit,
     )
+    # Else Keras does so while it traces the training step, which is then traced a second time.
+    model.optimizer.build(model.trainable_variables)
     history = _History(told)
     model.fit(
         batches,
