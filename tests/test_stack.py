@@ -100,13 +100,13 @@ def test_the_keras_model_is_the_stack_of_the_kernels_on_disk(run):
 
 
 def test_the_same_seed_gives_the_same_kernels_bit_for_bit(run, tmp_path):
-    again = train(TWO_LAYERS, tmp_path / "again")
+    again = train(TWO_LAYERS, tmp_path / "again", bare=True)
     for one, other in zip(kernels(run.path), kernels(again.path), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_another_seed_gives_other_kernels(run, tmp_path):
-    other = train("seed: 1\n" + ONE_LAYER, tmp_path / "other")
+    other = train("seed: 1\n" + ONE_LAYER, tmp_path / "other", bare=True)
     assert not np.allclose(kernels(run.path)[0], kernels(other.path)[0])
 
 
@@ -136,7 +136,7 @@ def test_adding_a_layer_trains_only_that_layer(run, tmp_path):
     train(ONE_LAYER, tmp_path / "grown")
     first = tmp_path / "grown/layers/01-conv1/kernel.npy"
     before = first.stat().st_mtime_ns
-    train(TWO_LAYERS, tmp_path / "grown", resume=True)
+    train(TWO_LAYERS, tmp_path / "grown", resume=True, bare=True)
     assert first.stat().st_mtime_ns == before
     np.testing.assert_array_equal(kernels(tmp_path / "grown")[1], kernels(run.path)[1])
 
@@ -156,7 +156,7 @@ def test_shifted_augmented_patches_and_a_layer_with_its_own_images(tmp_path):
         patches: {max_shift: 1}
         train: {epochs: 1, batch_size: 64, precision: mixed_bfloat16}
     """
-    first, second = train(text, tmp_path / "run").layers
+    first, second = train(text, tmp_path / "run", bare=True).layers
     assert (first.bias == 0).all()
     assert first.history()[-1]["learning_rate"] < 1e-3
     assert second.facts["steps"] > 4
@@ -178,7 +178,7 @@ def test_tensorboard_events_are_written_or_its_absence_is_said_first(tmp_path, m
     assert not (tmp_path / "run").exists()
     monkeypatch.undo()
     pytest.importorskip("tensorboard")
-    run = train("tensorboard: true" + ONE_LAYER, tmp_path / "run")
+    run = train("tensorboard: true" + ONE_LAYER, tmp_path / "run", bare=True)
     import tensorflow as tf
 
     (events,) = (run.path / "tensorboard" / "conv1").iterdir()
@@ -206,7 +206,7 @@ def test_pictures_that_cannot_be_read_are_counted_and_named(tmp_path):
 
     heard = Heard()
     text = ONE_LAYER.replace("data: photos", f"data: folder:{tmp_path / 'pictures'}")
-    run = train(text, tmp_path / "run", listener=heard)
+    run = train(text, tmp_path / "run", listener=heard, bare=True)
     assert run.layers[0].facts["skipped_images"] == 1
     assert len(heard.warnings) == 1
     assert "skipped (notes.png: " in heard.warnings[0]
@@ -242,6 +242,8 @@ def started(tmp_path, out):
     return subprocess.Popen(
         [sys.executable, "-m", "kclr", "train", str(tmp_path / "long.yaml"), "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell may have these tests ignore it, and the process would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
@@ -260,7 +262,7 @@ def history_without_time(run):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return train(LONG, tmp_path_factory.mktemp("whole") / "run")
+    return train(LONG, tmp_path_factory.mktemp("whole") / "run", bare=True)
 
 
 @pytest.mark.slow
@@ -275,7 +277,7 @@ def test_an_interrupted_run_resumes_to_the_same_kernels_bit_for_bit(tmp_path, ho
         assert "--resume" in err
         assert "Traceback" not in err
     assert not (tmp_path / "cut/summary.json").exists()
-    resumed = train(LONG, tmp_path / "cut", resume=True)
+    resumed = train(LONG, tmp_path / "cut", resume=True, bare=True)
     np.testing.assert_array_equal(kernels(whole.path)[0], kernels(resumed.path)[0])
     np.testing.assert_array_equal(whole.layers[0].bias, resumed.layers[0].bias)
     assert history_without_time(whole) == history_without_time(resumed)
