@@ -14,7 +14,7 @@ from kclr.cli import main
 SPEC = """
 stack:
   - block: {filters: 4}
-    train: {steps: 6, batch_size: 16, log_every: 3}
+    train: {steps: 6, batch_size: 16, log_every: 3, jit: false}
 """
 
 

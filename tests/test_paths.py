@@ -13,7 +13,7 @@ SPEC = """
 data: {source: photos, limit: 100}
 stack:
   - block: {filters: 4}
-    train: {steps: 4, batch_size: 8, log_every: 2, checkpoint_seconds: 0}
+    train: {steps: 4, batch_size: 8, log_every: 2, checkpoint_seconds: 0, jit: false}
 """
 
 

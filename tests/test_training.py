@@ -21,7 +21,7 @@ stack:
   - block: {filters: 8, batch_norm: true}
     objective: {name: ntxent, learn_temperature: true, queue_size: 64}
     embedding: {pool: grid, standardize: true, head: [12, 6]}
-    train: {steps: 6, batch_size: 16, log_every: 5, checkpoint_seconds: 0}
+    train: {steps: 6, batch_size: 16, log_every: 5, checkpoint_seconds: 0, jit: false}
 """
 
 

@@ -161,7 +161,7 @@ def mixed(tmp_path_factory):
       - block: {filters: 6, batch_norm: true}
         learner: {start: {name: patches, windows: 2000}}
         embedding: {pool: mean, standardize: true, head: [8, 4]}
-        train: {steps: 4, batch_size: 16, log_every: 2}
+        train: {steps: 4, batch_size: 16, log_every: 2, jit: false}
     """
     return train(parse_spec(text), tmp_path_factory.mktemp("mixed") / "run")
 
@@ -188,6 +188,7 @@ def test_contrastive_training_starts_from_what_the_named_learner_finds(tmp_path)
         learner: {start: {name: kmeans, windows: 2000}}
         train:
           steps: 1
+          jit: false
           batch_size: 16
           optimizer: {class_name: SGD, config: {learning_rate: 1.0e-12}}
     """

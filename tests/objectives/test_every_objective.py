@@ -105,7 +105,7 @@ def test_a_spec_names_each_and_its_layers_are_learned(tmp_path):
         {
             "block": {"filters": 4, "kernel_size": 2, "pool_size": 1},
             "objective": objective,
-            "train": {"steps": 3, "batch_size": 16, "log_every": 2},
+            "train": {"steps": 3, "batch_size": 16, "log_every": 2, "jit": False},
         }
         for objective in (variables, "infonce", "barlow", "vicreg", {"name": "spectral"})
     ]

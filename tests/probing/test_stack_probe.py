@@ -23,15 +23,15 @@ data: photos
 stack:
   - block: {filters: 8, kernel_size: 6}
     patches: {max_shift: 2, augment: [RandomFlip]}
-    train: {steps: 12, batch_size: 32, log_every: 5}
+    train: {steps: 12, batch_size: 32, log_every: 5, jit: false}
   - block: {filters: 6, kernel_size: 3, padding: same, batch_norm: true}
-    train: {steps: 6, batch_size: 16, log_every: 3}
+    train: {steps: 6, batch_size: 16, log_every: 3, jit: false}
 """
 ONE_LAYER = """
 data: photos
 stack:
   - block: {filters: 8, kernel_size: 6, whitening: none}
-    train: {steps: 12, batch_size: 32, log_every: 5, checkpoint_seconds: 0}
+    train: {steps: 12, batch_size: 32, log_every: 5, checkpoint_seconds: 0, jit: false}
 """
 PROBE = "probe: {data: digits, every: 4, limit: 150, grid: 1}\n"
 
