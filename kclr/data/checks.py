@@ -59,7 +59,7 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
         shape = looked[source]
         if shape and (draft is None or draft.sizes_trusted(index, below=True)):
             findings += image_findings(spec, index, shape[0], shape[1])
-            for finding in whitening_findings(spec, 0, shape[2]) if index == 0 else []:
+            for finding in whitening_findings(spec, shape[2]) if index == 0 else []:
                 findings += [finding] if draft is None or draft.trusted(*finding.path) else []
     if spec.probe and (draft is None or draft.trusted("probe", "data")):
         found = labelled_findings(spec.probe.data, ("probe", "data"))

@@ -178,11 +178,7 @@ def draft(text, overrides: Iterable[str] = (), name="spec", root: type[Part] = S
             made.findings += [found] if made.trusted(*found.path) else []
         if not any("filters" in wrong or "learner" in wrong for wrong in made.doubtful):
             for found in (
-                *(
-                    found
-                    for index, below in enumerate(made.spec.stack[:-1], start=1)
-                    for found in whitening_findings(made.spec, index, below.block.filters)
-                ),
+                *whitening_findings(made.spec),
                 *together_findings(made.spec),
                 *device_findings(made.spec),
             ):

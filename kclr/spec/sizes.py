@@ -108,33 +108,36 @@ def grid_findings(spec: Spec) -> list[Finding]:
     return findings
 
 
-def whitening_findings(spec: Spec, index: int, channels: int) -> list[Finding]:
-    """Windows of layer `index` that hold too many numbers for ZCA whitening or for components.
+def whitening_findings(spec: Spec, channels: int | None = None) -> list[Finding]:
+    """Layers whose windows hold too many numbers for ZCA whitening, or for their components.
 
     Args:
         spec: checked.
-        index: of the layer.
-        channels: of what it sees, the images or the map of the layer below.
+        channels: of the images, to look at the first layer; None to look at those above it.
     """
-    layer = spec.stack[index]
-    side = layer.block.kernel_size
-    numbers = side**2 * channels
-    if numbers <= MOST_WHITENED:
-        return []
+    below = [layer.block.filters for layer in spec.stack[:-1]]
+    seen = enumerate(below, start=1) if channels is None else [(0, channels)]
     most = f"windows of {MOST_WHITENED:,} numbers at most"
-    if layer.block.whitening == "zca":
-        words = (
-            f"zca of windows of {numbers:,} numbers ({side}x{side}x{channels}) takes too long. Use "
-            f"standardize, or {most}."
-        )
-        return [Finding(("stack", index, "block", "whitening"), words)]
-    if layer.learner.part_name == "whiten":
-        words = (
-            f"the components of windows of {numbers:,} numbers take too long. Use another "
-            f"learner, or {most}."
-        )
-        return [Finding(("stack", index, "learner"), words)]
-    return []
+    findings = []
+    for index, depth in seen:
+        layer = spec.stack[index]
+        side = layer.block.kernel_size
+        numbers = side**2 * depth
+        if numbers <= MOST_WHITENED:
+            continue
+        if layer.block.whitening == "zca":
+            words = (
+                f"zca of windows of {numbers:,} numbers ({side}x{side}x{depth}) takes too long. "
+                f"Use standardize, or {most}."
+            )
+            findings.append(Finding(("stack", index, "block", "whitening"), words))
+        elif layer.learner.part_name == "whiten":
+            words = (
+                f"the components of windows of {numbers:,} numbers take too long. Use another "
+                f"learner, or {most}."
+            )
+            findings.append(Finding(("stack", index, "learner"), words))
+    return findings
 
 
 def together_findings(spec: Spec) -> list[Finding]:
