@@ -52,6 +52,28 @@ def _few(items):
     return [item for item, _ in zip(items, range(20), strict=False)]
 
 
+def printable(name) -> str:
+    """A name of somebody else's on one line that every terminal, file and table takes.
+
+    Control characters (a terminal obeys them), line breaks, marks that turn the direction of
+    writing and bytes that are not UTF-8 become escapes, as `\\x1b`; all other letters stay.
+    """
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in str(name))
+
+
+def _escaped(letter):
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python has a byte of a file's name that is not UTF-8
+        code -= 0xDC00
+    return (
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )
+
+
 def any_of(words) -> str:
     """`a, b or c`."""
     *first, last = [shown(word) if not isinstance(word, str) else word for word in words]
