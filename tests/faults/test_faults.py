@@ -1,0 +1,69 @@
+"""A sample of what ./tools/faults does in full, and that the harness sees what it should see."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import commands
+import damage
+import numpy as np
+import pytest
+import record
+import specs
+
+from kclr.spec.reading import read_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.faults
+@pytest.mark.full
+def test_a_sample_of_kills_full_disks_and_strangers_files_does_no_harm():
+    counts = {"kills": 1, "disks": 1, "damages": 1, "files": 40, "jobs": 2}
+    words = [word for name, count in counts.items() for word in (f"--{name}", str(count))]
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "faults", "--of", "train", *words],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.faults
+@pytest.mark.full
+@pytest.mark.parametrize("part", range(2))
+def test_a_sample_of_fuzzed_specs_is_taken_or_explained(part):
+    fuzzed = specs.Specs()
+    wrong = [found for n in range(part * 150, part * 150 + 150) if (found := fuzzed.case(n))]
+    assert not wrong, wrong[0]
+
+
+def test_a_kernel_that_differs_in_one_bit_and_a_file_left_over_are_seen(tmp_path):
+    work = commands.WORKS["train"]
+    for name in ("one", "other"):
+        layer = tmp_path / name / "out/layers/01-conv1"
+        layer.mkdir(parents=True)
+        np.save(layer / "kernel.npy", np.arange(8, dtype=np.float32))
+        (layer / "layer.json").write_text(json.dumps({"loss": 1, "seconds": len(name)}))
+    ends = [commands.end_of(work, tmp_path / name) for name in ("one", "other")]
+    assert commands.differences(*ends) == []
+    damage.flipped(layer / "kernel.npy", random.Random(1))
+    (layer / ".02-conv2.part").touch()
+    found = commands.differences(ends[0], commands.end_of(work, tmp_path / "other"))
+    assert found == ["layers/01-conv1/.02-conv2.part", "layers/01-conv1/kernel.npy"]
+
+
+def test_fuzzed_values_are_written_as_the_yaml_that_they_are():
+    value = {"a": [1, -2.5, None, True, "x: y", "é\u2028"], "b": {"c": [float("inf")]}}
+    assert read_yaml(specs.as_yaml(value), "spec").value == value
+
+
+def test_a_case_is_the_same_each_time():
+    assert specs.Specs().make(7)[:2] == specs.Specs().make(7)[:2]
+
+
+def test_the_page_about_reliability_has_the_counts_that_were_recorded():
+    page = record.PAGE.read_text(encoding="utf-8")
+    assert record.table() in page, "./tools/faults --table writes it anew"
