@@ -51,7 +51,12 @@ def _init(options):
     path = Path(options.path)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(starter(options.layers))
+            try:
+                file.write(starter(options.layers))
+                file.flush()
+            except OSError:
+                path.unlink()  # half of it, which would be in the way of the next try
+                raise
     except FileExistsError:
         raise SpecError(f"{path} is already there. Choose another name: kclr init NAME") from None
     print(f"{path} is ready. Look through it, then: kclr train {path}")
@@ -304,7 +309,8 @@ def _search(options):
         resume, overwrite = options.resume, options.overwrite
         if options.workers:
             running.check_search(spec, options.spec)
-            running.begin(plain, out, text, resume, overwrite)
+            with running.begun(plain, out, text, resume, overwrite):
+                pass  # the processes go on with it
             words = [*_words(options, workers=False)[1:], "--resume"]
             supervise(words, out, options.workers, listener)
             resume, overwrite = True, False  # what is left to do: the table, the plot, best.yaml

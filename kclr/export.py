@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kclr.directories import SAVED_MODEL, check_ours, share
 from kclr.errors import RunError, SpecError
 from kclr.keras_objects import dtype_policy
 from kclr.layers import smallest_image, stacked
@@ -104,7 +105,11 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False, p
         all_layers: bool, whether `embed` gives the vectors of all layers.
         power: float above 0, up to 1, that the pooled numbers are raised to; or a list, as
             `grid_size`.
+
+    Raises:
+        RunError: `path` is a directory that kclr did not write, or it cannot be written.
     """
+    check_ours(path, SAVED_MODEL)
     smallest, channels = smallest_image(model), model.input_shape[-1]
 
     both = _with_embeddings(model, pool, grid_size, all_layers, power)
@@ -347,6 +352,7 @@ def export_run(
         require_onnx()
     if litert:
         _check_litert_size(model, litert_size)
+    share(out, names)
     for path in paths:
         if path.name == "model.keras":
             write_keras(model, path)
@@ -363,8 +369,6 @@ def _check_free(out, names):
     """Refuse a place whose files a finished run vouches for."""
     out = out.resolve()
     for directory in (out, *out.parents):
-        if directory.exists() and not directory.is_dir():
-            raise RunError(f"{directory} is a file. Choose another place with --out.")
         if not (directory / "spec.yaml").is_file():
             continue
         recorded = (Run(directory).summary or {}).get("sha256", {})

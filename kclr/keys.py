@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from kclr.data.sources import as_images
+from kclr.directories import RUN, mark
 from kclr.distribution import ALONE, Cluster
 from kclr.errors import SpecError
 from kclr.paths import atomic
@@ -101,6 +102,8 @@ def adopt(spec: Spec, out, runs: Iterable[Run]) -> int:
         ]
         count = same.index(False) if False in same else len(same)
         best = other.layers[:count] if count > len(best) else best
+    if best:
+        mark(run.path, RUN)
     for index, layer in enumerate(best):
         place = run.layer_directory(index, layer.name)
         if not place.exists():

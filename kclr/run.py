@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from kclr.errors import RunError, SpecError
-from kclr.paths import append, as_path, atomic, is_remote, remove
+from kclr.paths import append, as_path, atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,34 +148,6 @@ class Run:
         """Where an unfinished layer's training state is kept."""
         return self.path / "checkpoints" / f"{index + 1:02d}-{name}.npz"
 
-    @contextlib.contextmanager
-    def locked(self):
-        """Keep other processes from training into this directory while the block runs.
-
-        In an object store nothing keeps them.
-
-        Raises:
-            RunError: another process has it.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        if is_remote(self.path):
-            yield
-            return
-        with (self.path / ".lock").open("w") as file:
-            try:
-                import fcntl
-            except ImportError:  # Windows has no flock; two trainings at once stay possible there.
-                yield
-                return
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunError(
-                    f"{self.path}: another process is training into this directory. Wait for it, "
-                    "or choose another one with --out."
-                ) from None
-            yield
-
     def write_text(self, name, text):
         """Write one of the run's text files."""
         with atomic(self.path / name) as path:
@@ -207,36 +179,6 @@ class Run:
             for row in rows
             if row.get("layer") == layer
         ]
-
-
-def prepare(path, resume, overwrite) -> Run:
-    """The run directory to train into.
-
-    Raises:
-        RunError: it holds a run, and neither `resume` nor `overwrite` says what to do with it; or
-            it holds something else, which is never removed.
-    """
-    run = Run(path)
-    if run.path.exists() and not run.path.is_dir():
-        raise RunError(f"{run.path} is a file. Choose another place with --out.")
-    present = [p for p in run.path.iterdir() if p.name != ".lock"] if run.path.is_dir() else []
-    if not present:
-        return run
-    if not (run.path / "spec.yaml").exists():
-        raise RunError(
-            f"{run.path} is not empty and holds no run of kclr. Choose another place with --out."
-        )
-    if overwrite:
-        with run.locked():  # never from under a training that is going on
-            for entry in present:
-                remove(entry)
-    elif not resume:
-        state = "a finished run" if run.summary else "an unfinished run"
-        raise RunError(
-            f"{run.path} holds {state}. Go on with it with --resume (finished layers are kept), "
-            "start anew with --overwrite (it is lost), or choose another place with --out."
-        )
-    return run
 
 
 def load_run(path) -> Run:

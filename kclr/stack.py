@@ -18,20 +18,32 @@ import yaml
 from kclr import export
 from kclr.data.checks import source_findings
 from kclr.data.patches import PatchTripletGenerator
+from kclr.data.source_folder import Folder
 from kclr.data.sources import as_images
+from kclr.directories import (
+    CHECKPOINTS,
+    LAYER,
+    LOCK,
+    MARKER,
+    RUN,
+    check_ours,
+    contents,
+    discard,
+    writing,
+)
 from kclr.distribution import open_cluster
 from kclr.errors import RunError, SpecError
 from kclr.keras_objects import check_keras_objects
 from kclr.keys import check_finished, keys_of, seed_of, sources
 from kclr.layers import stacked
 from kclr.learned import Learned, Listener, PlainLayer
-from kclr.paths import atomic, files, remove
+from kclr.paths import atomic, remove
 from kclr.probing.callback import probe_columns
 from kclr.probing.stack_probe import StackProbe
 from kclr.provenance import hardware, versions
 from kclr.report import plots
 from kclr.report.filters import filter_order, top_patches
-from kclr.run import Run, TrainedLayer, prepare, sha256
+from kclr.run import Run, TrainedLayer, sha256
 from kclr.spec.findings import Finding, describe
 from kclr.spec.geometry import LayerGeometry, layer_geometry
 from kclr.spec.schema import Spec
@@ -98,8 +110,9 @@ def train(
 
 def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, bare):
     """Train every layer, and write the run."""
-    run = prepare(out, resume, overwrite)
-    with run.locked():
+    pictures = [source.path for source in opened if isinstance(source, Folder)]
+    with writing(out, RUN, resume, overwrite, apart=pictures) as place:
+        run = Run(place)
         resolved = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
         keys = keys_of(spec, opened, cluster)
         check_finished(run, spec, keys)
@@ -117,6 +130,8 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
                 for index in range(first, top + 1):
                     listener.kept(index, spec.stack[index])
                 continue
+            for directory in directories:
+                check_ours(directory, LAYER)  # before hours of training
             sizes = layer_geometry(spec.stack, top)
             listener.layer(top, layer, sizes)
             checkpoint = run.checkpoint(top, layer.name)
@@ -315,7 +330,7 @@ def _finish(run, spec):
         litert=options.litert,
         litert_size=options.litert_size,
     )
-    remove(run.path / "checkpoints")
+    discard(run.path / "checkpoints", CHECKPOINTS)
     summary = {
         "versions": versions(),
         "hardware": hardware(),
@@ -327,10 +342,11 @@ def _finish(run, spec):
             for layer in run.layers
         ],
         "sha256": {
-            path.relative_to(run.path).as_posix(): sha256(path)
-            for path in sorted(files(run.path))
-            if path.name not in (".lock", "summary.json")
-            and "exports" not in path.relative_to(run.path).parts
+            place: sha256(run.path / place)
+            for place in sorted(contents(run.path, RUN)[0])
+            if place[-1] != "/"
+            and place not in (LOCK, MARKER, "summary.json")
+            and not place.startswith("exports/")
         },
     }
     run.write_text("summary.json", json.dumps(summary, indent=2) + "\n")

@@ -16,6 +16,7 @@ ORDER = (
     ("errors",),
     ("version",),
     ("paths",),
+    ("directories",),
     ("spec",),
     ("data",),
     ("whitening",),
@@ -60,7 +61,7 @@ HEAVY = {
     "tensorflow",
     "tensorflow_datasets",
 }
-LONGEST = 400
+LONGEST = 600
 SAYS_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -12,6 +12,7 @@ import pytest
 
 import kclr
 import kclr.learned
+from kclr.directories import RUN, writing
 from kclr.spec import parse_spec
 
 ONE_LAYER = """
@@ -127,7 +128,7 @@ def test_overwriting_starts_anew_and_spares_what_is_no_run(tmp_path):
     assert kernels(train(changed, tmp_path / "run", overwrite=True).path)[0].shape[-1] == 4
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("everything")
-    with pytest.raises(kclr.RunError, match="holds no run"):
+    with pytest.raises(kclr.RunError, match="kclr did not make it"):
         train(ONE_LAYER, tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
@@ -304,11 +305,12 @@ def test_filters_that_see_a_single_pixel_are_drawn_too(tmp_path):
 
 def test_overwriting_spares_a_run_that_is_being_trained(tmp_path):
     run = train(ONE_LAYER, tmp_path / "run")
-    with run.locked(), pytest.raises(kclr.RunError, match="another process"):
+    another = pytest.raises(kclr.RunError, match="another process")
+    with writing(run.path, RUN, resume=True), another:
         train(ONE_LAYER, run.path, overwrite=True)
     assert kernels(run.path)
 
 
 def test_two_trainings_into_one_directory_are_refused(tmp_path):
-    with kclr.run.Run(tmp_path / "run").locked(), pytest.raises(kclr.RunError, match="another"):
+    with writing(tmp_path / "run", RUN), pytest.raises(kclr.RunError, match="another"):
         train(ONE_LAYER, tmp_path / "run")

@@ -69,6 +69,9 @@ def _check_place(out, beside):
         raise SpecError(f"{out}: a report is a page. Choose a name that ends in .html.")
     if out.is_dir():
         raise RunError(f"{out} is a directory. Choose another name.")
+    if out.is_symlink() or (out.exists() and not _is_report(out)):
+        what = "is a link" if out.is_symlink() else "is no report of kclr's"
+        raise RunError(f"{out} {what}, and is not replaced. Move it, or choose another name.")
     if not beside.exists():
         return
     try:
@@ -84,6 +87,14 @@ def _check_place(out, beside):
             f"{beside} {what}; this report's pictures and numbers would take its place. Move it, "
             "or choose another name for the report."
         )
+
+
+def _is_report(page):
+    """Whether a file is one that `write_report` wrote."""
+    if not page.is_file():
+        return False
+    with page.open("rb") as file:
+        return b'<meta name="generator" content="kclr' in file.read(2000)
 
 
 def _read(paths):

@@ -13,10 +13,10 @@ from keras_tuner.errors import FailedTrialError
 
 from kclr.data.checks import draft_checked, with_sources
 from kclr.data.sources import as_images
+from kclr.directories import RUN, discard
 from kclr.errors import SpecError
 from kclr.keras_objects import check_keras_objects
 from kclr.layers import ContrastiveConvBlock
-from kclr.paths import remove
 from kclr.run import Run
 from kclr.search.space import declare, key_of, plain_of, stages, trial_spec, with_values, yaml_of
 from kclr.search.trials import Trials
@@ -105,7 +105,7 @@ class StackHyperModel(keras_tuner.HyperModel):
         if result["complete"]:
             for layer in Run(out).layers:
                 model.get_layer(layer.name).set_weights([layer.kernel, layer.bias])
-            remove(out)
+            discard(out, RUN)
         told = {self.objective.name: result["score"]}
         listed = keras.callbacks.CallbackList(list(callbacks), model=model)
         listed.on_train_begin()

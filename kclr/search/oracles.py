@@ -12,7 +12,9 @@ from pathlib import Path
 import keras_tuner
 from keras_tuner.engine.trial import TrialStatus
 
-from kclr.paths import atomic, remove
+from kclr.directories import RUN as RUN_FILES
+from kclr.directories import discard
+from kclr.paths import atomic
 from kclr.spec.search import Search
 
 # So many failures in a row, and the search is at fault.
@@ -64,7 +66,7 @@ class _Lasting(keras_tuner.Oracle):
         needed = self._needed()
         for other in self.trials:
             if other not in needed:
-                remove(Path(self._get_trial_dir(other)) / RUN)
+                discard(Path(self._get_trial_dir(other)) / RUN, RUN_FILES)
 
     def _needed(self):
         """The trials whose runs stay: the best, those at work, and those that these go on from."""

@@ -1,8 +1,10 @@
 """A whole search: stage after stage, each on the best of those below. Read `run_search`."""
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,12 @@ import keras_tuner
 from keras_tuner.engine.trial import TrialStatus
 from keras_tuner.errors import FatalError
 
+from kclr.directories import SEARCH, writing
 from kclr.errors import RunError
 from kclr.keras_objects import check_keras_objects
 from kclr.keys import adopt
 from kclr.paths import atomic
-from kclr.run import Run, check_same, prepare
+from kclr.run import Run, check_same
 from kclr.search.hypermodel import check_search
 from kclr.search.listening import SearchListener
 from kclr.search.oracles import RUN, make_oracle
@@ -67,8 +70,7 @@ def run_search(
         if role() == "worker":
             _stages(spec, plain, Path(out), listener)
             return {}
-        run = begin(plain, out, text, resume, overwrite)
-        with run.locked():
+        with begun(plain, out, text, resume, overwrite) as run:
             found = _stages(spec, plain, run.path, listener)
             return write_results(run, spec, plain, found)
     except FatalError as error:
@@ -85,22 +87,24 @@ def role() -> str:
     return "chief" if "chief" in os.environ.get("KERASTUNER_TUNER_ID", "") else "worker"
 
 
-def begin(plain, out, text, resume, overwrite) -> Run:
-    """The directory to search in.
+@contextlib.contextmanager
+def begun(plain, out, text, resume, overwrite) -> Iterator[Run]:
+    """The directory to search in while the block runs, with the search's spec and key.
 
     Raises:
         SpecError: it holds the search of another spec.
-        RunError: see `kclr.run.prepare`.
+        RunError: see `kclr.directories.writing`.
     """
-    run = prepare(out, resume, overwrite)
-    search = {key: value for key, value in plain["search"].items() if key not in _CHANGEABLE}
-    key = key_of(plain | {"search": search})
-    known = run.path / "search.key"
-    if known.exists():
-        check_same(key, known.read_text(), f"{run.path}")
-    run.write_text("spec.yaml", text)
-    run.write_text("search.key", key)
-    return run
+    with writing(out, SEARCH, resume, overwrite) as place:
+        run = Run(place)
+        search = {key: value for key, value in plain["search"].items() if key not in _CHANGEABLE}
+        key = key_of(plain | {"search": search})
+        known = run.path / "search.key"
+        if known.exists():
+            check_same(key, known.read_text(), f"{run.path}")
+        run.write_text("spec.yaml", text)
+        run.write_text("search.key", key)
+        yield run
 
 
 def _stages(spec, plain, place, listener):

@@ -15,6 +15,7 @@ import tensorflow as tf
 import yaml
 
 from kclr.data.labels import Labelled
+from kclr.directories import TRANSFER, writing
 from kclr.errors import SpecError
 from kclr.keras_objects import dtype_policy
 from kclr.probing.protocol import draw
@@ -29,7 +30,6 @@ from kclr.transfer.results import (
     Results,
     check_key,
     failures,
-    prepare,
     print_results,
     reason,
 )
@@ -86,8 +86,8 @@ def run_experiment(
         check_training(spec.train, shape)
         with dtype_policy(spec.train.precision):
             new_classifier(spec.classifier, shape, len(training.classes), spec.seed)
-        results = prepare(out, resume, overwrite)
-        with results.locked():
+        with writing(out, TRANSFER, resume, overwrite) as place:
+            results = Results(place)
             resolved = spec.model_dump(mode="json")
             dumped = yaml.safe_dump(resolved, sort_keys=False)
             if not (results.path / "spec.yaml").exists():

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kclr.errors import RunError, SpecError
-from kclr.paths import atomic, remove
+from kclr.paths import atomic
 from kclr.report import claims
 from kclr.report.charts import amount
 from kclr.report.summary import Row, summarize
@@ -88,39 +88,6 @@ def slug(name) -> str:
     return (
         f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}" if rest or not plain else plain
     )
-
-
-def prepare(path, resume, overwrite) -> Results:
-    """The directory to write an experiment to.
-
-    Raises:
-        RunError: it holds an experiment, and neither `resume` nor `overwrite` says what to do with
-            it; or it holds something else, which is never removed.
-    """
-    results = Results(path)
-    if results.path.exists() and not results.path.is_dir():
-        raise RunError(f"{path} is a file. Choose another place with --out.")
-    present = (
-        [p for p in results.path.iterdir() if p.name != ".lock"] if results.path.exists() else []
-    )
-    if not present:
-        return results
-    if not (results.path / "spec.yaml").exists() or (results.path / "layers").exists():
-        raise RunError(
-            f"{path} is not empty and holds no transfer experiment. Choose another place with "
-            "--out."
-        )
-    if overwrite:
-        with results.locked():  # never from under an experiment that is going on
-            for entry in present:
-                remove(entry)
-    elif not resume:
-        state = "a finished" if (results.path / "results.json").exists() else "an unfinished"
-        raise RunError(
-            f"{path} holds {state} experiment. Go on with it with --resume (what is finished is "
-            "kept), start anew with --overwrite (it is lost), or choose another place with --out."
-        )
-    return results
 
 
 def load_results(path) -> dict[str, Any]:

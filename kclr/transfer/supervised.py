@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from kclr.data.labels import Labelled
+from kclr.directories import RUN, check_ours, mark
 from kclr.errors import RunError
 from kclr.keras_objects import dtype_policy
 from kclr.paths import atomic
@@ -63,6 +64,7 @@ def supervised_run(
             return found
     except RunError:
         pass  # nothing there, or damaged
+    check_ours(path, RUN)
     steps = steps_per_epoch(len(training), train, len(training))
     with dtype_policy(train.precision):
         shape, classes = training.images.shape[1:], len(training.classes)
@@ -89,6 +91,7 @@ def supervised_run(
         "end_to_end": True,  # these are facts of the whole classifier's training
     }
     with atomic(path) as temporary:
+        mark(temporary, RUN)
         _write(Run(temporary), first_convolutions(model, count), model, about, history, made_of)
     return load_run(path)
 
