@@ -7,7 +7,8 @@ import keras
 
 from kclr.errors import SpecError
 from kclr.spec.findings import Finding, describe
-from kclr.spec.keras_parts import Optimizer
+from kclr.spec.keras_parts import Optimizer, Schedule
+from kclr.spec.keras_values import KINDS
 from kclr.spec.schema import Patches, Spec
 
 
@@ -33,38 +34,59 @@ def check_keras_objects(spec: Spec, name: str) -> None:
 
 
 def keras_optimizer(optimizer: Optimizer, total: int):
-    """Keras' optimizer, with shares of the layer's steps in its schedule turned into steps."""
-    config = dict(optimizer.config)
+    """Keras' optimizer, with shares of the training's steps turned into steps.
+
+    Args:
+        optimizer: of the spec.
+        total: int, all steps of the training.
+    """
+    config = _in_keras_numbers(Optimizer, optimizer.class_name, optimizer.config, total)
     rate = config.get("learning_rate")
     if isinstance(rate, dict):
-        schedule = dict(rate["config"])
-        if rate["class_name"] in (
-            "CosineDecay",
-            "ExponentialDecay",
-            "InverseTimeDecay",
-            "PolynomialDecay",
-        ):
-            schedule.setdefault("decay_steps", total)
-        for key in schedule:
-            if key.endswith("steps") or key == "boundaries":
-                schedule[key] = _in_steps(schedule[key], total)
+        name = rate["class_name"]
+        schedule = _in_keras_numbers(Schedule, name, rate["config"], total)
+        if "decay_steps" in (Schedule.arguments(name) or {}):
+            schedule.setdefault("decay_steps", max(1, total - (schedule.get("warmup_steps") or 0)))
         config["learning_rate"] = _keras_object(
-            keras.optimizers.schedules,
-            rate["class_name"],
-            schedule,
-            "train.optimizer.config.learning_rate",
+            keras.optimizers.schedules, name, schedule, "train.optimizer.config.learning_rate"
         )
     return _keras_object(keras.optimizers, optimizer.class_name, config, "train.optimizer")
 
 
-def _in_steps(value, total):
-    if isinstance(value, list):
-        return [_in_steps(item, total) for item in value]
-    return round(value * total) if isinstance(value, float) and 0 < value < 1 else value
+def _in_keras_numbers(part, class_name, config, total):
+    """A config with shares as steps, and floats where Keras does not take whole numbers for them.
+
+    Of a class that is not Keras' own, what is called a number of steps is one.
+    """
+    known = part.arguments(class_name)
+    changed = {}
+    for key, value in config.items():
+        kind = known.get(key, "").rstrip("!?") if known else ""
+        steps = kind in ("steps", "steps_or_0", "boundaries") if kind else key.endswith("steps")
+        if steps:
+            value = _in_steps(value, total, least=0 if kind == "steps_or_0" else 1)
+        elif kind and KINDS[kind].number:
+            value = [*map(_as_float, value)] if isinstance(value, list) else _as_float(value)
+        changed[key] = value
+    return changed
+
+
+def _in_steps(value, total, least):
+    if isinstance(value, (list, tuple)):
+        return [_in_steps(item, total, least) for item in value]
+    share = isinstance(value, float) and 0 <= value <= 1
+    return max(least, round(value * total)) if share else value
+
+
+def _as_float(value):
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def keras_augmentation(patches: Patches):
-    """The augmentations of a spec as one Keras layer, or None where there are none."""
+    """The augmentations of a spec as one Keras layer, or None where there are none.
+
+    They compute in float32 whatever the dtype policy is: several do not take float16.
+    """
     if not patches.augment:
         return None
     layers = []
@@ -74,8 +96,10 @@ def keras_augmentation(patches: Patches):
         if layer_class and "value_range" in inspect.signature(layer_class).parameters:
             config.setdefault("value_range", (0, 1))  # Keras assumes 0 to 255
         where = f"patches.augment.{index}"
-        layers.append(_keras_object(keras.layers, augmentation.class_name, config, where))
-    return keras.Sequential(layers)
+        with dtype_policy("float32"):
+            layers.append(_keras_object(keras.layers, augmentation.class_name, config, where))
+    with dtype_policy("float32"):
+        return keras.Sequential(layers)
 
 
 def _keras_object(module, class_name, config, where):

@@ -44,6 +44,7 @@ from kclr.provenance import hardware, versions
 from kclr.report import plots
 from kclr.report.filters import filter_order, top_patches
 from kclr.run import Run, TrainedLayer, sha256
+from kclr.spec.augmentations import colour_findings
 from kclr.spec.findings import Finding, describe
 from kclr.spec.geometry import LayerGeometry, layer_geometry
 from kclr.spec.schema import Spec
@@ -97,6 +98,7 @@ def train(
     if findings:
         raise SpecError(describe(name, findings))
     opened = {source: as_images(source) for source in sources(spec)}
+    _check_colours(spec, opened, name)
     if tf.config.list_physical_devices("GPU"):
         # On a CPU the operations that are used here are deterministic as they are.
         tf.config.experimental.enable_op_determinism()
@@ -192,6 +194,25 @@ def _tell(cluster, below, finished):
         for index, layer in enumerate(below):
             arrays |= {f"kernel{index}": layer.kernel, f"bias{index}": layer.bias}
         cluster.from_chief(arrays)
+
+
+def _check_colours(spec, opened, name):
+    """Refuse augmentations of colours for images that turned out to be gray.
+
+    Raises:
+        SpecError: there are some.
+    """
+    findings = [
+        finding
+        for index, layer in enumerate(spec.stack)
+        for finding in colour_findings(
+            layer.patches.augment,
+            opened[layer.data or spec.data].channels,
+            *("stack", index, "patches", "augment"),
+        )
+    ]
+    if findings:
+        raise SpecError(describe(name, findings))
 
 
 def _check_batches(spec, cluster, name):

@@ -2,6 +2,7 @@
 
 from kclr.data.sources import source as named_source
 from kclr.data.sources import split_source
+from kclr.spec.augmentations import colour_findings
 from kclr.spec.findings import Draft, read_draft
 from kclr.spec.geometry import output_size
 from kclr.spec.schema import Spec
@@ -57,6 +58,10 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
             findings += [Finding(path, problem)] if problem else []
             looked[source] = None if problem else source.image_shape()
         shape = looked[source]
+        if shape:
+            place = ("stack", index, "patches", "augment")
+            for finding in colour_findings(layer.patches.augment, shape[2], *place):
+                findings += [finding] if draft is None or draft.trusted(*finding.path) else []
         if shape and (draft is None or draft.sizes_trusted(index, below=True)):
             findings += image_findings(spec, index, shape[0], shape[1])
             for finding in whitening_findings(spec, shape[2]) if index == 0 else []:

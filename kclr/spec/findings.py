@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kclr.errors import SpecError
+from kclr.spec.augmentations import compile_findings
 from kclr.spec.complaints import complaint
 from kclr.spec.devices import device_findings
 from kclr.spec.fields import item, slot_at
@@ -174,7 +175,11 @@ def draft(text, overrides: Iterable[str] = (), name="spec", root: type[Part] = S
         made.value = value
         _validate(value, made)
     if isinstance(made.spec, Spec):
-        for found in (*name_findings(made.spec), *grid_findings(made.spec)):
+        for found in (
+            *name_findings(made.spec),
+            *grid_findings(made.spec),
+            *compile_findings(made.spec),
+        ):
             made.findings += [found] if made.trusted(*found.path) else []
         if not any("filters" in wrong or "learner" in wrong for wrong in made.doubtful):
             for found in (

@@ -1,12 +1,16 @@
 """Objects of Keras in a spec, in Keras' own form: optimizers, schedules, augmentations."""
 
+import importlib.metadata
+from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
-from kclr.spec import keras_names, keras_signatures
+from kclr.spec import keras_names
+from kclr.spec.keras_arguments import ARGUMENTS, VERSION
+from kclr.spec.keras_values import KINDS
 from kclr.spec.registry import ByName
-from kclr.spec.wording import nearest, shown, to_mend
+from kclr.spec.wording import mistake, nearest, shown, to_mend, together
 
 REGISTERED = r"^[^>]+>[^>]+$"
 
@@ -15,10 +19,28 @@ def known_to_keras(name, names):
     """Keras' spelling of `name`, which may be written in lower case as Keras allows."""
     if ">" in name:
         return name
+    refused = {known.lower(): known for known in keras_names.REFUSED}.get(name.lower())
+    if refused:
+        raise to_mend(f"{refused} {keras_names.REFUSED[refused]}", value=name)
     spellings = {known.lower(): known for known in names}
     if name.lower() not in spellings:
         raise to_mend(f"{shown(name)} is not known to Keras.{nearest(name, names)}", value=name)
     return spellings[name.lower()]
+
+
+@cache
+def _kinds(line) -> dict[str, str]:
+    return dict(words.split("=") for words in line.split())
+
+
+@cache
+def _newer_keras() -> bool:
+    """Whether the installed Keras is newer than the one that its arguments are known from."""
+    try:
+        installed = importlib.metadata.version("keras").split(".")[:2]
+        return [int(part) for part in installed] > [int(part) for part in VERSION.split(".")]
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return False
 
 
 class KerasObject(ByName):
@@ -37,11 +59,11 @@ class KerasObject(ByName):
     nested: ClassVar[dict[str, type["KerasObject"]]] = {}
 
     @classmethod
-    def arguments(cls, class_name) -> dict[str, bool] | None:
-        """The names in the config of a class, with whether each is needed; None where unknown."""
+    def arguments(cls, class_name) -> dict[str, str] | None:
+        """The names in the config of a class, each with its kind (see `keras_arguments`); None
+        where the class is not Keras' own."""
         name = {known.lower(): known for known in cls.names}.get(class_name.lower())
-        known = keras_signatures.arguments(cls.package, name) if name else None
-        return known and {key: need and key not in cls.filled_in for key, need in known.items()}
+        return _kinds(ARGUMENTS[cls.package][name]) if name else None
 
     @field_validator("class_name")
     @classmethod
@@ -55,14 +77,43 @@ class KerasObject(ByName):
         known = cls.arguments(class_name)
         if known is None:
             return config
-        for key in config:
-            if key not in known:
-                words = f"{class_name} takes no such argument.{nearest(key, known)}"
-                raise to_mend(words, key, value=config[key])
-        for key, needed in known.items():
-            if needed and key not in config:
-                raise to_mend(f"{class_name} needs the argument {key!r}. Add it to its config.")
+        errors = []
+        for key, value in config.items():
+            refused: str | None = None
+            if key in known:
+                refused = cls._refused(key, value, known[key])
+            elif not _newer_keras():  # which may know more, and is asked before a training starts
+                refused = f"{class_name} takes no such argument.{nearest(key, known)}"
+            if refused:
+                errors.append(mistake(refused, key, value=value))
+        unknown = config.keys() - known
+        for key, kind in known.items() if not unknown else ():
+            if "!" in kind and key not in config and key not in cls.filled_in:
+                words = f"{class_name} needs the argument {key!r}. Add it to its config."
+                errors.append(mistake(words))
+        if errors:
+            raise together(errors)
+        cls._check_together(class_name, config)
         return config
+
+    @classmethod
+    def _refused(cls, key, value, kind) -> str | None:
+        """Why a value cannot be the argument `key`, or None where it can."""
+        if key in cls.nested and isinstance(value, (dict, str)):
+            return None
+        if value is None and "?" in kind:
+            return None
+        takes = KINDS[kind.rstrip("!?")]
+        if value is not None and takes.fits(value):
+            return None
+        null = ", or null" if "?" in kind else ""
+        whole = isinstance(value, float) and value.is_integer() and takes.fits(int(value))
+        cure = f"Write {int(value)}, without a decimal point, or use" if whole else "Use"
+        return f"{shown(value)} is not allowed. {cure} {takes.words}{null}."
+
+    @classmethod
+    def _check_together(cls, class_name, config) -> None:
+        """Refuse arguments that are right one by one, and not together."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema, handler):
@@ -86,14 +137,32 @@ class KerasObject(ByName):
 class Schedule(KerasObject):
     """A learning-rate schedule of Keras.
 
-    Counts of steps (`decay_steps`, `boundaries`, `warmup_steps`, ...) written as a fraction between
-    0 and 1 are that share of the layer's steps; a `decay_steps` that is left out is all of them.
+    Numbers of steps (`decay_steps`, `warmup_steps`, `boundaries`, ...) with a decimal point are a
+    share of the training's steps, above 0 and up to 1.0, which is all of them. A `decay_steps` that
+    is left out is what `warmup_steps` leaves.
     """
 
     package: ClassVar[str] = "keras.optimizers.schedules"
     example: ClassVar[str] = "CosineDecay"
     names: ClassVar[tuple[str, ...]] = keras_names.SCHEDULES
     filled_in: ClassVar[tuple[str, ...]] = ("decay_steps",)
+
+    @classmethod
+    def _check_together(cls, class_name, config):
+        bounds, values = config.get("boundaries"), config.get("values")
+        if bounds is None or values is None:
+            return
+        if len(values) != len(bounds) + 1:
+            words = f"{len(values)} for {len(bounds)} boundaries. Give {len(bounds) + 1}: one more."
+            raise to_mend(words, "values", value=values)
+        for kind in (int, float):
+            own = [bound for bound in bounds if type(bound) is kind]
+            if own != sorted(set(own)):
+                words = f"{shown(bounds)} does not rise. Write them in order, each once."
+                raise to_mend(words, "boundaries", value=bounds)
+
+
+_CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
 class _Rate(BaseModel):
@@ -112,19 +181,29 @@ class Optimizer(KerasObject):
     @classmethod
     def _check_rate(cls, config):
         rate = config.get("learning_rate")
-        if rate is None:
-            return config
         if isinstance(rate, (dict, str)):
             return config | _Rate.model_validate({"learning_rate": rate}).model_dump()
-        number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
-        if not number or not 0 < rate < float("inf"):
-            raise to_mend(
-                f"{shown(rate)} is no learning rate. Use a number above 0, or a schedule: its "
-                "name, or a mapping with class_name and config.",
-                "learning_rate",
-                value=rate,
-            )
         return config
+
+    @classmethod
+    def _refused(cls, key, value, kind):
+        words = super()._refused(key, value, kind)
+        if words and key == "learning_rate":
+            return (
+                words[:-1] + ", or a schedule: its name, or a mapping with class_name and config."
+            )
+        return words
+
+    @classmethod
+    def _check_together(cls, class_name, config):
+        clips = [
+            key
+            for key in ("clipnorm", "clipvalue", "global_clipnorm")
+            if config.get(key) is not None
+        ]
+        if len(clips) > 1:
+            words = f"cannot be combined with `{clips[0]}`. Keep one."
+            raise to_mend(words, clips[1], value=config[clips[1]])
 
 
 class Augmentation(KerasObject):

@@ -36,7 +36,7 @@ class ImageLayer(KerasObject):
 
     package: ClassVar[str] = "keras.layers"
     example: ClassVar[str] = "RandomFlip"
-    names: ClassVar[tuple[str, ...]] = (*keras_names.AUGMENTATIONS, "RandomCrop", "ZeroPadding2D")
+    names: ClassVar[tuple[str, ...]] = (*keras_names.AUGMENTATIONS, *keras_names.RESIZING)
 
 
 class Classifier(ByName):

@@ -85,8 +85,13 @@ def to_mend(message: str, *key, value: Any = None) -> ValidationError:
 
     Nothing is added to the message, which starts with what is wrong and ends with the cure.
     """
+    return together([mistake(message, *key, value=value)])
+
+
+def mistake(message: str, *key, value: Any = None) -> InitErrorDetails:
+    """One of the errors that `together` makes one of; see `to_mend`."""
     error = PydanticCustomError(OURS, "{message}", {"message": message})  # type: ignore[arg-type]
-    return together([InitErrorDetails(type=error, loc=key, input=value)])
+    return InitErrorDetails(type=error, loc=key, input=value)
 
 
 def together(errors: list[InitErrorDetails]) -> ValidationError:

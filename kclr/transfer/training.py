@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from kclr.errors import RunError, SpecError
 from kclr.keras_objects import keras_augmentation, keras_optimizer
+from kclr.spec.augmentations import colour_findings
 from kclr.spec.transfer import TransferTrain
 from kclr.transfer.classifiers import build_classifier
 
@@ -63,6 +64,8 @@ def check_training(train: TransferTrain, shape):
     augment = augmentation(train)
     if augment is None:
         return
+    for finding in colour_findings(train.augment, shape[2], "train", "augment"):
+        raise SpecError(f"{'.'.join(map(str, finding.path))}: {finding.message}")
     try:
         changed = tuple(augment(tf.zeros((1, *shape)), training=True).shape[1:])
     except Exception as error:

@@ -91,14 +91,14 @@ def test_a_loss_that_is_no_number_is_a_failure_and_any_metric_may_be_the_objecti
 ):
     steps["probe"] = None
     steps["search"] = {
-        "space": {"stack.0.train.optimizer.config.learning_rate": {"choice": [0.001, 1e30]}},
+        "space": {"stack.0.train.optimizer.config.weight_decay": {"choice": [0.0, 1e30]}},
         "objective": "loss",
         "tuner": "grid",
     }
     found = search(steps, tmp_path / "s")
     assert [row["status"] for row in found["rows"]] == ["COMPLETED", "FAILED"]
     assert found["best"][0]["score"] == found["rows"][0]["loss"]
-    assert "inf after 3 steps" in found["rows"][1]["failed"]
+    assert "nan after 3 steps" in found["rows"][1]["failed"]
     assert "Traceback" not in "".join(capfd.readouterr())
 
 

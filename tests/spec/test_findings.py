@@ -149,11 +149,21 @@ def test_each_kind_of_mistake_has_its_words(inside, expected):
          "optimizer.config.beta_1: SGD takes no "
          "such argument."),
         ("optimizer: {class_name: Adam, config: {learning_rate: -1}}",
-         "optimizer.config.learning_rate: -1 is no learning rate. Use a number above 0"),
+         "optimizer.config.learning_rate: -1 is not allowed. Use a number above 0, up to "
+         "1,000,000, or a schedule: its name, or a mapping with class_name and config."),
         ("optimizer: {class_name: Adam, config: {learning_rate: true}}",
-         "optimizer.config.learning_rate: true is no learning rate."),
+         "optimizer.config.learning_rate: true is not allowed."),
         ("optimizer: {class_name: Adam, config: {learning_rate: .nan}}",
-         "optimizer.config.learning_rate: nan is no learning rate."),
+         "optimizer.config.learning_rate: nan is not allowed."),
+        ("optimizer: {class_name: Adam, config: {weight_decay: many}}",
+         "optimizer.config.weight_decay: 'many' is not allowed. Use a number, 0 or more, or null."),
+        ("optimizer: {class_name: Adam, config: {beta_1: 1.0}}",
+         "optimizer.config.beta_1: 1.0 is not allowed. Use a number from 0 to below 1."),
+        ("optimizer: {class_name: Adam, config: {clipnorm: 1, clipvalue: 1}}",
+         "optimizer.config.clipvalue: cannot be combined with `clipnorm`. Keep one."),
+        ("optimizer: {class_name: Adam, config: {ema_overwrite_frequency: 3.0}}",
+         "optimizer.config.ema_overwrite_frequency: 3.0 is not allowed. Write 3, without a decimal "
+         "point, or use a whole number from 1 on, or null."),
         ("optimizer: {class_name: Adam, config: {learning_rate: {class_name: CosinDecay}}}",
          "optimizer.config.learning_rate.class_name: 'CosinDecay' is not known to Keras. Did you "
          "mean 'CosineDecay'?"),
@@ -167,6 +177,40 @@ def test_each_kind_of_mistake_has_its_words(inside, expected):
 )  # fmt: skip
 def test_objects_of_keras_are_checked_down_to_their_arguments(inside, expected):
     assert in_train(inside).startswith(expected)
+
+
+@pytest.mark.parametrize("steps", ["450.0", "1.5", "-0.1", ".nan", "true", "all", "0"])
+def test_steps_with_a_decimal_point_are_a_share_or_refused(steps):
+    config = f"{{initial_learning_rate: 0.1, decay_steps: {steps}}}"
+    rate = f"{{class_name: CosineDecay, config: {config}}}"
+    found = in_train(f"optimizer: {{class_name: Adam, config: {{learning_rate: {rate}}}}}")
+    assert found.startswith("optimizer.config.learning_rate.config.decay_steps: ")
+    assert "a share of all steps with a decimal point (0.5, 1.0)" in found
+    assert ("Write 450, without a decimal point" in found) == (steps == "450.0")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("{boundaries: [0.5], values: [0.1]}", "values: 1 for 1 boundaries. Give 2: one more."),
+        ("{boundaries: [0.7, 0.5], values: [3, 2, 1]}", "boundaries: [0.7, 0.5] does not rise."),
+        ("{boundaries: [500, 20], values: [3, 2, 1]}", "boundaries: [500, 20] does not rise."),
+    ],
+)
+def test_boundaries_and_values_of_a_schedule_fit_each_other(config, expected):
+    rate = f"{{class_name: PiecewiseConstantDecay, config: {config}}}"
+    found = in_train(f"optimizer: {{class_name: Adam, config: {{learning_rate: {rate}}}}}")
+    assert found.startswith(f"optimizer.config.learning_rate.config.{expected}")
+
+
+def test_augmentations_that_cannot_be_are_named_with_the_cure():
+    assert in_layer("patches: {augment: [Equalization]}").startswith(
+        "patches.augment.0: Equalization evens out all images of a batch together. Use AutoContr"
+    )
+    augment = "{augment: [{class_name: RandomRotation, config: {factor: 0.1}}]}"
+    assert in_layer(f"{{patches: {augment}, train: {{jit: true}}}}") == (
+        "train.jit: XLA does not compile RandomRotation. Use auto or false."
+    )
 
 
 def test_augmentations_are_checked_down_to_their_arguments():
