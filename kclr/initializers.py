@@ -25,7 +25,6 @@ place; these then compute from what the file holds. It knows them by name once t
 imported: `import kclr.initializers` before `keras.models.load_model`.
 """
 
-import json
 import math
 import os
 from difflib import get_close_matches
@@ -38,6 +37,7 @@ from keras import ops
 from kclr import kernels
 from kclr.errors import RunError, SpecError
 from kclr.paths import as_path
+from kclr.run import Run
 
 
 @keras.saving.register_keras_serializable(package="kclr")
@@ -49,6 +49,7 @@ class ContrastiveKernel(keras.initializers.Initializer):
     - another kernel size: the kernel is resampled (`kclr.kernels.resample`). It answers to the
       enlarged picture as it did before; for a smaller kernel, nearly;
     - another number of image channels: `kclr.kernels.with_channels`. To gray, the sum;
+    - another number of filters in the layer below: `inputs` says which of them are there;
     - fewer filters: the most diverse are kept, in the order of their choice
       (`kclr.kernels.most_diverse`); more: `extra` draws the rest, after the learned ones.
 
@@ -69,28 +70,63 @@ class ContrastiveKernel(keras.initializers.Initializer):
         extra: the Keras initializer (name, dict or instance) of the filters that the run does not
             have. It draws for the whole layer, so its own scale is right. Give it a seed, or call
             `keras.utils.set_random_seed`, to draw the same again.
+        inputs: for a layer above the first, int (maps,): which filters of the run's layer below
+            the maps are that the new layer sees, in their order, as `kept` of that layer's
+            initializer says. Further maps are read with weight 0. None where it sees them all:
+
+                first = ContrastiveKernel(run)
+                second = ContrastiveKernel(run, 1, inputs=first.kept((6, 6, 3, 16)))
+
+            (`kclr.transfer.initialize` does this for a whole model.) Of a bare array with more than
+            4 channels they are taken for filters too.
 
     Raises:
-        RunError: the run or its layer is not there, or cannot be read.
+        RunError: the run or its layer is not there, is damaged, or cannot be read.
         SpecError: an argument cannot be what was meant; or, when called, the shape differs in what
             is not to be adapted, or is no `Conv2D`'s. Not to be seen from a shape: a depthwise
             kernel with a multiplier of 2 or more, and groups.
     """
 
-    def __init__(self, run, layer=0, *, adapt=True, scale=None, extra="glorot_uniform"):
-        kernel, _ = _learned(run, layer)
+    def __init__(
+        self, run, layer=0, *, adapt=True, scale=None, extra="glorot_uniform", inputs=None
+    ):
+        kernel, _, above = _learned(run, layer)
         self.kernel = kernels.checked(kernel, 4, SpecError, "the kernel")
+        self.above = _is_above(above, self.kernel, inputs)
+        self.inputs = _inputs(inputs, self.kernel)
         self.adapt = _adaptations(adapt)
         self.scale = _variance_rule(scale)
         self.extra = _initializer(extra, "extra")
 
+    def kept(self, shape):
+        """Which of the run's filters a layer gets, for `inputs` of the layer above it.
+
+        Args:
+            shape: (height, width, channels in, filters) of the layer's kernel.
+
+        Returns:
+            list of int, in the order of the layer's maps; all of them in theirs, unless it has
+            fewer.
+
+        Raises:
+            SpecError: as when the initializer is called.
+        """
+        return self._fitted(tuple(shape))[1].tolist()
+
+    def _fitted(self, shape):
+        """The kernel in a layer's shape, without filters to be drawn; its filters' indices."""
+        kernels.check_shape(self.kernel.shape, shape, self.adapt, self.inputs, self.above)
+        fitted, weights = _fit(self.kernel, shape[:3], self.inputs)
+        kept = np.arange(self.kernel.shape[3])
+        if shape[3] < kept.size:
+            kept = kernels.most_diverse(fitted, shape[3], weights)
+            fitted = fitted[..., kept]
+        return fitted, kept
+
     def __call__(self, shape, dtype=None):
         shape = tuple(shape)
-        kernels.check_shape(self.kernel.shape, shape, self.adapt)
-        fitted, weights = kernels.fit(self.kernel, shape[:3])
+        fitted, _ = self._fitted(shape)
         filters = shape[3]
-        if filters < self.kernel.shape[3]:
-            fitted = fitted[..., kernels.most_diverse(fitted, filters, weights)]
         fitted = fitted * _scale_factor(self.scale, (fitted**2).mean(axis=(0, 1, 2)), shape)
         dtype = dtype or keras.config.floatx()
         learned = ops.cast(ops.convert_to_tensor(fitted.astype(np.float32)), dtype)
@@ -106,17 +142,24 @@ class ContrastiveKernel(keras.initializers.Initializer):
             "adapt": list(self.adapt),
             "scale": self.scale and keras.initializers.serialize(self.scale),
             "extra": keras.initializers.serialize(self.extra),
+            "inputs": self.inputs,
+            "above": self.above,
         }
 
     @classmethod
     def from_config(cls, config):
         if not config:
             return _without_arguments(cls, ContrastiveKernel)
-        _check_keys(config, ["kernel", "adapt", "scale", "extra"])
+        # Configs of older versions say nothing of a layer below, and took channels for an image's.
+        config = {"inputs": None, "above": False} | config
+        _check_keys(config, ["kernel", "adapt", "scale", "extra", "inputs", "above"])
         kernel = kernels.decode(config["kernel"], 4, "kernel")
         initializer = cls.__new__(cls)
-        options = {key: config[key] for key in ("adapt", "scale", "extra")}
+        options = {key: config[key] for key in ("adapt", "scale", "extra", "inputs")}
         ContrastiveKernel.__init__(initializer, kernel, **options)
+        if not isinstance(config["above"], bool):
+            raise SpecError("this config's above is neither true nor false")
+        initializer.above = config["above"]
         return initializer
 
 
@@ -129,8 +172,8 @@ class ContrastiveBias(keras.initializers.Initializer):
     the run's data; resampling keeps that for a flat mean image, not to the last digit.
 
     Args:
-        run, layer, adapt, scale: as given to the `ContrastiveKernel`; a kernel alone has no bias,
-            so arrays come as a pair of kernel and bias.
+        run, layer, adapt, scale, inputs: as given to the `ContrastiveKernel`; a kernel alone has no
+            bias, so arrays come as a pair of kernel and bias.
         kernel_shape: (height, width, channels in) of the layer's kernel. Which filters are kept
             and how they are scaled depends on it, and Keras does not tell it to a bias: needed
             with `scale`, and where the layer has fewer filters than the run.
@@ -144,8 +187,8 @@ class ContrastiveBias(keras.initializers.Initializer):
     order: Any = None
     mean_squares: Any = None
 
-    def __init__(self, run, layer=0, *, kernel_shape=None, adapt=True, scale=None):
-        kernel, bias = _learned(run, layer)
+    def __init__(self, run, layer=0, *, kernel_shape=None, adapt=True, scale=None, inputs=None):
+        kernel, bias, above = _learned(run, layer)
         if bias is None:
             raise SpecError("this layer has no bias. Leave it out, or give a pair (kernel, bias)")
         kernel = kernels.checked(kernel, 4, SpecError, "the kernel")
@@ -159,8 +202,10 @@ class ContrastiveBias(keras.initializers.Initializer):
         self.scale = _variance_rule(scale)
         if kernel_shape is not None:
             self.kernel_shape = _kernel_shape(kernel_shape)
-            kernels.check_shape(kernel.shape, (*self.kernel_shape, kernel.shape[3]), self.adapt)
-            fitted, weights = kernels.fit(kernel, self.kernel_shape)
+            above, inputs = _is_above(above, kernel, inputs), _inputs(inputs, kernel)
+            whole = (*self.kernel_shape, kernel.shape[3])
+            kernels.check_shape(kernel.shape, whole, self.adapt, inputs, above)
+            fitted, weights = _fit(kernel, self.kernel_shape, inputs)
             # The kernel itself stays out: what it says about the bias is two numbers a filter,
             # and a saved model holds the kernel once already.
             self.order = kernels.most_diverse(fitted, kernel.shape[3], weights)
@@ -223,11 +268,12 @@ class ContrastiveBias(keras.initializers.Initializer):
 
 
 def _learned(run, layer):
-    """The kernel and bias (None if there is none) that the arguments of an initializer mean."""
+    """What the arguments of an initializer mean: the kernel, the bias (None if there is none), and
+    whether there is a layer below (None if nobody knows)."""
     if isinstance(run, np.ndarray):
-        return run, None
+        return run, None, None
     if isinstance(run, (tuple, list)) and len(run) == 2:
-        return run
+        return (*run, None)
     if isinstance(run, (str, os.PathLike)):
         return _read_layer(as_path(run).expanduser(), layer)
     if not hasattr(run, "layers"):
@@ -235,45 +281,73 @@ def _learned(run, layer):
             f"{type(run).__name__} is no run. Give the path of a run's directory, what "
             "kclr.load_run returns, a kernel's array, or a pair (kernel, bias)"
         )
-    found = run.layers[_position(layer, [each.name for each in run.layers], "the run")]
+    position = _position(layer, [each.name for each in run.layers], "the run")
+    found = run.layers[position]
     if kernels.contrast_left_out(getattr(found, "block", None)):
         kernels.warn_of_contrast([f"the run's layer {found.name}"])
-    return found.kernel, found.bias
+    return found.kernel, found.bias, position > 0
 
 
-def _read_layer(run, layer):
-    folders = sorted(run.glob("layers/*/kernel.npy"))
-    if not folders:
-        siblings = [path.name for path in run.parent.glob("*") if (path / "layers").is_dir()]
-        near = get_close_matches(run.name, siblings, 1)
-        wrong = "no layers/NN-NAME/kernel.npy in it" if run.is_dir() else "no such directory"
-        cure = f"Did you mean {run.parent / near[0]}?" if near else "Give a directory of kclr train"
-        raise RunError(f"{run}: {wrong}. {cure}")
-    names = [path.parent.name.partition("-")[2] for path in folders]
-    kernel = folders[_position(layer, names, run)]
-    bias = kernel.with_name("bias.npy")
-    if kernels.contrast_left_out(_block(kernel.with_name("layer.json"))):
-        kernels.warn_of_contrast([str(kernel.parent)])
-    return _read(kernel, 4), _read(bias, 1) if bias.exists() else None
+def _read_layer(path, layer):
+    """What `_learned` says of a run's directory, or of one with nothing but the arrays of one."""
+    found = Run(path).kernels
+    if not found:
+        siblings = [each.name for each in path.parent.glob("*") if (each / "layers").is_dir()]
+        near = get_close_matches(path.name, siblings, 1)
+        wrong = "no layers/NN-NAME/kernel.npy in it" if path.is_dir() else "no such directory"
+        cure = (
+            f"Did you mean {path.parent / near[0]}?" if near else "Give a directory of kclr train"
+        )
+        raise RunError(f"{path}: {wrong}. {cure}")
+    position = _position(layer, [each.name for each in found], path)
+    own = found[position]
+    if kernels.contrast_left_out(own.block):
+        kernels.warn_of_contrast([str(own.directory)])
+    without = not own.block and not (own.directory / "bias.npy").exists()
+    return own.kernel, None if without else own.bias, position > 0
 
 
-def _block(path):
-    """What a layer is besides its kernel, or None where there is only that."""
-    if not path.exists():
+def _is_above(known, kernel, inputs):
+    """Whether a kernel's channels are filters of a layer below, where only the caller knows."""
+    if known is None:
+        return inputs is not None or kernel.shape[2] > kernels.MOST_COLOURS
+    if inputs is not None and not known:
+        raise SpecError("inputs: the run's first layer reads an image. Leave it out")
+    return known
+
+
+def _inputs(inputs, kernel):
+    """`inputs` as a list of int, or None.
+
+    Raises:
+        SpecError: they cannot be filters of the layer below.
+    """
+    if inputs is None:
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["block"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: cannot be read ({error}). Train this layer again") from error
+        listed = np.asarray(inputs)
+    except ValueError:  # lists of several lengths
+        listed = np.empty(0)
+    below = kernel.shape[2]
+    if (
+        listed.ndim != 1
+        or not np.issubdtype(listed.dtype, np.integer)
+        or not listed.size
+        or len({*listed.tolist()}) < listed.size
+        or not (listed.min() >= 0 and listed.max() < below)
+    ):
+        raise SpecError(
+            f"inputs={inputs!r}: give indices of the {below} filters of the layer below, each "
+            "once, as kept(shape) of that layer's initializer"
+        )
+    return listed.tolist()
 
 
-def _read(path, dimensions):
-    try:
-        with path.open("rb") as file:
-            array = np.load(file, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}). Train this layer again") from error
-    return kernels.checked(array, dimensions, RunError, path)
+def _fit(kernel, shape, inputs):
+    """`kernels.fit`, of a kernel that reads these filters of the layer below."""
+    if inputs is not None:
+        kernel = kernels.reading(kernel, inputs, shape[2])
+    return kernels.fit(kernel, shape)
 
 
 def _position(layer, names, where):

@@ -16,6 +16,8 @@ from kclr.errors import SpecError
 MAX_BYTES = 256 * 2**20
 ADAPTATIONS = ("size", "channels", "filters")
 
+# Of a bare array that nobody says more of: gray, colour, and alpha or depth beside it.
+MOST_COLOURS = 4
 # More input channels than this are the features of a layer below and not an image's: they have
 # no counterpart in another layer, whereas gray, colour, alpha, depth and near infrared do.
 MOST_IMAGE_CHANNELS = 16
@@ -87,6 +89,21 @@ def with_channels(kernel, channels):
     return np.pad(kernel, [(0, 0), (0, 0), (0, channels - old), (0, 0)])
 
 
+def reading(kernel, inputs, channels):
+    """Let a kernel of an upper layer read other maps than those that it was learned on.
+
+    Args:
+        kernel: float (height, width, channels in, filters).
+        inputs: int (kept,), which filters of the layer below the new layer's first maps are.
+        channels: of the new layer, at least as many; further maps are read with weight 0.
+
+    Returns:
+        float64 (height, width, channels, filters).
+    """
+    kernel = kernel.astype(np.float64)[:, :, np.asarray(inputs, np.int64)]
+    return np.pad(kernel, [(0, 0), (0, 0), (0, channels - kernel.shape[2]), (0, 0)])
+
+
 def most_diverse(kernel, count, weights=None):
     """Choose filters that differ most, the strongest first.
 
@@ -149,20 +166,23 @@ def refusal(part, own, wanted):
     return f"the run's kernel has {own}, the layer {wanted}. Make them equal, or adapt {part!r}"
 
 
-def check_shape(own, shape, adapt):
+def check_shape(own, shape, adapt, inputs=None, above=False):
     """Refuse a layer's kernel that the run's kernel cannot, or is not to, be adapted to.
 
     Args:
         own: (height, width, channels in, filters) of the run's kernel.
         shape: the layer's.
         adapt: what is to be adapted, of `ADAPTATIONS`.
+        inputs: which filters of the layer below the layer's first channels are; None for all of
+            them, or an image's channels.
+        above: whether the channels are filters of a layer below, and not an image's.
     """
     if len(shape) != 4:
         raise SpecError(
             f"a Conv2D's kernel is (height, width, channels in, filters), not {shape}. "
             "Use this initializer for keras.layers.Conv2D alone"
         )
-    if shape == own:
+    if shape == own:  # other filters in other places, where there are `inputs`, are no other shape
         return
     if shape[:2] != own[:2]:
         own_size, size = ("x".join(map(str, each[:2])) for each in (own, shape))
@@ -176,7 +196,19 @@ def check_shape(own, shape, adapt):
     if shape[2] != own[2]:
         if "channels" not in adapt:
             raise SpecError(refusal("channels", f"{own[2]} channels in", shape[2]))
-        if max(own[2], shape[2]) > MOST_IMAGE_CHANNELS:
+        if above and inputs is None:
+            raise SpecError(
+                f"the kernel reads {own[2]} filters of the layer below, and this layer sees "
+                f"{shape[2]} maps. Say which filters these are, as in "
+                "inputs=ContrastiveKernel(run, 0).kept(shape of the kernel below), or let "
+                "kclr.transfer.initialize(model, run) start both layers"
+            )
+        if above and len(inputs) > shape[2]:
+            raise SpecError(
+                f"inputs names {len(inputs)} filters of the layer below, and this layer sees "
+                f"{shape[2]} maps. Name as many at most"
+            )
+        if not above and max(own[2], shape[2]) > MOST_IMAGE_CHANNELS:
             raise SpecError(
                 f"the run's kernel has {own[2]} channels in, the layer {shape[2]}: more than "
                 f"{MOST_IMAGE_CHANNELS} are features of a layer below, which have no counterpart "

@@ -1,29 +1,29 @@
-"""The run directory: written atomically, checked when read, never overwritten by accident."""
+"""The run directory: written atomically, checked when read, never overwritten by accident.
+
+Whoever reads a run, goes through `Run`, which knows what is a layer of it and what is not, and
+opens nothing but regular files inside it (`kclr.safe_reading`).
+"""
 
 import contextlib
-import csv
-import hashlib
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from kclr.errors import RunError, SpecError
 from kclr.paths import append, as_path, atomic
+from kclr.records import LayerFacts, Summary, read_record
+from kclr.safe_reading import parsed, read_array, read_numbers, read_text, sha256
+from kclr.spec.reading import read_yaml
+from kclr.spec.schema import NAME
 
 if TYPE_CHECKING:
     import numpy as np
 
-
-def sha256(path) -> str:
-    """Hex digest of a file."""
-    with as_path(path).open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+ARRAYS = ("kernel.npy", "bias.npy")
+_LAYER = re.compile(rf"(\d\d)-({NAME.strip('^$')})")
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,15 @@ class TrainedLayer:
     Attributes:
         directory: where its files are.
         facts: what `layer.json` says: name, block, key, steps, seconds, loss, ...
+        run: the run that it is of; None while it is being written.
+        below: int, filters of the layer below; None for the first layer, and where that is not
+            known.
     """
 
     directory: Any
     facts: dict[str, Any]
+    run: "Run | None" = None
+    below: int | None = None
 
     @property
     def name(self) -> str:
@@ -45,61 +50,106 @@ class TrainedLayer:
 
     @property
     def block(self) -> dict[str, Any]:
-        """Arguments of the `ContrastiveConvBlock` that the layer is, without whitening."""
+        """Arguments of the `ContrastiveConvBlock` that the layer is, without whitening; empty where
+        there is only its kernel."""
         return self.facts["block"]
 
     @cached_property
     def kernel(self) -> "np.ndarray":
-        """float32 (kernel height, kernel width, channels in, filters), whitening folded in."""
-        return self._array("kernel.npy", 4)
+        """float32 (kernel height, kernel width, channels in, filters), whitening folded in.
+
+        Raises:
+            RunError: the file is damaged, or not of this layer.
+        """
+        kernel = self._array("kernel.npy", 4)
+        size = self.block.get("kernel_size")
+        size = tuple(size) if isinstance(size, list | tuple) else (size, size)
+        if size[0] is not None and kernel.shape[:2] != size:
+            self._refuse("kernel.npy", f"a kernel of {_by(kernel.shape[:2])}", _by(size))
+        # Between the first convolutions of a classifier trained with labels there may be others.
+        if self.below not in (None, kernel.shape[2]) and "test_accuracy" not in self.facts:
+            path = self.directory / "kernel.npy"
+            raise RunError(
+                f"{path}: {kernel.shape[2]} channels in, and the layer below has {self.below} "
+                f"filters. {_mend(path)}"
+            )
+        return kernel
 
     @cached_property
     def bias(self) -> "np.ndarray":
-        """float32 (filters,)."""
+        """float32 (filters,).
+
+        Raises:
+            RunError: the file is damaged, or not of this layer.
+        """
         return self._array("bias.npy", 1)
 
     def _array(self, name, axes):
         import numpy as np
 
         path = self.directory / name
-        try:
-            with path.open("rb") as file:
-                array = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise RunError(f"{path}: cannot be read: {error}. {_mend(path)}") from None
-        filters = self.block.get("filters")
-        if array.ndim != axes or array.dtype != np.float32:
-            raise RunError(f"{path}: not a float32 array of {axes} axes. {_mend(path)}")
-        if filters is not None and array.shape[-1] != filters:
+        array, digest = read_array(path, self._inside, _mend(path))
+        known, where = self._digest(name)
+        if known not in (None, digest):
             raise RunError(
-                f"{path}: {array.shape[-1]} filters, and layer.json says {filters}. {_mend(path)}"
+                f"{path}: damaged or exchanged, for {where} has another sha256. {_mend(path)}"
             )
+        if array.ndim != axes or (self.block and array.dtype != np.float32):
+            raise RunError(f"{path}: not a float32 array of {axes} axes. {_mend(path)}")
+        filters = self.block.get("filters", array.shape[-1])
+        if array.shape[-1] != filters:
+            self._refuse(name, f"{array.shape[-1]} filters", filters)
+        if not np.isfinite(array).all():
+            raise RunError(f"{path}: some of its numbers are not finite. {_mend(path)}")
         return array
 
+    def _refuse(self, name, what, told):
+        path = self.directory / name
+        raise RunError(f"{path}: {what}, and layer.json says {told}. {_mend(path)}")
+
+    def _digest(self, name):
+        """The sha256 that a file had when it was written, and what says so; runs of older versions
+        have it in their summary alone."""
+        own = (self.facts.get("sha256") or {}).get(name)
+        if own or self.run is None or not self.block:
+            return own, "layer.json"
+        known = ((self.run.summary or {}).get("sha256") or {}).get(self._named(name))
+        return known, "summary.json"
+
+    def _named(self, name):
+        return f"layers/{self.directory.name}/{name}"
+
+    @property
+    def _inside(self):
+        return self.directory if self.run is None else self.run.path
+
     def history(self) -> list[dict[str, float]]:
-        """The rows of `history.csv`; none where the layer was found without training steps."""
+        """The rows of `history.csv`; none where the layer was found without training steps.
+
+        Raises:
+            RunError: it cannot be read.
+        """
         path = self.directory / "history.csv"
         if not path.exists() and "steps" not in self.facts:
             return []
-        return [
-            {key: float(value) for key, value in row.items() if value}
-            for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())
-        ]
+        return read_numbers(path, self._inside, _mend(path))
 
 
-def _facts(path, keys) -> dict[str, Any]:
-    """What a JSON file of a run says, which has these keys at least.
+def write_arrays(directory, kernel, bias) -> dict[str, str]:
+    """Write a layer's `kernel.npy` and `bias.npy`; what `layer.json` says of them under `sha256`.
 
-    Raises:
-        RunError: it cannot be read, or was written by something else.
+    Args:
+        directory: Path. kernel, bias: float32, see `TrainedLayer`.
     """
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}. {_mend(path)}") from None
-    if not isinstance(facts, dict) or not facts.keys() >= set(keys):
-        raise RunError(f"{path}: not as `kclr train` writes it. {_mend(path)}")
-    return facts
+    import numpy as np
+
+    for name, array in zip(ARRAYS, (kernel, bias), strict=True):
+        np.save(directory / name, array)
+    return {name: sha256(directory / name) for name in ARRAYS}
+
+
+def _by(size):
+    return "x".join(map(str, size))
 
 
 def _mend(path):
@@ -123,22 +173,80 @@ class Run:
 
     @property
     def layers(self) -> list[TrainedLayer]:
-        """The finished layers, from the image upwards."""
-        return [
-            TrainedLayer(path.parent, _facts(path, ("name", "block")))
-            for path in sorted(self.path.glob("layers/[0-9]*/layer.json"))
-        ]
+        """The finished layers, from the image upwards.
+
+        Raises:
+            RunError: what one of them says of itself cannot be read.
+        """
+        return list(self._layers())
+
+    @property
+    def kernels(self) -> list[TrainedLayer]:
+        """As `layers`, with those of which there are only the arrays: they have a name and an empty
+        `block`."""
+        return list(self._layers(bare=True))
+
+    def _layers(self, bare=False) -> Iterator[TrainedLayer]:
+        last, filters = 0, None
+        for number, name, directory in self.directories():
+            facts: dict[str, Any] = {"name": name, "block": {}}
+            file = directory / "layer.json"
+            if file.exists():
+                facts = read_record(file, LayerFacts, self.path, "kclr train", _mend(file))
+            elif not (bare and (directory / ARRAYS[0]).exists()):
+                continue
+            if facts["name"] != name:
+                raise RunError(
+                    f"{file}: it is of a layer {facts['name']}. Move {directory} out of the run; "
+                    "where a layer is missing then, go on with `kclr train ... --resume`."
+                )
+            yield TrainedLayer(directory, facts, self, filters if number == last + 1 else None)
+            last, filters = number, facts["block"].get("filters")
+
+    def directories(self) -> list[tuple[int, str, Any]]:
+        """What is called as a layer is: number (from 1), name and path, from the image upwards."""
+        folder = self.path / "layers"
+        found = []
+        for path in folder.iterdir() if folder.is_dir() else ():
+            named = _LAYER.fullmatch(path.name)
+            if named and path.is_dir():
+                found.append((int(named[1]), named[2], path))
+        return sorted(found, key=lambda each: each[:2])
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """What `summary.json` says; None while the run is not finished."""
+        """What `summary.json` says; None while the run is not finished.
+
+        Raises:
+            RunError: it cannot be read.
+        """
         path = self.path / "summary.json"
-        return _facts(path, ("versions", "hardware", "seed", "finished")) if path.exists() else None
+        if not path.exists():
+            return None
+        return read_record(path, Summary, self.path, "kclr train", _mend(path))
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """The spec of the run with every default, as plain values."""
-        return yaml.safe_load((self.path / "resolved.yaml").read_text())
+        """The spec of the run with every default, as plain values.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        try:
+            value = read_yaml(self.text("resolved.yaml"), str(self.path / "resolved.yaml")).value
+        except SpecError as error:
+            raise RunError(f"{error} Copy the file back, or train again.") from None
+        if not isinstance(value, dict):
+            raise RunError(f"{self.path / 'resolved.yaml'}: not a spec. Copy it back.")
+        return value
+
+    def text(self, name) -> str:
+        """What a text file of the run says.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        return read_text(self.path / name, self.path, "Copy it back, or train again.")
 
     def layer_directory(self, index, name):
         """Where layer `index` (from 0) is kept."""
@@ -159,26 +267,46 @@ class Run:
 
     def trim(self, name, keep):
         """Keep only those JSON lines of a file for which `keep(row)` is true; damaged ones go."""
-        path = self.path / name
-        if not path.exists():
-            return
-        rows = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
-        self.write_text(name, "".join(json.dumps(row) + "\n" for row in rows if keep(row)))
+        if (self.path / name).exists():
+            rows = [row for row in self._lines(name) if row and keep(row)]
+            self.write_text(name, "".join(json.dumps(row) + "\n" for row in rows))
 
     def rows(self, layer) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl` that belong to a layer, by its name."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
+        """The lines of `metrics.jsonl` that belong to a layer, by its name.
+
+        Raises:
+            RunError: one of the file's lines is damaged.
+        """
+        name = "metrics.jsonl"
+        if not (self.path / name).exists():
             return []
-        rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-        return [
-            {k: v for k, v in row.items() if k != "layer"}
-            for row in rows
-            if row.get("layer") == layer
-        ]
+        rows = []
+        for number, row in enumerate(self._lines(name), 1):
+            if row is None:
+                raise RunError(
+                    f"{self.path / name}: line {number} is damaged. Remove that line, and go on "
+                    "with `kclr train ... --resume`."
+                )
+            if row["layer"] == layer:
+                rows.append({key: value for key, value in row.items() if key != "layer"})
+        return rows
+
+    def _lines(self, name) -> Iterator[dict[str, Any] | None]:
+        """The rows of a file of JSON lines, None for damaged ones."""
+        for line in self.text(name).splitlines():
+            row = None
+            with contextlib.suppress(ValueError):
+                row = parsed(line)
+            yield row if _is_row(row) else None
+
+
+def _is_row(row):
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("layer"), str)
+        and type(row.get("step")) is int
+        and all(type(value) in (int, float) for key, value in row.items() if key != "layer")
+    )
 
 
 def load_run(path) -> Run:
@@ -201,10 +329,19 @@ def load_run(path) -> Run:
             f"{run.path} is not a run: it has no spec.yaml.{hint} "
             "`kclr train SPEC --out RUN` makes one."
         )
-    if not run.layers:
+    layers = run.layers
+    if not layers:
         raise RunError(
             f"{run.path} has no finished layer yet. Go on with `kclr train ... --resume`."
         )
+    names = [layer.directory.name for layer in layers]
+    for number, name in enumerate(names, 1):
+        if int(name[:2]) != number:
+            raise RunError(
+                f"{run.path} should have one layer for each number from 01 on, and has "
+                f"{', '.join(names)}. Move away what does not belong to it, or go on with "
+                "`kclr train ... --resume`."
+            )
     return run
 
 

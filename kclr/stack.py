@@ -43,7 +43,7 @@ from kclr.probing.stack_probe import StackProbe
 from kclr.provenance import hardware, versions
 from kclr.report import plots
 from kclr.report.filters import filter_order, top_patches
-from kclr.run import Run, TrainedLayer, sha256
+from kclr.run import Run, TrainedLayer, sha256, write_arrays
 from kclr.spec.augmentations import colour_findings
 from kclr.spec.findings import Finding, describe
 from kclr.spec.geometry import LayerGeometry, layer_geometry
@@ -296,12 +296,12 @@ def _writing_layer(run, index, layer, learned: Learned, key, rows_of) -> Iterato
 
     `rows_of` names the layer whose history is this one's too: the topmost that was trained with it.
     """
-    facts = {"name": layer.name, "block": layer.block.arguments(), "key": key, **learned.facts}
     rows = run.rows(rows_of)
     with atomic(run.layer_directory(index, layer.name)) as temporary:
         temporary.mkdir(parents=True)
-        np.save(temporary / "kernel.npy", learned.kernel)
-        np.save(temporary / "bias.npy", learned.bias)
+        digests = write_arrays(temporary, learned.kernel, learned.bias)
+        facts = {"name": layer.name, "block": layer.block.arguments(), "key": key}
+        facts |= {**learned.facts, "sha256": digests}
         if rows:
             columns = list(dict.fromkeys(key for row in rows for key in row))
             with (temporary / "history.csv").open("w", newline="") as file:
@@ -359,7 +359,11 @@ def _finish(run, spec):
         "seed": spec.seed,
         "layers": [
             {"name": layer.name, "kernel_shape": list(layer.kernel.shape)}
-            | {key: value for key, value in layer.facts.items() if key not in ("name", "block")}
+            | {
+                key: value
+                for key, value in layer.facts.items()
+                if key not in ("name", "block", "sha256")  # which stands below, of all files
+            }
             for layer in run.layers
         ],
         "sha256": {

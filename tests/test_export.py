@@ -162,7 +162,7 @@ def test_a_number_of_layers_that_is_not_there_is_refused_with_the_range(run, lay
 def test_kernels_that_do_not_fit_each_other_are_named(tmp_path):
     path = make_run(tmp_path / "run")
     np.save(path / "layers/02-conv2/kernel.npy", np.zeros((3, 2, 5, 8), "float32"))
-    with pytest.raises(RunError, match=r"layer conv2: .*8 filters on 12 channels"):
+    with pytest.raises(RunError, match=r"02-conv2.*5 channels in, and the layer below has 12"):
         export.stack_model(load_run(path))
 
 

@@ -27,15 +27,18 @@ RULES = {  # He et al. 2015, Glorot & Bengio 2010, LeCun et al. 1998: variance o
 }
 
 
+def save_layers(path, **layers):
+    for number, (name, kernel) in enumerate(layers.items(), 1):
+        folder = path / f"layers/{number:02d}-{name}"
+        folder.mkdir(parents=True)
+        np.save(folder / "kernel.npy", kernel)
+
+
 @pytest.fixture
 def run(tmp_path):
-    """A run of two layers, the second without a bias."""
-    first, second = tmp_path / "run/layers/01-edges", tmp_path / "run/layers/02-corners"
-    for folder in (second, first):
-        folder.mkdir(parents=True)
-    np.save(first / "kernel.npy", KERNEL)
-    np.save(first / "bias.npy", BIAS)
-    np.save(second / "kernel.npy", UPPER_KERNEL)
+    """Only the arrays of a run of two layers, the second without a bias."""
+    save_layers(tmp_path / "run", edges=KERNEL, corners=UPPER_KERNEL)
+    np.save(tmp_path / "run/layers/01-edges/bias.npy", BIAS)
     return tmp_path / "run"
 
 
@@ -302,8 +305,79 @@ def test_layers_that_are_no_conv2d_of_images_are_refused(layer):
 
 
 def test_features_are_not_taken_for_channels_of_an_image():
-    for kernel, shape in ((KERNEL, (6, 6, 64, 16)), (UPPER_KERNEL, (3, 3, 24, 24))):
-        assert "features" in refused(lambda k=kernel, s=shape: ContrastiveKernel(k)(s))
+    assert "features" in refused(lambda: ContrastiveKernel(KERNEL)((6, 6, 64, 16)))
+    small = np.zeros((3, 3, 8, 4), np.float32)  # of no more channels than some images have
+    for kernel in (UPPER_KERNEL, small):
+        shape = (3, 3, kernel.shape[2] + 4, 4)
+        assert "filters of the layer below" in refused(
+            lambda k=kernel, s=shape: ContrastiveKernel(k)(s)
+        )
+
+
+def test_the_second_layer_of_a_run_never_takes_filters_for_colours(tmp_path):
+    upper = RNG.normal(size=(3, 3, 4, 5)).astype(np.float32)
+    save_layers(tmp_path, edges=KERNEL[..., :4], corners=upper)
+    second = ContrastiveKernel(tmp_path, 1)
+    np.testing.assert_array_equal(numbers(second, upper.shape), upper)
+    for maps in (1, 3, 8):
+        message = refused(lambda maps=maps: second((3, 3, maps, 5)))
+        assert "4 filters of the layer below" in message
+        assert f"sees {maps} maps" in message
+        assert "kclr.transfer.initialize(model, run)" in message
+    np.save(tmp_path / "layers/02-corners/bias.npy", np.ones(5, np.float32))
+    assert "4 filters of the layer below" in refused(
+        lambda: ContrastiveBias(tmp_path, 1, kernel_shape=(3, 3, 3))
+    )
+
+
+def test_a_second_layer_reads_the_filters_that_the_first_one_kept(run):
+    shape = (5, 5, 1, 7)
+    first, second = ContrastiveKernel(run), ContrastiveKernel(run, 1)
+    kept = first.kept(shape)
+    # Which these are, found apart from the code under test: by the kernel that the layer gets.
+    whole, few = (numbers(first, (*shape[:3], n)).reshape(-1, n) for n in (16, 7))
+    assert kept == [int(np.abs(whole.T - few[:, i]).sum(1).argmin()) for i in range(7)]
+    second = ContrastiveKernel(run, 1, inputs=kept)
+    np.testing.assert_allclose(
+        numbers(second, (3, 3, 7, 24)), UPPER_KERNEL[:, :, kept], rtol=1e-6, atol=1e-7
+    )
+    wider = numbers(second, (3, 3, 9, 24))
+    assert not wider[:, :, 7:].any()
+    assert first.kept((6, 6, 3, 16)) == first.kept((6, 6, 3, 40)) == list(range(16))
+    again = ContrastiveKernel.from_config(json.loads(json.dumps(second.get_config())))
+    np.testing.assert_array_equal(numbers(again, wider.shape), wider)
+    # The bias of fewer filters than the run has is that of those which this kernel keeps.
+    pair = (UPPER_KERNEL, np.arange(24.0, dtype=np.float32))
+    bias = numbers(ContrastiveBias(pair, 1, kernel_shape=(3, 3, 7), inputs=kept), (5,))
+    np.testing.assert_array_equal(bias, second.kept((3, 3, 7, 5)))
+
+
+@pytest.mark.parametrize("inputs", [[], [0, 0], [16], [-1], [0.5], "ab", [[1], [1, 2]], [2**70]])
+def test_inputs_that_are_no_filters_of_the_layer_below_are_refused(run, inputs):
+    assert "filters of the layer below, each" in refused(
+        lambda: ContrastiveKernel(run, 1, inputs=inputs)
+    )
+    assert "reads an image" in refused(lambda: ContrastiveKernel(run, 0, inputs=[0]))
+
+
+def test_configs_from_before_inputs_give_what_they_gave():
+    kernel = RNG.normal(size=(3, 3, 8, 5)).astype(np.float32)
+    config = ContrastiveKernel(kernel).get_config()
+    assert (config.pop("inputs"), config.pop("above")) == (None, True)
+    np.testing.assert_allclose(
+        numbers(ContrastiveKernel.from_config(config), (3, 3, 1, 5))[:, :, 0],
+        kernel.sum(axis=2),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_a_layer_that_is_being_written_is_not_read(run):
+    shutil.copytree(run / "layers/02-corners", run / "layers/.01-edges.part")
+    shutil.copytree(run / "layers/02-corners", run / "layers/.02-corners.part")
+    np.testing.assert_array_equal(numbers(ContrastiveKernel(run), KERNEL.shape), KERNEL)
+    shutil.rmtree(run / "layers/02-corners")
+    assert "it has 1, counted from 0: edges" in refused(lambda: ContrastiveKernel(run, 1), RunError)
 
 
 def test_arguments_that_mean_nothing_are_refused():

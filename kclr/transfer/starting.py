@@ -360,9 +360,8 @@ def _start(convolution, layer, kept, factor):
     else:
         if kept.size and kept.max() >= own[2]:
             raise SpecError(f"the run's layer {layer.name!r} has {own[2]} channels in, too few")
-        kernel = kernel[:, :, kept]
         new = shape[2] - kept.size
-        kernel = np.pad(kernel, [(0, 0), (0, 0), (0, new), (0, 0)])
+        kernel = kernels.reading(kernel, kept, shape[2])
         if kept.size < own[2]:
             words.append(f"reads the {kept.size} kept of {own[2]} maps")
         if new:

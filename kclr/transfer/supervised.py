@@ -22,7 +22,7 @@ from kclr.provenance import hardware, versions
 from kclr.report.filters import filter_order
 from kclr.report.plots import filters_png
 from kclr.report.sections import write_csv
-from kclr.run import Run, load_run
+from kclr.run import Run, load_run, write_arrays
 from kclr.spec.transfer import TransferSpec
 from kclr.transfer.arms import first_convolutions
 from kclr.transfer.lsuv import kernel_name
@@ -105,8 +105,7 @@ def _write(run, convolutions, model, about, history, made_of):
         folder.mkdir(parents=True)
         kernel = convolution.kernel.numpy().astype(np.float32)
         bias = convolution.bias.numpy() if convolution.use_bias else np.zeros(kernel.shape[-1])
-        np.save(folder / "kernel.npy", kernel)
-        np.save(folder / "bias.npy", bias.astype(np.float32))
+        facts["sha256"] = write_arrays(folder, kernel, bias.astype(np.float32))
         write_csv(folder / "history.csv", history)
         filters_png(
             folder / "filters.png", kernel, filter_order(kernel), f"{facts['name']}: filters"

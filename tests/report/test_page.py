@@ -421,8 +421,11 @@ def test_words_from_files_are_never_taken_for_html(tmp_path):
     hostile |= {"versions": {HOSTILE: HOSTILE}, "hardware": {"processor": HOSTILE}}
     make_transfer(tmp_path / "t", units, **hostile)
     run = make_run(tmp_path / "run", layers=1)
-    facts = json.loads((run / "layers/01-conv1/layer.json").read_text()) | {"name": HOSTILE}
+    facts = json.loads((run / "layers/01-conv1/layer.json").read_text()) | {HOSTILE: HOSTILE}
     (run / "layers/01-conv1/layer.json").write_text(json.dumps(facts))
+    summary = json.loads((run / "summary.json").read_text())
+    summary |= {"finished": HOSTILE, "versions": {HOSTILE: HOSTILE}, "sha256": {HOSTILE: "0" * 64}}
+    (run / "summary.json").write_text(json.dumps(summary))
     probe = json.loads(make_probe(tmp_path / "p.json").read_text())
     probe["summaries"][0] |= {"features": HOSTILE, "classifier": HOSTILE, "data": HOSTILE}
     (tmp_path / "p.json").write_text(json.dumps(probe))

@@ -1,0 +1,296 @@
+"""What the JSON files of kclr hold, so that a damaged or a stranger's one is seen when it is read.
+
+Keys that are not named here may be there too: other versions of kclr write others. Only values that
+something is computed from, or printed, are held to their kind.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from kclr.errors import RunError
+from kclr.safe_reading import read_json
+from kclr.spec.schema import NAME
+
+LARGEST = 65536
+
+Words = Annotated[str, Field(max_length=10_000)]
+ShortWords = Annotated[str, Field(max_length=300)]
+Size = Annotated[int, Field(ge=1, le=LARGEST)]
+Pair = Size | Annotated[list[Size], Field(min_length=2, max_length=2)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[FiniteFloat, Field(ge=0)]
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Digests = dict[ShortWords, Digest]
+
+
+class Record(BaseModel):
+    """What a file holds at least."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+
+class BlockArguments(Record):
+    """Arguments of a `ContrastiveConvBlock`; no others, for the layer would be another."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+
+    filters: Size
+    kernel_size: Pair | None = None
+    strides: Pair = 1
+    padding: Literal["valid", "same"] = "valid"
+    pool_size: Pair = 2
+    pool_strides: Pair | None = None
+    activation: ShortWords | None = "relu"
+    contrast: Literal["none", "patch"] = "none"
+    contrast_epsilon: Annotated[FiniteFloat, Field(gt=0, le=1_000_000)] = 0.00015
+
+
+class LayerFacts(Record):
+    """`layer.json`."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    block: BlockArguments
+    key: ShortWords | None = None
+    steps: Count | None = None
+    patches: Count | None = None
+    seconds: Seconds | None = None
+    patches_per_second: FiniteFloat | None = None
+    loss: float | None = None
+    effective_rank: float | None = None
+    dead_filters: Count | None = None
+    duplicate_filters: Count | None = None
+    reseeded: Count | None = None
+    probe_accuracy: Share | None = None
+    probe_seconds: Seconds | None = None
+    test_accuracy: Share | None = None
+    end_to_end: bool | None = None
+    data: Words | None = None
+    sha256: Digests | None = None
+
+
+class Hardware(Record):
+    """What something was made on."""
+
+    processor: ShortWords | None = None
+    cores: Count | None = None
+    gpus: list[ShortWords] | None = None
+
+
+class Summary(Record):
+    """`summary.json` of a run."""
+
+    versions: dict[ShortWords, ShortWords]
+    hardware: Hardware
+    seed: Count
+    finished: ShortWords
+    layers: list[dict[str, Any]] | None = None
+    sha256: dict[Words, Digest] | None = None
+
+
+class Epoch(Record):
+    """An epoch of a classifier."""
+
+    test_accuracy: Share
+
+
+class Unit(Record):
+    """A repeat of an arm: its numbers, or why it `failed`."""
+
+    arm: ShortWords
+    labels: Annotated[FiniteFloat, Field(gt=0, le=1e9)]
+    seed: Count
+    failed: Words | None = None
+    images: Annotated[int, Field(ge=1)] | None = None
+    accuracy: Share | None = None
+    seconds: Seconds | None = None
+    parameters: Count | None = None
+    history: list[Epoch] | None = None
+    key: ShortWords | None = None
+
+    @model_validator(mode="after")
+    def _whole(self):
+        needed = (self.images, self.accuracy, self.seconds, self.history)
+        if "failed" in self.model_fields_set:
+            if self.failed is None:
+                raise ValueError("it failed without a reason")
+        elif None in needed:
+            raise ValueError("it neither failed nor has images, accuracy, seconds and history")
+        return self
+
+
+class JudgedRun(Record):
+    """A run of the comparison of training layer by layer and end to end."""
+
+    way: Literal["layer by layer", "end to end"]
+    seed: Count
+    failed: Words | None = None
+    seconds: Seconds | None = None
+    patches: Count | None = None
+    hardware: dict[str, Any] | None = None
+    top_layer: Share | None = None
+    all_layers: Share | None = None
+
+    @model_validator(mode="after")
+    def _whole(self):
+        needed = {"seconds", "patches", "hardware"}
+        if "failed" in self.model_fields_set:
+            if self.failed is None:
+                raise ValueError("it failed without a reason")
+        elif None in (self.top_layer, self.all_layers) or needed - self.model_fields_set:
+            raise ValueError("it neither failed nor has its numbers")
+        return self
+
+
+class Comparison(Record):
+    """What `results.json` says under `end_to_end`."""
+
+    runs: Annotated[list[JudgedRun], Field(min_length=1)]
+
+
+class Results(Record):
+    """`results.json` of a transfer experiment."""
+
+    name: ShortWords
+    title: Words | None = None
+    units: list[Unit]
+    spec: dict[str, Any] | None = None
+    versions: dict[ShortWords, ShortWords] | None = None
+    hardware: Hardware | None = None
+    end_to_end: Comparison | None = None
+
+    @model_validator(mode="after")
+    def _each_once(self):
+        units = [(unit.arm, unit.labels, unit.seed) for unit in self.units]
+        if len({*units}) < len(units):
+            raise ValueError("a unit is in it twice")
+        if "end_to_end" in self.model_fields_set and self.end_to_end is None:
+            raise ValueError("end_to_end is null")
+        return self
+
+
+class JudgedLayers(Record):
+    """What the probe of a transfer experiment found of a run."""
+
+    key: ShortWords
+    top_layer: Share
+    all_layers: Share
+
+
+class Best(Record):
+    """`best.json` of a search's stage."""
+
+    trial: ShortWords
+    values: dict[ShortWords, Any]
+    score: FiniteFloat
+
+
+class BestOfLayer(Best):
+    """The best trial of a searched layer."""
+
+    layer: ShortWords
+
+
+class TrialResult(Record):
+    """`result.json` of a trial: its numbers, or why it `failed`."""
+
+    failed: Words | None = None
+    score: FiniteFloat | None = None
+    seconds: Seconds | None = None
+    steps: Count | None = None
+    complete: bool | None = None
+
+    @model_validator(mode="after")
+    def _whole(self):
+        if "failed" in self.model_fields_set and self.failed is None:
+            raise ValueError("it failed without a reason")
+        numbers = (self.score, self.seconds, self.complete)
+        if "score" in self.model_fields_set and None in numbers:
+            raise ValueError("it has a score without its seconds, and whether it is complete")
+        if "steps" in self.model_fields_set and self.steps is None:
+            raise ValueError("its steps are null")
+        return self
+
+
+class Trial(TrialResult):
+    """A trial in `search.json`."""
+
+    layer: ShortWords
+    trial: ShortWords
+    values: dict[ShortWords, Any]
+
+
+class Objective(Record):
+    """What a search makes better."""
+
+    metric: ShortWords
+    direction: Literal["max", "min"]
+
+
+class Search(Record):
+    """`search.json`."""
+
+    name: ShortWords
+    objective: Objective
+    rows: list[Trial]
+    best: list[BestOfLayer]
+    spec: dict[str, Any] | None = None
+    versions: dict[ShortWords, ShortWords] | None = None
+    hardware: Hardware | None = None
+
+
+class Hyperparameters(Record):
+    """A trial's values."""
+
+    values: dict[ShortWords, Any]
+
+
+class TunersTrial(Record):
+    """`trial.json`, which keras-tuner writes."""
+
+    trial_id: ShortWords
+    status: ShortWords
+    hyperparameters: Hyperparameters
+
+
+class ProbeRow(Record):
+    """What a classifier came to with some features and labels."""
+
+    features: ShortWords
+    classifier: ShortWords
+    data: ShortWords
+    labels: Annotated[FiniteFloat, Field(gt=0, le=1e9)]
+    label_count: Count
+    repeats: Count
+    mean: Share
+    spread: Annotated[FiniteFloat, Field(ge=0)] | None
+
+
+class Probed(Record):
+    """What `kclr probe --json` prints."""
+
+    summaries: list[ProbeRow]
+
+
+def read_record(path, model: type[Record], inside, command, cure) -> dict[str, Any]:
+    """What a JSON file says, as plain values that are as `model` has them.
+
+    Args:
+        path: of the file. inside: see `kclr.safe_reading.opened`.
+        model: what it holds at least.
+        command: that writes such files, as "kclr train".
+        cure: last sentence of the message.
+
+    Raises:
+        RunError: it cannot be read, or is not as it should be.
+    """
+    value = read_json(path, inside, cure)
+    try:
+        model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))[:200]
+        words = f"{place}: {first['msg']}" if place else first["msg"]
+        raise RunError(f"{path}: not as `{command}` writes it ({words}). {cure}") from None
+    return value
