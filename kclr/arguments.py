@@ -64,6 +64,15 @@ def parser(functions) -> argparse.ArgumentParser:
     sub.add_argument("run", metavar="RUN", help="the run directory")
     sub.add_argument("--json", action="store_true", help="print its summary as JSON")
 
+    sub = command("verify", "check every file of a run, and on request its training")
+    sub.add_argument("run", metavar="RUN", help="the run directory")
+    words = "repeat each layer's first steps, as far as the first row of its history, and compare"
+    sub.add_argument(
+        "--retrain", type=int, nargs="?", const=500, default=0, metavar="STEPS",
+        help=f"{words}; layers whose first row comes after STEPS are left out (default: 500)",
+    )  # fmt: skip
+    sub.add_argument("--json", action="store_true", help="print what was found as JSON")
+
     sub = command("export", "export a run's layers for other programs")
     sub.add_argument("run", metavar="RUN", help="the run directory")
     sub.add_argument("--out", metavar="DIR", help="where (default: a directory inside the run)")

@@ -27,12 +27,11 @@ def main(arguments=None) -> int:
     options = parser(COMMANDS).parse_args(arguments)
     try:
         return options.command(options) or DONE
-    except SpecError as error:
-        print(error, file=sys.stderr)
-        return WRONG
-    except RunError as error:
-        print(error, file=sys.stderr)
-        return FAILED
+    except (SpecError, RunError) as error:
+        from kclr.spec.wording import printable
+
+        print(*map(printable, str(error).split("\n")), sep="\n", file=sys.stderr)
+        return WRONG if isinstance(error, SpecError) else FAILED
     except KeyboardInterrupt:
         print("\nInterrupted", file=sys.stderr)
         return INTERRUPTED
@@ -206,6 +205,20 @@ def _show(options):
     print_run(run)
 
 
+def _verify(options):
+    from kclr.verify import print_verification, verify_run
+
+    with _status() as tell:
+        if options.retrain:
+            _import_tensorflow()
+        found = verify_run(options.run, options.retrain, tell)
+    if options.json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        print_verification(found)
+    return DONE if found.right else FAILED
+
+
 def _export(options):
     _import_tensorflow()
     from kclr.export import export_run
@@ -341,6 +354,7 @@ COMMANDS = {
     "check": _check,
     "train": _train,
     "show": _show,
+    "verify": _verify,
     "export": _export,
     "probe": _probe,
     "transfer": _transfer,

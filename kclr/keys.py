@@ -67,7 +67,8 @@ def check_finished(run, spec, keys):
         expected[run.layer_directory(index, layer.name)] = keys[index]
         started = run.checkpoint(index, layer.name).with_suffix(".key")
         if started.exists():
-            check_same(keys[index], started.read_text(), f"{run.path}: layer {layer.name}")
+            known = run.text(started.relative_to(run.path))
+            check_same(keys[index], known, f"{run.path}: layer {layer.name}")
     for trained in run.layers:
         if trained.directory not in expected:
             raise SpecError(

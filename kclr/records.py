@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from kclr.errors import RunError
+from kclr.paths import as_path
 from kclr.safe_reading import read_json
 from kclr.spec.schema import NAME
 
@@ -294,3 +295,33 @@ def read_record(path, model: type[Record], inside, command, cure) -> dict[str, A
         words = f"{place}: {first['msg']}" if place else first["msg"]
         raise RunError(f"{path}: not as `{command}` writes it ({words}). {cure}") from None
     return value
+
+
+def read_results(path) -> dict[str, Any]:
+    """What `results.json` of a transfer experiment says.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    cure = "Run the experiment again with --resume; what is finished is kept."
+    return read_record(path, Results, as_path(path).parent, "kclr transfer", cure)
+
+
+def read_search(path) -> dict[str, Any]:
+    """What `search.json` of a search says.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    cure = "Go on with the search with --resume; what is finished is kept."
+    return read_record(path, Search, as_path(path).parent, "kclr search", cure)
+
+
+def read_probe(path) -> dict[str, Any]:
+    """What a file of `kclr probe --json` says.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    cure = f"Probe again: kclr probe RUN --json > {path}"
+    return read_record(path, Probed, None, "kclr probe --json", cure)

@@ -16,8 +16,9 @@ from kclr.errors import RunError, SpecError
 from kclr.paths import append, as_path, atomic
 from kclr.records import LayerFacts, Summary, read_record
 from kclr.safe_reading import parsed, read_array, read_numbers, read_text, sha256
+from kclr.spec import parse_spec
 from kclr.spec.reading import read_yaml
-from kclr.spec.schema import NAME
+from kclr.spec.schema import NAME, Spec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -189,19 +190,33 @@ class Run:
     def _layers(self, bare=False) -> Iterator[TrainedLayer]:
         last, filters = 0, None
         for number, name, directory in self.directories():
-            facts: dict[str, Any] = {"name": name, "block": {}}
-            file = directory / "layer.json"
-            if file.exists():
-                facts = read_record(file, LayerFacts, self.path, "kclr train", _mend(file))
-            elif not (bare and (directory / ARRAYS[0]).exists()):
+            if (directory / "layer.json").exists():
+                layer = self.layer(number, name, filters if number == last + 1 else None)
+            elif bare and (directory / ARRAYS[0]).exists():
+                layer = TrainedLayer(directory, {"name": name, "block": {}}, self)
+            else:
                 continue
-            if facts["name"] != name:
-                raise RunError(
-                    f"{file}: it is of a layer {facts['name']}. Move {directory} out of the run; "
-                    "where a layer is missing then, go on with `kclr train ... --resume`."
-                )
-            yield TrainedLayer(directory, facts, self, filters if number == last + 1 else None)
-            last, filters = number, facts["block"].get("filters")
+            yield layer
+            last, filters = number, layer.block.get("filters")
+
+    def layer(self, number, name, below=None) -> TrainedLayer:
+        """A finished layer, by its number (from 1) and its name.
+
+        Args:
+            below: int, filters of the layer below, where they are known.
+
+        Raises:
+            RunError: what it says of itself cannot be read.
+        """
+        directory = self.layer_directory(number - 1, name)
+        file = directory / "layer.json"
+        facts = read_record(file, LayerFacts, self.path, "kclr train", _mend(file))
+        if facts["name"] != name:
+            raise RunError(
+                f"{file}: it is of a layer {facts['name']}. Move {directory} out of the run; where "
+                "a layer is missing then, go on with `kclr train ... --resume`."
+            )
+        return TrainedLayer(directory, facts, self, below)
 
     def directories(self) -> list[tuple[int, str, Any]]:
         """What is called as a layer is: number (from 1), name and path, from the image upwards."""
@@ -239,6 +254,14 @@ class Run:
         if not isinstance(value, dict):
             raise RunError(f"{self.path / 'resolved.yaml'}: not a spec. Copy it back.")
         return value
+
+    def spec(self) -> Spec:
+        """The checked spec of the run.
+
+        Raises:
+            RunError: it cannot be read. SpecError: it is not a spec, or not of this version.
+        """
+        return parse_spec(self.text("resolved.yaml"), name=str(self.path / "resolved.yaml"))
 
     def text(self, name) -> str:
         """What a text file of the run says.

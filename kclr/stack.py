@@ -31,7 +31,7 @@ from kclr.directories import (
     discard,
     writing,
 )
-from kclr.distribution import open_cluster
+from kclr.distribution import ALONE, Cluster, open_cluster
 from kclr.errors import RunError, SpecError
 from kclr.keras_objects import check_keras_objects
 from kclr.keys import check_finished, keys_of, seed_of, sources
@@ -43,7 +43,8 @@ from kclr.probing.stack_probe import StackProbe
 from kclr.provenance import hardware, versions
 from kclr.report import plots
 from kclr.report.filters import filter_order, top_patches
-from kclr.run import Run, TrainedLayer, sha256, write_arrays
+from kclr.run import Run, TrainedLayer, write_arrays
+from kclr.safe_reading import sha256
 from kclr.spec.augmentations import colour_findings
 from kclr.spec.findings import Finding, describe
 from kclr.spec.geometry import LayerGeometry, layer_geometry
@@ -138,17 +139,11 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
             listener.layer(top, layer, sizes)
             checkpoint = run.checkpoint(top, layer.name)
             run.write_text(checkpoint.with_suffix(".key").relative_to(run.path), keys[top])
-            below, seed = run.layers[:first], seed_of(spec, top)
+            below = run.layers[:first]
             layers = spec.stack[first : top + 1]
             recorder = _Recorder(run, layers, below, listener, spec.tensorboard, probe)
             images = opened[layer.data or spec.data]
-            if first == top and not (layer.learner.contrastive and cluster.replicas > 1):
-                found = layer.learner.learn(layer, sizes, below, images, seed, checkpoint, recorder)
-                learned = [found]
-            else:
-                learned = train_layers(
-                    layers, sizes, below, images, seed, checkpoint, recorder, cluster
-                )
+            learned = learn(spec, first, top, below, images, checkpoint, recorder, cluster)
             if probe:
                 learned[-1] = recorder.probed(learned[-1])
             for index, found in enumerate(learned, start=first):
@@ -166,6 +161,29 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
         cluster.from_chief()
         listener.finished(run)
     return run
+
+
+def learn(
+    spec: Spec, first, top, below, images, checkpoint, listener: Listener, cluster: Cluster = ALONE
+) -> list[Learned]:
+    """Learn the layers `first` to `top` of a spec, one or several at once, and write nothing but a
+    checkpoint.
+
+    Args:
+        spec: from `kclr.load_spec`. first, top: indices from 0.
+        below: the layers below (see `kclr.layers.stacked`).
+        images: from `kclr.data.sources.as_images`.
+        checkpoint: path of the training's state, which is gone on with where it is there.
+        listener: is told how it goes. cluster: the devices.
+
+    Raises:
+        RunError: the training failed.
+    """
+    layer, sizes, seed = spec.stack[top], layer_geometry(spec.stack, top), seed_of(spec, top)
+    if first == top and not (layer.learner.contrastive and cluster.replicas > 1):
+        return [layer.learner.learn(layer, sizes, below, images, seed, checkpoint, listener)]
+    layers = spec.stack[first : top + 1]
+    return train_layers(layers, sizes, below, images, seed, checkpoint, listener, cluster)
 
 
 def _follow(spec, opened, cluster):

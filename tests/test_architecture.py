@@ -45,7 +45,7 @@ ORDER = (
     ("export",),
     ("stack",),
     ("initializers",),
-    ("transfer", "search"),
+    ("transfer", "search", "verify"),
     ("arguments",),
     ("cli",),
     ("__main__",),

@@ -456,7 +456,7 @@ def finish(path):
     export.export_run(load_run(path), out=path)
     files = [p for p in path.rglob("*") if p.is_file()]
     hashes = {p.relative_to(path).as_posix(): "0" for p in files}
-    summary = dict.fromkeys(("versions", "hardware", "seed", "finished"))
+    summary = {"versions": {}, "hardware": {}, "seed": 0, "finished": "today"}
     (path / "summary.json").write_text(json.dumps(summary | {"sha256": hashes}))
     return {p: p.read_bytes() for p in files}
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import yaml
 
-from kclr.errors import RunError
 from kclr.report import charts, claims
 from kclr.report.first_layers import first_layers
 from kclr.report.sections import (
@@ -19,7 +18,7 @@ from kclr.report.sections import (
     without,
     write_csv,
 )
-from kclr.run import sha256
+from kclr.safe_reading import sha256
 
 
 def transfer_section(
@@ -28,26 +27,18 @@ def transfer_section(
     """The charts and the arms' table of an experiment.
 
     Args:
-        path: its directory. results: what its `results.json` says.
+        path: its directory. results: what its `results.json` says (`kclr.records.Results`).
         folder: where plots and tables go. names: those taken in the page so far.
 
     Raises:
-        RunError: the results are not as `kclr transfer` writes them.
+        RunError: a run that it shows cannot be read.
     """
     # Transfer stands beside this room; of it only these pure functions are used.
     from kclr.report.summary import CONFIDENCE, REFERENCE, curves, summarize
 
-    try:
-        name, units = str(results["name"]), results["units"]
-        for unit in units:
-            str(unit["arm"]), float(unit["labels"]), int(unit["seed"])
-        rows, points = summarize(units), curves(units)
-        compared = claims.measures(results)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(
-            f"{path / 'results.json'}: not as `kclr transfer` writes it ({error!r}). Run the "
-            "experiment again; what is finished is kept."
-        ) from None
+    name, units = results["name"], results["units"]
+    rows, points = summarize(units), curves(units)
+    compared = claims.measures(results)
     title = str(results.get("title") or name)
     anchor = names(name)
     look = charts.styles(list(dict.fromkeys(unit["arm"] for unit in units)))
@@ -104,7 +95,7 @@ def transfer_section(
             "versions": versions(results),
             "hardware": hardware(results),
             "seeds": ", ".join(str(seed) for seed in sorted({int(unit["seed"]) for unit in units})),
-            "sha256 of results.json": sha256(path / "results.json"),
+            "sha256 of results.json": sha256(path / "results.json", path),
         },
         "digests": {},
         "numbers": {**results, "arms": plain, "epochs": epochs},

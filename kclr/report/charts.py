@@ -286,7 +286,8 @@ def _svg(figure, name, alt):
     inner = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     inner = inner[inner.index(">", inner.index("<svg")) + 1 :]
     inner = re.sub(r"font-family: [^;\"]*(; )?", "", inner)
-    inner = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", inner)
+    place = html.escape(name, quote=True)
+    inner = re.sub(r'(\bid="|url\(#|href="#)', lambda found: f"{found[0]}{place}-", inner)
     colours = {pair[0].lower(): variable for variable, pair in VARIABLES.items()}
     inner = re.sub(
         r"#[0-9a-f]{6}\b",

@@ -118,9 +118,6 @@ def measures(results: Mapping[str, Any]) -> list[Measure]:
     Returns:
         Seconds and patches of the training, the probe's accuracies, and those of the arms at each
         amount of labels; empty where the experiment has no end-to-end twin.
-
-    Raises:
-        KeyError, TypeError: the results are not as `kclr transfer` writes them.
     """
     if "end_to_end" not in results:
         return []

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kclr.errors import RunError
 from kclr.report.plots import filters_png
 from kclr.run import Run, load_run
 
@@ -49,17 +48,18 @@ def _runs(path, results) -> list[tuple[str, Run]]:
     places = [
         ("without labels", [path / "pretrained", Path(str(spec.get("pretrained") or path))]),
         ("without labels, end to end", [path / "end-to-end"]),
-        ("with labels", sorted((path / "supervised").glob("seed-*"), key=_number)),
+        ("with labels", sorted(_within(path / "supervised"), key=_number)),
     ]
     found = []
     for what, folders in places:
-        for folder in folders:
-            try:
-                found.append((what, load_run(folder)))
-            except RunError:
-                continue  # not there, or a spec: its run is in the experiment's directory
-            break
+        # What is not there may be a spec, whose run is in the experiment's directory.
+        there = [run for run in map(Run, folders) if run.layers]
+        found += [(what, load_run(run.path)) for run in there[:1]]
     return found
+
+
+def _within(folder):
+    return folder.iterdir() if folder.is_dir() else ()
 
 
 def _number(folder):

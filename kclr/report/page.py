@@ -12,11 +12,13 @@ from typing import Any
 
 from kclr.errors import RunError, SpecError
 from kclr.paths import atomic
+from kclr.records import read_probe, read_results, read_search
 from kclr.report import charts
 from kclr.report.arms import transfer_section
 from kclr.report.searches import search_section
 from kclr.report.sections import Names, probe_section, run_section
-from kclr.run import load_run
+from kclr.run import Run, load_run
+from kclr.safe_reading import read_json
 from kclr.version import __version__
 
 NUMBERS = "numbers.json"
@@ -75,8 +77,8 @@ def _check_place(out, beside):
     if not beside.exists():
         return
     try:
-        ours = {*json.loads((beside / NUMBERS).read_text(encoding="utf-8"))["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        ours = {*read_json(beside / NUMBERS, beside)["files"]}
+    except (RunError, KeyError, TypeError):
         ours = set()
     others = sorted(
         path.name for path in beside.iterdir() if path.name not in ours and path.name[0] != "."
@@ -110,11 +112,11 @@ def _read(paths):
 
     for path in map(Path, paths):
         if path.is_file() and path.suffix == ".json":
-            probes += [(path, _json(path))] if new(path) else []
-        elif (path / "results.json").is_file():
-            transfers += [(path, _json(path / "results.json"))] if new(path) else []
-        elif (path / "search.json").is_file():
-            searches += [(path, _json(path / "search.json"))] if new(path) else []
+            probes += [(path, read_probe(path))] if new(path) else []
+        elif (path / "results.json").exists():
+            transfers += [(path, read_results(path / "results.json"))] if new(path) else []
+        elif (path / "search.json").exists():
+            searches += [(path, read_search(path / "search.json"))] if new(path) else []
         elif (path / "search.key").is_file():
             raise RunError(
                 f"{path} has no search.json yet: its search is not finished. Go on with it: "
@@ -136,21 +138,12 @@ def _read(paths):
     runs[:0] = [
         (load_run(inside), f"{path.resolve().name}/{inside.name}")
         for path, _ in transfers
-        for inside in sorted({facts.parents[2] for facts in path.glob("*/layers/*/layer.json")})
-        if new(inside)
+        for inside in sorted(path.iterdir())
+        if inside.name[0] != "." and Run(inside).layers and new(inside)
     ]
     if not transfers + searches + runs + probes:
         raise SpecError("Nothing to report on. Name a run: kclr report RUN")
     return transfers, searches, runs, probes
-
-
-def _json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path}: cannot be read: {error}. Write it again with the command that made it."
-        ) from None
 
 
 def _write_json(path, values):

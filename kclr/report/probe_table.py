@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from kclr.spec.wording import printable
+
 BASELINES = {
     "random": "random (Glorot uniform)",
     "whitened": "random whitened patches",
@@ -25,7 +27,7 @@ def probe_table(summaries: Sequence[Any]) -> Table:
     columns = list(dict.fromkeys((s.labels, s.label_count) for s in summaries))
     cells = {(s.classifier, s.features, s.labels, s.label_count): s for s in summaries}
     spread = any(summary.spread is not None for summary in summaries)
-    names = ", ".join(dict.fromkeys(summary.data for summary in summaries))
+    names = printable(", ".join(dict.fromkeys(summary.data for summary in summaries)))
     title = f"test accuracy on {names}, %" + (", mean ± standard deviation" if spread else "")
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("filters")
@@ -38,16 +40,18 @@ def probe_table(summaries: Sequence[Any]) -> Table:
             found = [cells.get((classifier, features, *column)) for column in columns]
             if any(found):
                 shown = CLASSIFIERS.get(classifier, classifier)
-                table.add_row(_filters(features), shown, *map(_accuracy, found))
+                row = (filters_name(features), shown, *map(_accuracy, found))
+                table.add_row(*map(printable, row))
     return table
 
 
 def print_probe(summaries: Sequence[Any]) -> None:
     """Print the table of a probe."""
-    Console().print(probe_table(summaries), highlight=False)
+    Console(markup=False, emoji=False).print(probe_table(summaries), highlight=False)
 
 
-def _filters(features):
+def filters_name(features: str) -> str:
+    """The name of a kind of filters for people, as "spherical k-means, all layers"."""
     name, comma, rest = features.partition(",")
     return BASELINES.get(name, name) + comma + rest
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import yaml
 
-from kclr.errors import RunError
 from kclr.report.search_plots import (
     SHOWN_BEST,
     coordinates_svg,
@@ -15,7 +14,7 @@ from kclr.report.search_plots import (
     trials_png,
 )
 from kclr.report.sections import NOTHING, Names, hardware, versions, write_csv
-from kclr.run import sha256
+from kclr.safe_reading import sha256
 
 
 def search_section(
@@ -24,25 +23,16 @@ def search_section(
     """The trials of a search.
 
     Args:
-        path: its directory. found: what its `search.json` says.
+        path: its directory. found: what its `search.json` says (`kclr.records.Search`).
         folder: where plots and tables go. names: those taken in the page so far.
-
-    Raises:
-        RunError: the file is not as `kclr search` writes it.
     """
-    try:
-        name, objective = str(found["name"]), found["objective"]
-        anchor = names(name)
-        stages = [
-            _stage(f"{anchor}-{number}", best["layer"], found, objective)
-            for number, best in enumerate(found["best"])
-        ]
-        rows = table_rows(found["rows"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(
-            f"{path / 'search.json'}: not as `kclr search` writes it ({error!r}). Go on with the "
-            "search with --resume; what is finished is kept."
-        ) from None
+    name, objective = found["name"], found["objective"]
+    anchor = names(name)
+    stages = [
+        _stage(f"{anchor}-{number}", best["layer"], found, objective)
+        for number, best in enumerate(found["best"])
+    ]
+    rows = table_rows(found["rows"])
     trials_png(folder / f"{anchor}-trials.png", found)
     write_csv(folder / f"{anchor}-trials.csv", rows)
     return {
@@ -56,7 +46,7 @@ def search_section(
             "directory": str(path),
             "versions": versions(found),
             "hardware": hardware(found),
-            "sha256 of search.json": sha256(path / "search.json"),
+            "sha256 of search.json": sha256(path / "search.json", path),
         },
         "digests": {},
         "numbers": dict(found),

@@ -7,16 +7,15 @@ returns what the page's template shows of it, with its plain numbers under the k
 import base64
 import csv
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kclr.errors import RunError
 from kclr.report.charts import history_svgs
 from kclr.report.plots import curves_png, filters_png
-from kclr.report.probe_table import BASELINES, CLASSIFIERS
-from kclr.run import Run, sha256
+from kclr.report.probe_table import CLASSIFIERS, filters_name
+from kclr.run import Run
+from kclr.safe_reading import read_bytes, sha256
 
 NOTHING = "\N{EN DASH}"
 
@@ -51,13 +50,14 @@ def run_section(run: Run, name: str, folder: Path, names: Names) -> dict[str, An
     anchor = names(name)
     layers = []
     for layer in trained:
-        place = f"{anchor}-{layer.directory.name}"
+        place = names(f"{anchor}-{layer.directory.name}")
         height, width, channels, filters = layer.kernel.shape
-        history = _history(layer)
+        history = layer.history()
         picture = folder / f"{place}-filters.png"
         filters_png(picture, layer.kernel)
         if history:
-            shutil.copyfile(layer.directory / "history.csv", folder / f"{place}-history.csv")
+            kept = read_bytes(layer.directory / "history.csv", run.path)
+            (folder / f"{place}-history.csv").write_bytes(kept)
             curves_png(folder / f"{place}-curves.png", history, f"{name}, {layer.name}: training")
         layers.append(
             {
@@ -75,7 +75,7 @@ def run_section(run: Run, name: str, folder: Path, names: Names) -> dict[str, An
         shown["facts"] = own
     facts = [
         {"name": layer.name, "kernel_shape": "x".join(map(str, layer.kernel.shape))}
-        | without(layer.facts, "name", "block", "kernel_shape")
+        | without(layer.facts, "name", "block", "kernel_shape", "sha256")
         for layer in trained
     ]
     write_csv(folder / f"{anchor}-layers.csv", facts)
@@ -95,9 +95,9 @@ def run_section(run: Run, name: str, folder: Path, names: Names) -> dict[str, An
         "layers": layers,
         "at_once": [layer.name for layer in trained if layer.facts.get("end_to_end")],
         "columns": columns,
-        "spec": _run_text(run, "resolved.yaml"),
+        "spec": run.text("resolved.yaml"),
         "provenance": provenance,
-        "digests": (summary or {}).get("sha256", {}),
+        "digests": (summary or {}).get("sha256") or {},
         "numbers": {
             "name": name,
             "layers": [layer.facts for layer in trained],
@@ -145,32 +145,23 @@ def probe_section(
     """The table of a probe.
 
     Args:
-        path: its file. found: what it says (`kclr.transfer.probe.as_json`).
+        path: its file. found: what it says (`kclr.records.Probed`).
         folder: where the table goes. names: those taken in the page so far.
-
-    Raises:
-        RunError: the file is not as `kclr probe --json` writes it.
     """
-    try:
-        summaries = found["summaries"]
-        amounts = list(dict.fromkeys((s["labels"], s["label_count"]) for s in summaries))
-        cells: dict[tuple[str, str], dict[Any, str]] = {}
-        for s in summaries:
-            line = cells.setdefault((s["classifier"], s["features"]), {})
-            line[s["labels"], s["label_count"]] = mean_and_spread(s["mean"], s["spread"])
-        data = ", ".join(dict.fromkeys(s["data"] for s in summaries))
-        repeats = max((s["repeats"] for s in summaries), default=0)
-        columns = [
-            f"{labels:g} a class ({count:,})"
-            if labels > 1
-            else f"{100 * labels:g} % of labels ({count:,})"
-            for labels, count in amounts
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(
-            f"{path}: not as `kclr probe --json` writes it ({error!r}). Probe again: "
-            f"kclr probe RUN --json > {path}"
-        ) from None
+    summaries = found["summaries"]
+    amounts = list(dict.fromkeys((s["labels"], s["label_count"]) for s in summaries))
+    cells: dict[tuple[str, str], dict[Any, str]] = {}
+    for s in summaries:
+        line = cells.setdefault((s["classifier"], s["features"]), {})
+        line[s["labels"], s["label_count"]] = mean_and_spread(s["mean"], s["spread"])
+    data = ", ".join(dict.fromkeys(s["data"] for s in summaries))
+    repeats = max((s["repeats"] for s in summaries), default=0)
+    columns = [
+        f"{labels:g} a class ({count:,})"
+        if labels > 1
+        else f"{100 * labels:g} % of labels ({count:,})"
+        for labels, count in amounts
+    ]
     anchor = names(path.stem)
     write_csv(folder / f"{anchor}-probe.csv", summaries)
     return {
@@ -181,7 +172,7 @@ def probe_section(
         "columns": columns,
         "lines": [
             (
-                BASELINES.get(features, features),
+                filters_name(features),
                 CLASSIFIERS.get(classifier, classifier),
                 [line.get(amount, NOTHING) for amount in amounts],
             )
@@ -227,22 +218,3 @@ def write_csv(path, rows) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _run_text(run, name):
-    try:
-        return (run.path / name).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{run.path / name}: cannot be read: {error}. Copy it back, or train again."
-        ) from None
-
-
-def _history(layer):
-    try:
-        return layer.history()
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise RunError(
-            f"{layer.directory / 'history.csv'}: cannot be read: {error}. Copy it back, or train "
-            "the layer again."
-        ) from None

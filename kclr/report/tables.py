@@ -2,9 +2,11 @@
 
 import yaml
 
+from kclr.report.sections import hardware, versions
 from kclr.run import Run, load_run
 from kclr.spec.geometry import layer_geometry, output_size
 from kclr.spec.schema import Spec
+from kclr.spec.wording import printable
 
 EXAMPLE = (96, 96, 3)
 
@@ -95,28 +97,25 @@ def print_run(run: Run) -> None:
     rows = [("layer", "kernel", *columns)]
     for layer in layers:
         facts = [
-            format(layer.facts[key], shape) if key in layer.facts else "-"
+            "-" if layer.facts.get(key) is None else format(layer.facts[key], shape)
             for key, shape in columns.values()
         ]
         rows.append((layer.name, "x".join(map(str, layer.kernel.shape)), *facts))
-    print(run.path)
-    print(*_aligned(rows), sep="\n")
+    print(printable(run.path))
+    print(*map(printable, _aligned(rows)), sep="\n")
     summary = run.summary
     if summary is None:
         print("  not finished; go on with: kclr train SPEC --resume")
         return
-    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
-    hardware = summary["hardware"]
     probed = ""
     if "probe" in columns:
         probed = "  probe is the accuracy on held-out training images, probing its seconds\n"
     print(
         f"  rank is the effective rank of the embeddings; dead and twins count filters\n"
         f"{probed}"
-        f"  seed {summary['seed']}, finished {summary['finished']}\n"
-        f"  {hardware['cores']} cores of {hardware['processor']}, "
-        f"{', '.join(hardware['gpus']) or 'no GPU'}\n"
-        f"  {versions}"
+        f"  seed {summary['seed']}, finished {printable(summary['finished'])}\n"
+        f"  {printable(hardware(summary))}\n"
+        f"  {printable(versions(summary))}"
     )
 
 

@@ -9,14 +9,16 @@ from keras_tuner.engine.trial import TrialStatus
 
 from kclr.paths import atomic
 from kclr.provenance import hardware, versions
+from kclr.records import TunersTrial, read_record
 from kclr.report.search_plots import front, short_names, trials_png
 from kclr.report.searches import best_first, table_rows
 from kclr.report.sections import write_csv
 from kclr.run import Run
 from kclr.search.space import Stage, with_values, yaml_of
-from kclr.search.tuner import result_of
+from kclr.search.tuner import MEND, result_of
 from kclr.spec.schema import Spec
 from kclr.spec.search import rounded
+from kclr.spec.wording import printable
 
 SHOWN = 10  # trials in the printed table
 WIDE = 200  # characters of a line, where there is no terminal to end it
@@ -31,7 +33,7 @@ def rows_of(stage: Stage, own: Path) -> list[dict[str, Any]]:
     """
     rows = []
     for path in sorted(own.glob("trial_*/trial.json")):
-        trial = json.loads(path.read_text(encoding="utf-8"))
+        trial = read_record(path, TunersTrial, own, "kclr search", MEND)
         values = trial["hyperparameters"]["values"]
         ended = trial["status"] in (TrialStatus.COMPLETED, TrialStatus.FAILED)
         rows.append(
@@ -104,7 +106,7 @@ def print_results(written: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDE
     metric, direction = written["objective"]["metric"], written["objective"]["direction"]
@@ -115,7 +117,7 @@ def print_results(written: dict[str, Any], out: Path) -> None:
         cheap = front(done, direction)
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
         words = f"{best['layer']}: {len(done)} of {len(rows)} trials succeeded"
-        console.print(words, style="bold", highlight=False, markup=False)
+        console.print(words, style="bold", highlight=False)
         # They differ where a search goes on with the better ones of several short trainings.
         steps = ["steps"] if len({row.get("steps") for row in done}) > 1 else []
         for column in ("trial", metric, "seconds", *steps):
@@ -132,18 +134,19 @@ def print_results(written: dict[str, Any], out: Path) -> None:
                 *(f"{row[key]:,.0f}" if key in row else "-" for key in steps),
                 *(_shown(row["values"].get(path)) for path in paths),
             )
-        console.print(table, highlight=False, markup=False)
+        console.print(table, highlight=False)
         console.print("* no other trial was as good in fewer seconds", highlight=False)
         failed: dict[str, list[str]] = {}
         for row in rows:
             if "failed" in row:
                 failed.setdefault(" ".join(row["failed"].split()), []).append(row["trial"])
         for reason, trials in failed.items():
-            console.print(f"failed ({', '.join(trials)}): {reason}", highlight=False, markup=False)
+            words = printable(f"failed ({', '.join(trials)}): {reason}")
+            console.print(words, highlight=False)
     print(f"\nthe best   kclr train {out / 'best.yaml'}")
     print(f"all        {out / 'trials.csv'}, {out / 'trials.png'}")
     print(f"a page     kclr report {out}")
 
 
 def _shown(value):
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else printable(value)

@@ -17,6 +17,7 @@ from kclr.errors import RunError
 from kclr.keras_objects import check_keras_objects
 from kclr.keys import adopt
 from kclr.paths import atomic
+from kclr.records import Best, read_record
 from kclr.run import Run, check_same
 from kclr.search.hypermodel import check_search
 from kclr.search.listening import SearchListener
@@ -24,7 +25,7 @@ from kclr.search.oracles import RUN, make_oracle
 from kclr.search.results import best_of, rows_of, write_results
 from kclr.search.space import Stage, declare, key_of, stages, trial_spec, with_values
 from kclr.search.trials import Trials
-from kclr.search.tuner import StackTuner
+from kclr.search.tuner import MEND, StackTuner
 from kclr.spec.schema import Spec
 
 BEST = "best.json"  # of a stage, when it has ended
@@ -101,7 +102,7 @@ def begun(plain, out, text, resume, overwrite) -> Iterator[Run]:
         key = key_of(plain | {"search": search})
         known = run.path / "search.key"
         if known.exists():
-            check_same(key, known.read_text(), f"{run.path}")
+            check_same(key, run.text("search.key"), f"{run.path}")
         run.write_text("spec.yaml", text)
         run.write_text("search.key", key)
         yield run
@@ -165,4 +166,4 @@ def _concluded(oracle, stage, own):
 def _awaited(path):
     while not path.exists():
         time.sleep(0.5)
-    return json.loads(path.read_text())
+    return read_record(path, Best, path.parent, "kclr search", MEND)

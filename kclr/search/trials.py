@@ -106,7 +106,7 @@ class Trials:
             key = key_of(lower.model_dump(mode="json"))
             with _alone(self._below / f"{key}.lock"):
                 place = self._below / key
-                known = [Run(path) for path in self._below.glob("*/") if path != place]
+                known = [Run(path) for path in self._below.iterdir() if path != place]
                 adopt(lower, place, known)
                 self._shared = train(
                     lower, place, resume=True, listener=listener, probe=self._probe, bare=True

@@ -12,11 +12,13 @@ import keras_tuner
 from keras_tuner.errors import FailedTrialError, FatalRuntimeError
 
 from kclr.paths import atomic
+from kclr.records import TrialResult, read_record
 from kclr.search.listening import SearchListener
 from kclr.search.oracles import RUN
 from kclr.search.trials import Trials, copy_run
 
 RESULT = "result.json"  # of a trial, in its directory
+MEND = "Copy it back, or start the search anew with --overwrite."
 
 
 class StackTuner(keras_tuner.Tuner):
@@ -102,7 +104,7 @@ class StackTuner(keras_tuner.Tuner):
 def result_of(place: Path, trial_id) -> dict[str, Any]:
     """What came of a trial; empty where it has not ended."""
     path = place / f"trial_{trial_id}" / RESULT
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_record(path, TrialResult, place, "kclr search", MEND) if path.exists() else {}
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ import numpy as np
 from kclr.data.sources import Images, as_images
 from kclr.errors import SpecError
 from kclr.learned import PlainLayer
-from kclr.spec import parse_spec
 from kclr.spec.registry import parts
 from kclr.spec.sizes import MOST_WHITENED
 
@@ -34,8 +33,7 @@ def run_images(run) -> list[Images]:
     Raises:
         SpecError: they are not there any more.
     """
-    file = run.path / "resolved.yaml"
-    spec = parse_spec(file.read_text(encoding="utf-8"), name=str(file))
+    spec = run.spec()
     sources = {layer.data or spec.data for layer in spec.stack}
     try:
         opened = {source: as_images(source) for source in sources}

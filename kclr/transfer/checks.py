@@ -4,8 +4,8 @@ from pathlib import Path
 
 from kclr.data.checks import labelled_findings, load_checked, source_findings
 from kclr.errors import RunError, SpecError
-from kclr.run import load_run
-from kclr.spec.findings import describe, parse_spec, read_draft
+from kclr.run import Run, load_run
+from kclr.spec.findings import describe, read_draft
 from kclr.spec.schema import Spec
 from kclr.spec.transfer import TransferSpec
 from kclr.spec.wording import Finding, nearest, shown
@@ -110,15 +110,10 @@ def pretrained_spec(path: Path) -> Spec:
     """
     if not path.is_dir():
         return load_checked(path)
-    file = path / "resolved.yaml"
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: cannot be read: {error}. Copy it back, or train again.") from None
-    own = parse_spec(text, name=str(file))
+    own = Run(path).spec()
     found = source_findings(own)
     if found:
-        raise SpecError(describe(str(file), found))
+        raise SpecError(describe(str(path / "resolved.yaml"), found))
     return own
 
 

@@ -1,6 +1,7 @@
 """The directory of a transfer experiment, and its results as JSON, CSV and a table for people."""
 
 import csv
+import functools
 import hashlib
 import json
 import re
@@ -12,12 +13,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from kclr import records
 from kclr.errors import RunError, SpecError
 from kclr.paths import atomic
 from kclr.report import claims
 from kclr.report.charts import amount
 from kclr.report.summary import Row, summarize
 from kclr.run import Run
+from kclr.spec.wording import printable
+from kclr.transfer.arms import arms
 
 _COLUMNS = (
     "arm", "labels", "images", "seed", "accuracy", "seconds", "parameters", "trained_parameters",
@@ -37,7 +41,8 @@ class Results(Run):
 
     def unit_path(self, arm, labels, seed) -> Path:
         """Where a finished or failed unit is kept."""
-        return self.path / "units" / slug(arm) / f"labels-{labels:g}" / f"seed-{seed}.json"
+        amount = f"{labels:g}" if float(f"{labels:g}") == labels else repr(labels)
+        return self.path / "units" / slug(arm) / f"labels-{amount}" / f"seed-{seed}.json"
 
     def unit(self, arm, labels, seed) -> dict[str, Any] | None:
         """A unit that is on disk; None where there is none.
@@ -45,24 +50,21 @@ class Results(Run):
         Raises:
             RunError: it cannot be read.
         """
-        return self.read_json(self.unit_path(arm, labels, seed).relative_to(self.path))
+        path = self.unit_path(arm, labels, seed).relative_to(self.path)
+        return self.read_json(path, records.Unit)
 
-    def read_json(self, path) -> dict[str, Any] | None:
-        """What a file of the directory holds; None where there is none.
+    def read_json(self, path, kind: type[records.Record]) -> dict[str, Any] | None:
+        """What a file of the directory holds, which is of this kind; None where there is none.
 
         Raises:
             RunError: it cannot be read.
         """
         path = self.path / path
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: cannot be read: {error}. Remove it, and resume.") from None
-        if not isinstance(value, dict):
-            raise RunError(f"{path}: not as `kclr transfer` writes it. Remove it, and resume.")
-        return value
+        return records.read_record(
+            path, kind, self.path, "kclr transfer", "Remove it, and go on with --resume."
+        )
 
     def write_json(self, path, value):
         """Write a value to a file of the directory."""
@@ -79,15 +81,27 @@ class Results(Run):
 
 
 def slug(name) -> str:
-    """A name as a directory is called: letters, digits and hyphens; others told apart by a hash.
+    """A name as a directory is called, no two alike: letters, digits and hyphens, with a hash where
+    several names have the same ones.
 
-    "kclr fine-tuned" becomes kclr-fine-tuned.
+    "kclr fine-tuned" becomes kclr-fine-tuned. Without a hash are the names of kclr's own arms, and
+    words in small letters with spaces between them.
     """
-    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    rest = re.sub(r"[\w ()-]", "", name)
-    return (
-        f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}" if rest or not plain else plain
-    )
+    plain = _plain(name)
+    if name == _own_names().get(plain, plain.replace("-", " ")):
+        return plain
+    return f"{plain[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def _plain(name):
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+@functools.cache
+def _own_names():
+    """kclr's own arms by their plain names."""
+    own = (each for each in arms().values() if each.prepare.__module__ == arms.__module__)
+    return {_plain(each.name): each.name for each in own}
 
 
 def load_results(path) -> dict[str, Any]:
@@ -97,15 +111,12 @@ def load_results(path) -> dict[str, Any]:
         RunError: there is none.
     """
     file = Path(path) / "results.json"
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.exists():
         raise RunError(
             f"{path} holds no finished experiment: it has no results.json. `kclr transfer SPEC "
             f"--out {path}` makes one; go on with one that was interrupted with --resume."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: cannot be read: {error}.") from None
+        )
+    return records.read_results(file)
 
 
 def check_key(keys, unit, where):
@@ -141,8 +152,8 @@ def print_results(results) -> None:
         results: as in `results.json`.
     """
     width = None if sys.stdout.isatty() else 100
-    console = Console(highlight=False, soft_wrap=True, width=width)
-    console.print(results["title"], markup=False)
+    console = Console(highlight=False, soft_wrap=True, width=width, markup=False, emoji=False)
+    console.print(printable(results["title"]))
     rows = summarize(results["units"])
     for labels in dict.fromkeys(row.labels for row in rows):
         console.print(results_table([row for row in rows if row.labels == labels]))
@@ -155,11 +166,11 @@ def print_results(results) -> None:
     if compared:
         console.print(end_to_end_table(compared))
         said = [*claims.layer_by_layer(compared), *claims.failed(results)]
-        console.print(claims.MEASURES, *said, sep="\n", markup=False)
+        console.print(claims.MEASURES, *map(printable, said), sep="\n")
     lost = failures(results)
     for unit in lost:
         place = f"{unit['arm']}, labels {unit['labels']:g}, seed {unit['seed']}"
-        console.print(f"failed: {place}: {unit['failed']}", markup=False)
+        console.print(printable(f"failed: {place}: {unit['failed']}"))
     if lost or claims.failed(results):
         console.print("Try the failed ones again with --resume.")
 
@@ -173,7 +184,7 @@ def results_table(rows: list[Row]) -> Table:
     for row in rows:
         reached = row.epochs_to_random_best
         epochs = "never" if reached is None else str(reached)
-        table.add_row(row.arm, _accuracy(row), _gain(row), epochs, f"{row.seconds:.1f}")
+        table.add_row(printable(row.arm), _accuracy(row), _gain(row), epochs, f"{row.seconds:.1f}")
     return table
 
 

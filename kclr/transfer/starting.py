@@ -18,6 +18,7 @@ import numpy as np
 from kclr import kernels
 from kclr.errors import SpecError
 from kclr.run import load_run
+from kclr.spec.wording import printable
 from kclr.transfer.lsuv import few_images, kernel_name, lsuv, output_stds, watched
 
 __all__ = ["InitializeReport", "InitializedLayer", "initialize", "lsuv"]
@@ -69,6 +70,7 @@ class InitializeReport:
     data: str
 
     def __rich__(self):
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table(title="started from the run", title_justify="left")
@@ -80,7 +82,8 @@ class InitializeReport:
         for row in self.rows:
             how = f"{row.adaptation}; frozen" if row.frozen else row.adaptation
             stds = ("" if std is None else f"{std:.3g}" for std in (row.std_before, row.std_after))
-            table.add_row(row.run_layer or "", row.model_layer or "", how, *stds)
+            names = (row.run_layer or "", row.model_layer or "", how)
+            table.add_row(*(escape(printable(words)) for words in names), *stds)
         return table
 
     def __str__(self):

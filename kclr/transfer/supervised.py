@@ -148,6 +148,8 @@ def _block(model, convolution) -> dict[str, Any]:
     sizes = {"kernel_size": convolution.kernel_size, "strides": convolution.strides}
     if pool:
         sizes |= {"pool_size": pool.pool_size, "pool_strides": pool.strides}
+    if isinstance(activation, dict):  # a function of somebody's own, which only they can call
+        activation = str(activation.get("registered_name") or activation.get("class_name"))
     return {
         "filters": convolution.filters,
         "padding": convolution.padding,

@@ -13,6 +13,7 @@ from kclr.data.labels import Labelled
 from kclr.layers import stacked
 from kclr.probing.features import all_maps, features
 from kclr.probing.protocol import probe
+from kclr.records import JudgedLayers
 from kclr.report.claims import END_TO_END, LAYER_BY_LAYER
 from kclr.run import Run
 from kclr.transfer.pretraining import Pretraining, contents, digest, fingerprint
@@ -79,7 +80,7 @@ def _judged(run, images, seed, results, name, tell):
     facts = [digest(*contents(training), *contents(test)), fingerprint(run), dict(PROBE), seed]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     place = f"probes/{slug(name)}.json"
-    known = results.read_json(place)
+    known = results.read_json(place, JudgedLayers)
     if known is None or known["key"] != key:
         tell(f"{name}: probe")
         known = {"key": key} | probe_layers(run.layers, training, test, seed)

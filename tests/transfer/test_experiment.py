@@ -12,6 +12,7 @@ from PIL import Image
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError, SpecError
 from kclr.layers import stacked
+from kclr.records import Unit
 from kclr.report.summary import summarize
 from kclr.run import load_run
 from kclr.spec.transfer import parse_transfer
@@ -464,12 +465,20 @@ def test_directories_are_called_as_the_arms_are(name, directory):
 
 
 def test_arms_with_like_names_have_directories_of_their_own():
-    names = ["a b", "a/b", "a.b", "../a b", "ä b"]
+    names = ["a b", "a/b", "a.b", "../a b", "ä b", "a-b", "A b", "a  b", "a (b)", "a b "]
+    names += ["k-means", "K means", "k means", "K-Means", "kclr fine-tuned", "kclr-fine tuned"]
     assert len({slug(name) for name in names}) == len(names)
+
+
+def test_amounts_that_look_alike_have_files_of_their_own():
+    amounts = [0.1, 0.1000001, 1.0, 10, 1_000_000, 1_000_001]
+    paths = {Results("t").unit_path("a", amount, 0).as_posix() for amount in amounts}
+    assert len(paths) == len(amounts)
+    assert {"t/units/a/labels-0.1/seed-0.json", "t/units/a/labels-1/seed-0.json"} < paths
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "3"])
 def test_a_damaged_file_is_named_with_the_cure(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(RunError, match=r"a\.json: .* Remove it, and resume\."):
-        Results(tmp_path).read_json("a.json")
+    with pytest.raises(RunError, match=r"a\.json: .* Remove it, and go on with --resume\."):
+        Results(tmp_path).read_json("a.json", Unit)

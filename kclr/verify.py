@@ -1,0 +1,387 @@
+"""Whether a run is what its training wrote, and whether its training can be repeated.
+
+    kclr verify runs/my --retrain
+
+Everything is read as whoever uses the run reads it (`kclr.run`), each part by itself, so that one
+that is damaged hides no other. `verify_run` returns what was looked at; read it from top to bottom.
+"""
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from kclr.errors import RunError, SpecError
+from kclr.learned import Listener
+from kclr.paths import files, is_remote
+from kclr.run import Run, TrainedLayer
+from kclr.safe_reading import sha256
+from kclr.spec.schema import Spec
+from kclr.spec.wording import printable
+
+RIGHT, NOTE, WRONG = "right", "note", "wrong"
+MOST_STEPS = 500  # that a layer's training is repeated for, unless more are asked for
+# Largest relative difference of a repeated number: on the machine and with the versions of the
+# training, and on others, where sums are taken in another order.
+ROUNDING, ELSEWHERE = 1e-4, 0.05
+# Columns of a history that tell of the clock, or of a probe, which is not repeated.
+_NOT_REPEATED = ("seconds", "patches_per_second", "probe_accuracy", "probe_seconds")
+_LAYER_FILES = ("layer.json", "kernel.npy", "bias.npy", "filters.png")
+_LAYER_PICTURES = ("history.csv", "curves.png")
+_EXPORTS = ("model.keras", "saved_model", "model.onnx", "model.tflite", "exports")
+_OWN = ("spec.yaml", "resolved.yaml", "metrics.jsonl", "summary.json", "checkpoints", "tensorboard")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        place: a file of the run, a layer, or what else it is about.
+        state: "right", "note" (worth knowing, and nothing is wrong) or "wrong".
+        words: what was found.
+    """
+
+    place: str
+    state: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All that was looked at in a run.
+
+    Attributes:
+        run: its directory. checks: what was found, in the order in which it was looked at.
+    """
+
+    run: str
+    checks: tuple[Check, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether nothing is wrong."""
+        return all(check.state != WRONG for check in self.checks)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`."""
+        return {
+            "run": self.run,
+            "right": self.right,
+            "checks": [asdict(check) for check in self.checks],
+        }
+
+
+def verify_run(path, retrain: int = 0, tell: Callable[[str], None] | None = None) -> Verification:
+    """Look at everything in a run.
+
+    Args:
+        path: of the run's directory.
+        retrain: repeat every layer's training up to the first row of its history, where that has
+            at most so many steps, and compare; learners without steps are repeated whole. 0 for
+            none. It needs the images.
+        tell: is told in a few words what is being done.
+
+    Raises:
+        RunError: there is no run.
+    """
+    run = Run(path)
+    if not (run.path / "spec.yaml").exists() and not run.directories():
+        raise RunError(f"{run.path} is not a run: it has neither spec.yaml nor layers.")
+    tell = tell or (lambda words: None)
+    layers: list[TrainedLayer | None] = []
+    checks: list[Check] = []
+    for number, name, directory in run.directories():
+        tell(f"layer {name}")
+        layer, found = _layer(run, number, name, directory, layers)
+        layers.append(layer)
+        checks += found
+    labelled = any(layer and "test_accuracy" in layer.facts for layer in layers)
+    spec, found = _specs(run, labelled)
+    checks = [*found, *checks, *_order(run), *_settings(spec, layers)]
+    checks += [*_summary(run, layers, tell), *_others(run)]
+    if retrain:
+        checks += _repeated(run, spec, layers, retrain, tell)
+    return Verification(str(run.path), tuple(checks))
+
+
+def _tried(place, look, *kinds) -> tuple[Any, list[Check]]:
+    """What `look` returns, or that it is wrong."""
+    try:
+        return look(), []
+    except (RunError, *kinds) as error:
+        return None, [Check(place, WRONG, str(error))]
+
+
+def _specs(run, labelled) -> tuple[Spec | None, list[Check]]:
+    """The spec of the run, and what was found of both its files."""
+    _, checks = _tried("spec.yaml", lambda: run.text("spec.yaml"))
+    # What kclr transfer trained with labels has settings of another kind.
+    look = (lambda: run.resolved) if labelled else run.spec
+    spec, wrong = _tried("resolved.yaml", look, SpecError)
+    checks += wrong
+    return None if labelled else spec, checks or [Check("spec.yaml", RIGHT, "both can be read")]
+
+
+def _layer(run, number, name, directory, lower) -> tuple[TrainedLayer | None, list[Check]]:
+    """A layer, and what was found of its files, each by itself."""
+    place = f"layers/{directory.name}"
+    if not (directory / "layer.json").exists():
+        words = "has no layer.json, so it is not a finished layer. Remove it"
+        return None, [Check(place, WRONG, words)]
+    below = lower[-1].block["filters"] if lower and lower[-1] else None
+    found, wrong = _tried(f"{place}/layer.json", lambda: run.layer(number, name, below))
+    if found is None:
+        return None, wrong
+    told = "summary.json" if found.facts.get("sha256") is None else "layer.json"
+    checks = [Check(f"{place}/layer.json", RIGHT, "can be read")]
+    for array in ("kernel", "bias"):
+        value, wrong = _tried(f"{place}/{array}.npy", lambda array=array: getattr(found, array))
+        words = "" if wrong else f"{'x'.join(map(str, value.shape))}, as {told} says"
+        checks += wrong or [Check(f"{place}/{array}.npy", RIGHT, words)]
+    rows, wrong = _tried(f"{place}/history.csv", found.history)
+    if rows:
+        wrong = _history(run, found, rows)
+        checks += wrong or [Check(f"{place}/history.csv", RIGHT, f"{len(rows)} rows")]
+    else:
+        checks += wrong
+    key = found.facts.get("key")
+    if key is None:
+        checks.append(Check(place, NOTE, "has no key: nothing says what it was trained on"))
+    return found, checks
+
+
+def _history(run, layer: TrainedLayer, rows) -> list[Check]:
+    """A history beside the layer's facts, and beside the run's metrics."""
+    place = f"layers/{layer.directory.name}/history.csv"
+    steps = [row.get("step") for row in rows]
+    if None in steps or any(a >= b for a, b in pairwise(steps)):
+        if "test_accuracy" in layer.facts:
+            return []  # of a classifier, by epoch
+        return [Check(place, WRONG, "its steps do not grow from row to row")]
+    total = layer.facts.get("steps")
+    if total is not None and steps[-1] != total:
+        return [Check(place, WRONG, f"it ends at step {steps[-1]:g}, and layer.json says {total}")]
+    own, wrong = _tried("metrics.jsonl", lambda: run.rows(layer.name))
+    if own and _comparable(own) != _comparable(rows):
+        return [Check(place, WRONG, "its rows are not those of metrics.jsonl")]
+    return wrong
+
+
+def _comparable(rows):
+    """Rows as text, in which a number that is none is like another."""
+    return [{name: repr(float(value)) for name, value in row.items()} for row in rows]
+
+
+def _order(run) -> Iterator[Check]:
+    """That no layer is missing, and none is there twice."""
+    numbers = [number for number, _, _ in run.directories()]
+    if not numbers:
+        yield Check("layers", NOTE, "no layer is finished")
+    elif numbers != list(range(1, len(numbers) + 1)):
+        words = ", ".join(directory.name for _, _, directory in run.directories())
+        yield Check("layers", WRONG, f"one for each number from 01 on is needed; there are {words}")
+
+
+def _settings(spec, layers) -> Iterator[Check]:
+    """That the layers are those of the spec."""
+    for index, layer in enumerate(layers if spec else ()):
+        if layer is None:
+            continue
+        place = f"layers/{layer.directory.name}"
+        if index >= len(spec.stack) or spec.stack[index].name != layer.name:
+            yield Check(place, WRONG, "resolved.yaml has no such layer at its place")
+            continue
+        block = spec.stack[index].block.arguments()
+        # An older version's layer lacks arguments that this one has by default.
+        if any(block.get(key) != value for key, value in layer.block.items()):
+            yield Check(place, WRONG, "its block is not that of resolved.yaml")
+        else:
+            yield Check(place, RIGHT, "its block is that of resolved.yaml")
+
+
+def _summary(run, layers, tell) -> Iterator[Check]:
+    """What the summary vouches for."""
+    summary, wrong = _tried("summary.json", lambda: run.summary)
+    if summary is None:
+        again = "Go on with: kclr train SPEC --resume"
+        yield from wrong or [Check("summary.json", NOTE, f"the run is not finished. {again}")]
+        return
+    digests = summary.get("sha256") or {}
+    bad = []
+    for name, digest in digests.items():
+        tell(name)
+        found, wrong = _tried(name, lambda name=name: sha256(run.path / name, run.path))
+        if found not in (None, digest):
+            wrong = [Check(name, WRONG, "its sha256 is not the one in summary.json")]
+        bad += wrong
+    yield from bad
+    words = f"{len(digests) - len(bad)} of {len(digests)} files have their sha256"
+    state = WRONG if bad else RIGHT if digests else NOTE
+    yield Check("summary.json", state, words)
+    told = [(each.get("name"), each.get("key")) for each in summary.get("layers") or ()]
+    if told and told != [each and (each.name, each.facts.get("key")) for each in layers]:
+        yield Check("summary.json", WRONG, "its layers and keys are not those of layers/")
+
+
+def _others(run) -> Iterator[Check]:
+    """What is in the directory and was not written by a training."""
+    summary, _ = _tried("", lambda: run.summary)
+    vouched = (summary or {}).get("sha256") or {}
+    foreign, rests = [], []
+    for name, regular in _inside(run.path):
+        parts = name.split("/")
+        if not regular:
+            yield Check(name, WRONG, "it is neither a regular file nor a directory. Remove it")
+        elif any(part.startswith(".") and part != ".lock" for part in parts):
+            if any(".part" in part for part in parts):
+                rests.append(name)
+            elif len(parts) > 1:
+                foreign.append(name)
+        elif name not in vouched and parts[0] not in (*_OWN, *_EXPORTS, ".lock"):
+            of_layer = parts[0] == "layers" and parts[-1] in (*_LAYER_FILES, *_LAYER_PICTURES)
+            if not of_layer or summary:
+                foreign.append(name)
+    if rests:
+        words = "left by a write that was interrupted; they can be removed"
+        yield Check(_some(rests), NOTE, words)
+    if foreign:
+        yield Check(_some(foreign), NOTE, "not written by the training of this run")
+
+
+def _some(names):
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _inside(path) -> Iterator[tuple[str, bool]]:
+    """The files below a directory, by their names in it, and whether they are regular; links to
+    directories are not followed."""
+    if is_remote(path):
+        for file in files(path):
+            yield file.relative_to(path).as_posix(), True
+        return
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in sorted([*names, *links]):
+            place = Path(folder, name)
+            regular = name not in links and stat.S_ISREG(place.lstat().st_mode)
+            if place.is_symlink() and place.is_file():
+                regular = place.resolve().is_relative_to(Path(path).resolve())
+            yield place.relative_to(path).as_posix(), regular
+
+
+class _EnoughError(Exception):
+    """The first row of a history is there."""
+
+
+class _FirstRow(Listener):
+    def row(self, row):
+        raise _EnoughError(row)
+
+
+def _repeated(run, spec, layers, most, tell) -> Iterator[Check]:
+    """Every layer learned again from the run's spec, as far as that is asked for."""
+    if spec is None or None in layers:
+        words = "it was trained with labels by kclr transfer" if None not in layers else "see above"
+        yield Check("--retrain", NOTE, f"not trained again: {words}")
+        return
+    if spec.train.distribute != "none" and not spec.train.gather:
+        yield Check("--retrain", NOTE, "trained on several devices apart; not trained again here")
+        return
+    tell("loading TensorFlow and the images")
+    from kclr.data.checks import source_findings
+    from kclr.data.sources import as_images
+    from kclr.keys import keys_of, sources
+    from kclr.spec.findings import describe
+
+    try:
+        findings = source_findings(spec)
+        if findings:
+            raise SpecError(describe(str(run.path / "resolved.yaml"), findings))
+        opened = {source: as_images(source) for source in sources(spec)}
+        keys = keys_of(spec, opened)
+    except (SpecError, RunError) as error:
+        yield Check("--retrain", NOTE, f"its images are not there. {error}")
+        return
+    for layer, key in zip(layers, keys, strict=False):
+        if layer.facts.get("key") not in (None, key):
+            words = "its key is another: other images, or learned by another version of kclr"
+            yield Check(f"layers/{layer.directory.name}", NOTE, words)
+    for first, top in spec.trainings():
+        if top < len(layers):
+            tell(f"layer {layers[top].name} again")
+            images = opened[spec.stack[top].data or spec.data]
+            yield from _again(run, spec, first, top, layers, images, most)
+
+
+def _again(run, spec, first, top, layers, images, most) -> list[Check]:
+    """One training again, and how far it is from what is on disk."""
+    from kclr.provenance import hardware, versions
+    from kclr.stack import learn
+
+    layer, place = layers[top], f"layers/{layers[top].directory.name}"
+    summary, _ = _tried("", lambda: run.summary)
+    here = {"versions": versions(), "hardware": hardware()}
+    same = summary is not None and all(summary[key] == value for key, value in here.items())
+    try:
+        recorded = layer.history()
+        if spec.stack[top].learner.contrastive and not recorded:
+            return [Check(place, NOTE, "has no history to compare with; not trained again")]
+        if recorded and recorded[0]["step"] > most:
+            words = f"its history begins at step {recorded[0]['step']:g}; not trained again. "
+            return [Check(place, NOTE, words + "Repeat it with --retrain and as many steps")]
+        with tempfile.TemporaryDirectory(prefix="kclr-") as folder:
+            checkpoint = Path(folder, "again.npz")
+            found = learn(spec, first, top, layers[:first], images, checkpoint, _FirstRow())
+    except _EnoughError as enough:
+        row = enough.args[0]
+        names = [name for name in row if name in recorded[0] and name not in _NOT_REPEATED]
+        far = {name: _apart(row[name], recorded[0][name]) for name in names}
+        name = max(far, key=far.__getitem__)
+        what = f"its first {recorded[0]['step']:g} steps again"
+        return [_judged(place, what, far[name], same, name, recorded[0][name], row[name])]
+    except (RunError, SpecError) as error:
+        return [Check(place, WRONG, f"cannot be learned again: {error}")]
+    return [
+        _judged(
+            f"layers/{own.directory.name}", "learned again", _apart(new.kernel, own.kernel), same
+        )
+        for own, new in zip(layers[first : top + 1], found, strict=True)
+    ]
+
+
+def _apart(one, other) -> float:
+    """The largest difference of two arrays, as a share of the largest number in them."""
+    import numpy as np
+
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    if one.shape != other.shape:
+        return np.inf
+    largest = max(np.abs(one).max(), np.abs(other).max(), np.finfo(np.float32).tiny)
+    apart = float(np.abs(one - other).max() / largest)
+    return apart if apart == apart else np.inf
+
+
+def _judged(place, what, apart, same, name="kernel", before=None, now=None) -> Check:
+    where = "" if same else ", on another machine or with other versions"
+    if apart == 0:
+        return Check(place, RIGHT, f"{what}: the same to the last digit{where}")
+    numbers = "" if before is None else f" ({before:g} before, {now:g} now)"
+    words = f"{what}: {name} differs by {apart:.2g} of its size{numbers}{where}"
+    return Check(place, RIGHT if apart <= (ROUNDING if same else ELSEWHERE) else WRONG, words)
+
+
+def print_verification(found: Verification) -> None:
+    """What was found, a line each, and the verdict."""
+    width = max(len(check.state) for check in found.checks)
+    for check in found.checks:
+        words = " ".join(check.words.split())
+        print(printable(f"{check.state:<{width}}  {check.place}: {words}"))
+    wrong = sum(check.state == WRONG for check in found.checks)
+    verdict = f"{wrong} of {len(found.checks)} checks failed" if wrong else "everything is right"
+    print(printable(f"{found.run}: {verdict}"))
