@@ -17,6 +17,7 @@ from kclr.errors import RunError, SpecError
 from kclr.layers import smallest_image
 from kclr.pooling import pool_maps
 from kclr.run import load_run
+from kclr.safe_reading import sha256
 
 BLOCKS = (
     {
@@ -455,7 +456,7 @@ def finish(path):
     """Export into the run as a training does at its end, and vouch for it in summary.json."""
     export.export_run(load_run(path), out=path)
     files = [p for p in path.rglob("*") if p.is_file()]
-    hashes = {p.relative_to(path).as_posix(): "0" for p in files}
+    hashes = {p.relative_to(path).as_posix(): sha256(p) for p in files}
     summary = {"versions": {}, "hardware": {}, "seed": 0, "finished": "today"}
     (path / "summary.json").write_text(json.dumps(summary | {"sha256": hashes}))
     return {p: p.read_bytes() for p in files}
