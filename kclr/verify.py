@@ -6,8 +6,6 @@ Everything is read as whoever uses the run reads it (`kclr.run`), each part by i
 that is damaged hides no other. `verify_run` returns what was looked at; read it from top to bottom.
 """
 
-import os
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,9 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from kclr.directories import RUN, contents
 from kclr.errors import RunError, SpecError
 from kclr.learned import Listener
-from kclr.paths import files, is_remote
+from kclr.paths import shown
 from kclr.run import Run, TrainedLayer
 from kclr.safe_reading import sha256
 from kclr.spec.schema import Spec
@@ -30,10 +29,6 @@ MOST_STEPS = 500  # that a layer's training is repeated for, unless more are ask
 ROUNDING, ELSEWHERE = 1e-4, 0.05
 # Columns of a history that tell of the clock, or of a probe, which is not repeated.
 _NOT_REPEATED = ("seconds", "patches_per_second", "probe_accuracy", "probe_seconds")
-_LAYER_FILES = ("layer.json", "kernel.npy", "bias.npy", "filters.png")
-_LAYER_PICTURES = ("history.csv", "curves.png")
-_EXPORTS = ("model.keras", "saved_model", "model.onnx", "model.tflite", "exports")
-_OWN = ("spec.yaml", "resolved.yaml", "metrics.jsonl", "summary.json", "checkpoints", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -230,49 +225,18 @@ def _summary(run, layers, tell) -> Iterator[Check]:
 
 def _others(run) -> Iterator[Check]:
     """What is in the directory and was not written by a training."""
-    summary, _ = _tried("", lambda: run.summary)
-    vouched = (summary or {}).get("sha256") or {}
-    foreign, rests = [], []
-    for name, regular in _inside(run.path):
-        parts = name.split("/")
-        if not regular:
-            yield Check(name, WRONG, "it is neither a regular file nor a directory. Remove it")
-        elif any(part.startswith(".") and part != ".lock" for part in parts):
-            if any(".part" in part for part in parts):
-                rests.append(name)
-            elif len(parts) > 1:
-                foreign.append(name)
-        elif name not in vouched and parts[0] not in (*_OWN, *_EXPORTS, ".lock"):
-            of_layer = parts[0] == "layers" and parts[-1] in (*_LAYER_FILES, *_LAYER_PICTURES)
-            if not of_layer or summary:
-                foreign.append(name)
-    if rests:
-        words = "left by a write that was interrupted; they can be removed"
-        yield Check(_some(rests), NOTE, words)
-    if foreign:
-        yield Check(_some(foreign), NOTE, "not written by the training of this run")
-
-
-def _some(names):
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _inside(path) -> Iterator[tuple[str, bool]]:
-    """The files below a directory, by their names in it, and whether they are regular; links to
-    directories are not followed."""
-    if is_remote(path):
-        for file in files(path):
-            yield file.relative_to(path).as_posix(), True
-        return
-    for folder, folders, names in os.walk(path):
-        folders.sort()
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        for name in sorted([*names, *links]):
-            place = Path(folder, name)
-            regular = name not in links and stat.S_ISREG(place.lstat().st_mode)
-            if place.is_symlink() and place.is_file():
-                regular = place.resolve().is_relative_to(Path(path).resolve())
-            yield place.relative_to(path).as_posix(), regular
+    ours, foreign = contents(run.path, RUN)
+    rests = [place for place in ours if any(map(shown, place.rstrip("/").split("/")))]
+    for places, words in (
+        (
+            rests,
+            "left by a write that was interrupted; the next `kclr train ... --resume` mends it",
+        ),
+        (foreign, "not written by the training of this run; nothing reads it"),
+    ):
+        if places:
+            more = f" and {len(places) - 3} more" if places[3:] else ""
+            yield Check(", ".join(places[:3]) + more, NOTE, words)
 
 
 class _EnoughError(Exception):
