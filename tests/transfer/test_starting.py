@@ -575,7 +575,8 @@ def test_a_run_is_read_from_its_directory(tmp_path):
         folder.mkdir(parents=True)
         np.save(folder / "kernel.npy", layer.kernel)
         np.save(folder / "bias.npy", layer.bias)
-        (folder / "layer.json").write_text(json.dumps({"name": layer.name, "block": BLOCK}))
+        block = BLOCK | {"filters": layer.kernel.shape[3]}
+        (folder / "layer.json").write_text(json.dumps({"name": layer.name, "block": block}))
     model = stack(16, 24, padding="same")
     report = initialize(model, tmp_path, scale=False, data=IMAGES)
     assert [row.run_layer for row in report.rows] == ["edges", "corners"]
