@@ -58,13 +58,6 @@ def stack_model(run_or_layers, layers=None) -> keras.Model:
                 f"filters on {below} channels have. Train the layer again, or copy its files back."
             )
         below = filters
-        try:
-            keras.activations.get(layer.block.get("activation"))
-        except ValueError:
-            raise RunError(
-                f"layer {layer.name}: its activation {layer.block['activation']!r} is not known to "
-                "Keras here. Import the module that registers it first."
-            ) from None
     with dtype_policy("float32"):
         return stacked(found, channels)
 

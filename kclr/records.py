@@ -4,6 +4,7 @@ Keys that are not named here may be there too: other versions of kclr write othe
 something is computed from, or printed, are held to their kind.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
@@ -38,7 +39,7 @@ class BlockArguments(Record):
     model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
 
     filters: Size
-    kernel_size: Pair | None = None
+    kernel_size: Pair = 1
     strides: Pair = 1
     padding: Literal["valid", "same"] = "valid"
     pool_size: Pair = 2
@@ -291,7 +292,9 @@ def read_record(path, model: type[Record], inside, command, cure) -> dict[str, A
         model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))[:200]
+        # What is left out is pydantic's name of one of several kinds that would do.
+        parts = [str(part) for part in first["loc"] if not re.search(r"-|\[", str(part))]
+        place = ".".join(parts)[:200]
         words = f"{place}: {first['msg']}" if place else first["msg"]
         raise RunError(f"{path}: not as `{command}` writes it ({words}). {cure}") from None
     return value

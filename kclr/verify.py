@@ -250,8 +250,9 @@ class _FirstRow(Listener):
 
 def _repeated(run, spec, layers, most, tell) -> Iterator[Check]:
     """Every layer learned again from the run's spec, as far as that is asked for."""
-    if spec is None or None in layers:
-        words = "it was trained with labels by kclr transfer" if None not in layers else "see above"
+    if spec is None:
+        labelled = any(layer and "test_accuracy" in layer.facts for layer in layers)
+        words = "it was trained with labels by kclr transfer" if labelled else "its spec is damaged"
         yield Check("--retrain", NOTE, f"not trained again: {words}")
         return
     if spec.train.distribute != "none" and not spec.train.gather:
@@ -273,11 +274,11 @@ def _repeated(run, spec, layers, most, tell) -> Iterator[Check]:
         yield Check("--retrain", NOTE, f"its images are not there. {error}")
         return
     for layer, key in zip(layers, keys, strict=False):
-        if layer.facts.get("key") not in (None, key):
+        if layer and layer.facts.get("key") not in (None, key):
             words = "its key is another: other images, or learned by another version of kclr"
             yield Check(f"layers/{layer.directory.name}", NOTE, words)
     for first, top in spec.trainings():
-        if top < len(layers):
+        if top < len(layers) and None not in layers[: top + 1]:
             tell(f"layer {layers[top].name} again")
             images = opened[spec.stack[top].data or spec.data]
             yield from _again(run, spec, first, top, layers, images, most)

@@ -17,3 +17,23 @@ def photographs():
             image[y : y + 32, x : x + 32] for y in range(0, 400, 32) for x in range(0, 600, 32)
         ]
     return np.stack(tiles)
+
+
+TWO_LAYERS = """
+data: photos
+stack:
+  - block: {filters: 8, kernel_size: 6}
+    train: {steps: 12, batch_size: 32, log_every: 5}
+  - block: {filters: 6, kernel_size: 3}
+    train: {steps: 6, batch_size: 16, log_every: 5}
+"""
+
+
+@pytest.fixture(scope="session")
+def two_layers(tmp_path_factory):
+    """The finished run of `TWO_LAYERS`, for reading: copy what is to be changed."""
+    import kclr
+    from kclr.spec import parse_spec
+
+    out = tmp_path_factory.mktemp("runs") / "two"
+    return kclr.train(parse_spec(TWO_LAYERS), out, text=TWO_LAYERS)

@@ -21,13 +21,11 @@ stack:
   - block: {filters: 8, kernel_size: 6}
     train: {steps: 12, batch_size: 32, log_every: 5}
 """
-TWO_LAYERS = (
-    ONE_LAYER
-    + """
-  - block: {filters: 6, kernel_size: 3}
-    train: {steps: 6, batch_size: 16, log_every: 5}
+# As `two_layers` of conftest.py was trained with.
+TWO_LAYERS = f"""{ONE_LAYER.rstrip()}
+  - block: {{filters: 6, kernel_size: 3}}
+    train: {{steps: 6, batch_size: 16, log_every: 5}}
 """
-)
 
 
 def train(text, out, **options):
@@ -38,9 +36,9 @@ def kernels(run):
     return [layer.kernel for layer in kclr.load_run(run).layers]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return train(TWO_LAYERS, tmp_path_factory.mktemp("runs") / "two")
+@pytest.fixture
+def run(two_layers):
+    return two_layers
 
 
 def test_a_run_holds_what_the_documentation_lists(run):

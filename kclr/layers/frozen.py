@@ -2,6 +2,7 @@
 
 import keras
 
+from kclr.errors import RunError
 from kclr.layers.block import ContrastiveConvBlock
 
 
@@ -18,12 +19,21 @@ def stacked(layers, channels, size=None, padding=None, name="stack") -> keras.Mo
 
     Returns:
         Model from float images (batch, height, width, channels) in [0, 1] to the last layer's map.
+
+    Raises:
+        RunError: a layer's `block` holds what is no argument of `ContrastiveConvBlock`.
     """
     image = keras.Input((size, size, channels), name="kclr_image")
     maps = image
     for layer in layers:
         arguments = layer.block | ({"padding": padding} if padding else {})
-        block = ContrastiveConvBlock(**arguments, name=layer.name, data_format="channels_last")
+        try:
+            block = ContrastiveConvBlock(**arguments, name=layer.name, data_format="channels_last")
+        except (TypeError, ValueError) as error:  # of a layer that was read from somebody's file
+            raise RunError(
+                f"layer {layer.name} cannot be built: {error}. Copy its layer.json back; an "
+                "activation of your own has to be registered with Keras first."
+            ) from None
         maps = block(maps)
         block.set_weights([layer.kernel, layer.bias])
     return keras.Model(image, maps, name=name)
