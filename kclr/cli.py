@@ -9,11 +9,12 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 from kclr import workers
 from kclr.arguments import parser
-from kclr.errors import RunError, SpecError
+from kclr.errors import RunError, SpecError, reason
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -94,7 +95,7 @@ def _train(options):
     if options.workers and "TF_CONFIG" not in os.environ:
         words = [sys.executable, "-m", *_words(options)]
         words += [f"--{flag}" for flag in ("resume", "overwrite", "json") if getattr(options, flag)]
-        with _interruptible(options):
+        with _interruptible(options, _out(options, spec, "runs")):
             workers.launch(words, options.workers, _again(options))
         return
     task = workers.ONLY
@@ -107,7 +108,7 @@ def _train(options):
             )
     out = _out(options, spec, "runs")
     listener = listener_for(options.json)
-    with _interruptible(options), contextlib.closing(listener):
+    with _interruptible(options, out), contextlib.closing(listener):
         listener.preparing()
         _import_tensorflow()
         from kclr.stack import train
@@ -134,8 +135,8 @@ def _out(options, spec, folder):
 
 
 @contextlib.contextmanager
-def _interruptible(options):
-    """Long work that can be interrupted, or run out of disk, and gone on with."""
+def _interruptible(options, out):
+    """Long work that can be interrupted, run out of disk or fail, and gone on with."""
     # SIGTERM is taken as Ctrl-C is, so that a training that is stopped saves its state.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     again = f"go on with: {_again(options)}"
@@ -150,6 +151,24 @@ def _interruptible(options):
             f"{where}{error.strerror or error}. What is finished is kept; when that is mended, "
             f"{again}"
         ) from None
+    except (SpecError, RunError):
+        raise
+    except Exception as error:  # of somebody's plug-in, of Keras, of TensorFlow
+        raise RunError(
+            f"{reason(error)}\nThe trace is in {_traced(error, out)}. What is finished is kept; "
+            f"when that is mended, {again}"
+        ) from error
+
+
+def _traced(error, out):
+    """The file that says where an error comes from."""
+    from kclr.directories import TRACE, kind_of, write_trace
+
+    if kind_of(out) and write_trace(out / TRACE, error):
+        return out / TRACE
+    file = Path(tempfile.mkdtemp(prefix="kclr-"), TRACE)
+    write_trace(file, error)
+    return file
 
 
 def _again(options):
@@ -285,7 +304,7 @@ def _transfer(options):
 
     spec = load_transfer(options.spec, options.overrides)
     out = _out(options, spec, "transfers")
-    with _interruptible(options):
+    with _interruptible(options, out):
         _import_tensorflow()
         from kclr.report import claims
         from kclr.transfer.experiment import failures, print_results, run_experiment
@@ -313,7 +332,7 @@ def _search(options):
     out = _out(options, spec, "searches")
     text = Path(options.spec).read_text(encoding="utf-8")
     listener = listener_for(options.json)
-    with _interruptible(options), contextlib.closing(listener):
+    with _interruptible(options, out), contextlib.closing(listener):
         _import_tensorflow()
         from kclr.search import running
         from kclr.search.results import print_results

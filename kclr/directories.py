@@ -12,6 +12,7 @@ import json
 import os
 import re
 import stat
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,7 @@ TRANSFER = Kind(
     (
         *_OWN,
         *("spec.yaml", "resolved.yaml", "results.json", "results.csv", "probes/*.json"),
+        f"probes/*.{TRACE}",
         *_below("units/*/labels-*", "seed-*.json", f"seed-*.{TRACE}"),
         *_below("pretrained", *RUN.files),
         *_below("pretrained-*", *RUN.files),
@@ -238,6 +240,21 @@ def _places(folder, kind, before):
         else:
             regular = remote or stat.S_ISREG(os.lstat(entry).st_mode)
             yield place, regular and kind.writes(place)
+
+
+def write_trace(file, error: BaseException) -> bool:
+    """Write where an error comes from, line by line, for who wants to mend it.
+
+    Returns:
+        Whether the file could be written.
+    """
+    lines = "".join(traceback.format_exception(error))
+    try:
+        with atomic(file) as temporary:
+            temporary.write_text(lines, encoding="utf-8", errors="backslashreplace")
+    except OSError:
+        return False
+    return True
 
 
 def check_ours(path, kind: Kind) -> None:

@@ -11,3 +11,11 @@ class SpecError(ValueError):
 
 class RunError(ValueError):
     """A run that could not be started, go on or be read. Exit status 1."""
+
+
+def reason(error: BaseException) -> str:
+    """An error in a line: kclr's own as it is, others with their kind."""
+    words = " ".join(str(error).split())[:500]
+    if isinstance(error, (SpecError, RunError)):
+        return words
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

@@ -104,6 +104,7 @@ class Unit(Record):
     labels: Annotated[FiniteFloat, Field(gt=0, le=1e9)]
     seed: Count
     failed: Words | None = None
+    trace: Words = ""
     images: Annotated[int, Field(ge=1)] | None = None
     accuracy: Share | None = None
     seconds: Seconds | None = None
@@ -198,6 +199,7 @@ class TrialResult(Record):
     """`result.json` of a trial: its numbers, or why it `failed`."""
 
     failed: Words | None = None
+    warnings: list[Words] = []
     score: FiniteFloat | None = None
     seconds: Seconds | None = None
     steps: Count | None = None

@@ -4,12 +4,14 @@ import json
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from kclr.__main__ import main as whole_program
 from kclr.cli import main
+from kclr.directories import RUN, writing
 
 SPEC = """
 stack:
@@ -172,6 +174,29 @@ def test_a_full_disk_is_a_failed_run_that_can_be_resumed(tmp_path):
     assert "Traceback" not in full.stderr
     assert "--resume" in full.stderr
     assert kclr(*arguments, "--resume", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["before it began", "in its midst"])
+def test_a_mistake_in_a_plug_in_is_a_line_with_the_file_that_has_its_trace(
+    tmp_path, capsys, monkeypatch, held
+):
+    def train(spec, out, **options):
+        if held:
+            with writing(out, RUN):
+                (out / "metrics.jsonl").write_text("{}")
+        raise KeyError("of\na plug-in")
+
+    monkeypatch.setattr("kclr.stack.train", train)
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+    out = tmp_path / "run"
+    assert main(["train", str(tmp_path / "tiny.yaml"), "--out", str(out)]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == r"KeyError: 'of\na plug-in'"
+    file = second.removeprefix("The trace is in ").partition(". What is finished is kept;")[0]
+    assert second.endswith(f"--out {out} --resume")
+    assert 'raise KeyError("of' in Path(file).read_text()
+    assert (Path(file) == out / "error.txt") == held
+    assert out.exists() == held
 
 
 def test_a_search_says_what_it_needs(tmp_path, capsys, monkeypatch):

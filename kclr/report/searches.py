@@ -55,7 +55,13 @@ def search_section(
 
 def table_rows(rows) -> list[dict[str, Any]]:
     """Trials as `search.json` has them, with a column for each hyperparameter."""
-    return [{k: v for k, v in row.items() if k != "values"} | row["values"] for row in rows]
+    table = []
+    for row in rows:
+        facts = {key: value for key, value in row.items() if key != "values"} | row["values"]
+        if "warnings" in facts:
+            facts["warnings"] = "; ".join(facts["warnings"])
+        table.append(facts)
+    return table
 
 
 def best_first(rows, direction) -> list[Mapping[str, Any]]:

@@ -24,6 +24,9 @@ class SearchListener:
     def trial(self, trial_id, values):
         """A trial begins."""
 
+    def warned(self, trial_id, message):
+        """Something about a trial's trainings that the user should know; the trial goes on."""
+
     def ended(self, trial_id, result):
         """A trial has ended; `result` has the key `score`, or `failed` with the reason."""
 
@@ -50,19 +53,25 @@ class JsonLines(SearchListener):
     def trial(self, trial_id, values):
         print_event("trial", self._out, trial=trial_id, values=values)
 
+    def warned(self, trial_id, message):
+        print_event("warning", self._out, trial=trial_id, message=message)
+
     def ended(self, trial_id, result):
         print_event("ended", self._out, trial=trial_id, **result)
 
 
 class Lines(SearchListener):
-    """A line for each trial's end, for logs and pipes."""
+    """A line for each trial's end, for logs and pipes; warnings on standard error."""
 
     def __init__(self):
-        self._out = sys.stdout
+        self._out, self._errors = sys.stdout, sys.stderr
 
     def stage(self, name, trials, done):
         ended = f", {done} ended before" if done else ""
         print(f"{name}: up to {trials} trials{ended}", file=self._out, flush=True)
+
+    def warned(self, trial_id, message):
+        print(f"  trial {trial_id}: {message}", file=self._errors, flush=True)
 
     def ended(self, trial_id, result):
         print(f"  trial {trial_id}: {in_words(result)}", file=self._out, flush=True)
@@ -95,6 +104,9 @@ class Bar(SearchListener):
     def trial(self, trial_id, values):
         self._name = trial_id
         self._tell(f"trial {trial_id}")
+
+    def warned(self, trial_id, message):
+        self._console.print(f"[yellow]trial {trial_id}[/]: {escape(message)}", highlight=False)
 
     def ended(self, trial_id, result):
         self._console.print(f"trial {trial_id}: {escape(in_words(result))}", highlight=False)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from kclr.keys import adopt
 from kclr.paths import atomic
 from kclr.records import Best, read_record
 from kclr.run import Run, check_same
+from kclr.search.chief import Watch, leading, watch_chief
 from kclr.search.hypermodel import check_search
 from kclr.search.listening import SearchListener
 from kclr.search.oracles import RUN, make_oracle
@@ -69,14 +69,17 @@ def run_search(
         check_search(spec, name)
         check_keras_objects(spec, name)
         if role() == "worker":
-            _stages(spec, plain, Path(out), listener)
+            watch = watch_chief(Path(out))
+            if watch:
+                _stages(spec, plain, Path(out), listener, watch)
             return {}
         with begun(plain, out, text, resume, overwrite) as run:
-            found = _stages(spec, plain, run.path, listener)
+            with leading(run.path) if role() == "chief" else contextlib.nullcontext():
+                found = _stages(spec, plain, run.path, listener)
             return write_results(run, spec, plain, found)
     except FatalError as error:
-        # Our own words or the trace of what nobody foresaw, and not keras-tuner's wrapping.
-        raise (error.__cause__ or error) from None
+        # Our own words or those of what nobody foresaw, and not keras-tuner's wrapping.
+        raise (error.__cause__ or error) from (error.__cause__ and error.__cause__.__cause__)
     finally:
         listener.close()
 
@@ -108,8 +111,11 @@ def begun(plain, out, text, resume, overwrite) -> Iterator[Run]:
         yield run
 
 
-def _stages(spec, plain, place, listener):
-    """Search each stage; the stages with their directories, and the spec with the best values."""
+def _stages(spec, plain, place, listener, watch: Watch | None = None):
+    """Search each stage; the stages with their directories, and the spec with the best values.
+
+    `watch` is a worker's, who leaves all but the trials to its chief.
+    """
     search, found, spent = spec.search, [], 0.0
     searched = stages(spec)
     for stage in searched:
@@ -118,14 +124,14 @@ def _stages(spec, plain, place, listener):
         hyperparameters = keras_tuner.HyperParameters()
         declare(hyperparameters, search, stage.paths)
         oracle = make_oracle(search, hyperparameters, spent)
-        tuner = StackTuner(oracle, trials, own, listener)
+        tuner = StackTuner(oracle, trials, own, listener, watch)
         listener.stage(stage.name, search.trials, len(oracle.end_order))
         last = stage == searched[-1]
-        if role() == "worker":
+        if watch:
             tuner.search()
             if last:
                 break
-            best = _awaited(own / BEST)
+            best = _awaited(own / BEST, watch)
         else:
             (own / BEST).unlink(missing_ok=True)
             tuner.search()
@@ -133,12 +139,12 @@ def _stages(spec, plain, place, listener):
             best = _concluded(oracle, stage, own)
         found.append((stage, own, best))
         plain = with_values(plain, search, best["values"]) | {"search": plain["search"]}
-        if role() != "worker" and not last:
+        if not watch and not last:
             # Where the next stage looks for what its trials share.
             run = Run(own / f"trial_{best['trial']}" / RUN)
             below = with_values(plain, search, {})
             adopt(trial_spec(below, stage.top), place / "shared" / f"best-{own.name}", [run])
-        if role() != "worker":
+        if not watch:
             with atomic(own / BEST) as temporary:
                 temporary.write_text(json.dumps(best) + "\n")
     return found
@@ -163,7 +169,7 @@ def _concluded(oracle, stage, own):
     return best
 
 
-def _awaited(path):
+def _awaited(path, watch):
     while not path.exists():
-        time.sleep(0.5)
+        watch.wait()
     return read_record(path, Best, path.parent, "kclr search", MEND)

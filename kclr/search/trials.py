@@ -186,6 +186,9 @@ class _Told(Listener):
     def stepped(self, step, metrics):
         self._listener.stepped(step, metrics)
 
+    def warned(self, message):
+        self._listener.warned(message)
+
     def probes(self, blocks, start):
         last = self._index == len(self._spec.stack) - 1
         if self._share is None or self._share >= 1 or not last:

@@ -11,8 +11,12 @@ from typing import Any
 import keras_tuner
 from keras_tuner.errors import FailedTrialError, FatalRuntimeError
 
-from kclr.paths import atomic
+from kclr.directories import TRACE, write_trace
+from kclr.errors import RunError, SpecError, reason
+from kclr.learned import Listener
+from kclr.paths import atomic, remove
 from kclr.records import TrialResult, read_record
+from kclr.search.chief import Watch
 from kclr.search.listening import SearchListener
 from kclr.search.oracles import RUN
 from kclr.search.trials import Trials, copy_run
@@ -29,13 +33,23 @@ class StackTuner(keras_tuner.Tuner):
         trials: trains them.
         place: Path of the stage; a search that is there goes on.
         listener: is told how it goes.
+        watch: of a worker, over its chief.
     """
 
-    def __init__(self, oracle, trials: Trials, place: Path, listener: SearchListener):
+    def __init__(
+        self,
+        oracle,
+        trials: Trials,
+        place: Path,
+        listener: SearchListener,
+        watch: Watch | None = None,
+    ):
         self._trials, self._listener, self._place = trials, listener, place
         self._idle = False
         with _quiet():
             super().__init__(oracle, directory=str(place.parent), project_name=place.name)
+        if watch:
+            self.oracle.stub = watch.asking(self.oracle.stub)
 
     def search(self, *fit_args, **fit_kwargs):
         """Run trials until the oracle stops."""
@@ -62,16 +76,24 @@ class StackTuner(keras_tuner.Tuner):
         if "tuner/trial_id" in values:
             copy_run(self._run(values["tuner/trial_id"]), run)
         self._listener.trial(trial.trial_id, own)
+        heard = _Heard(self._listener, trial.trial_id)
+        trace = self._place / f"trial_{trial.trial_id}" / TRACE
+        remove(trace)
         result: dict[str, Any]
         try:
-            result = self._trials.train(own, run, share, self._listener.training)
+            result = self._trials.train(own, run, share, heard)
         except FailedTrialError as error:
-            self._write(trial.trial_id, {"failed": str(error)})
+            self._write(trial.trial_id, {"failed": str(error)} | heard.facts)
             raise
         except Exception as error:
             # keras-tuner would pass it over, trial after trial.
+            if not isinstance(error, (SpecError, RunError, OSError)) and write_trace(trace, error):
+                words = f"trial {trial.trial_id} failed: {reason(error)}. The trace is in {trace}."
+                told = RunError(words)
+                told.__cause__ = error
+                error = told
             raise FatalRuntimeError(str(error)) from error
-        self._write(trial.trial_id, result)
+        self._write(trial.trial_id, result | heard.facts)
         return {self._trials.search.objective.metric: result["score"]}
 
     def on_trial_end(self, trial):
@@ -99,6 +121,32 @@ class StackTuner(keras_tuner.Tuner):
     def _write(self, trial_id, result):
         with atomic(self._place / f"trial_{trial_id}" / RESULT) as temporary:
             temporary.write_text(json.dumps(result) + "\n")
+
+
+class _Heard(Listener):
+    """Passes on how the trainings of a trial go, and keeps their warnings for its row."""
+
+    def __init__(self, listener: SearchListener, trial_id):
+        self._listener, self._trial = listener, trial_id
+        self._warnings: list[str] = []
+
+    @property
+    def facts(self):
+        """What the trial's row says of it."""
+        return {"warnings": self._warnings} if self._warnings else {}
+
+    def layer(self, index, layer, sizes):
+        self._listener.training.layer(index, layer, sizes)
+
+    def started(self, total, done, patches):
+        self._listener.training.started(total, done, patches)
+
+    def stepped(self, step, metrics):
+        self._listener.training.stepped(step, metrics)
+
+    def warned(self, message):
+        self._warnings.append(message)
+        self._listener.warned(self._trial, message)
 
 
 def result_of(place: Path, trial_id) -> dict[str, Any]:

@@ -83,7 +83,10 @@ def _tell(out, known, listener):
         if path not in known:
             known.add(path)
             trial_id = path.parent.name.removeprefix("trial_")
-            listener.ended(trial_id, result_of(path.parents[1], trial_id))
+            result = result_of(path.parents[1], trial_id)
+            for message in result.get("warnings", ()):
+                listener.warned(trial_id, message)
+            listener.ended(trial_id, result)
 
 
 def _free_port():

@@ -15,9 +15,10 @@ import tensorflow as tf
 import yaml
 
 from kclr.data.labels import Labelled
-from kclr.directories import TRANSFER, writing
+from kclr.directories import TRACE, TRANSFER, writing
 from kclr.errors import SpecError
 from kclr.keras_objects import dtype_policy
+from kclr.paths import is_full, remove
 from kclr.probing.protocol import draw
 from kclr.provenance import hardware, versions
 from kclr.spec.findings import describe
@@ -31,7 +32,6 @@ from kclr.transfer.results import (
     check_key,
     failures,
     print_results,
-    reason,
 )
 from kclr.transfer.training import (
     check_training,
@@ -66,7 +66,7 @@ def run_experiment(
         What `results.json` says: `title` with the protocol, `spec`, `units`, `versions`,
         `hardware`, and `end_to_end` where an arm needs the end-to-end twin (see
         `kclr.transfer.twins`). A unit that failed has the key `failed` with the reason in place of
-        its numbers.
+        its numbers, and `trace`, a file in `out`, where the error was none of kclr's own.
 
     Raises:
         SpecError: the spec does not fit the images, Keras or what `out` holds.
@@ -193,11 +193,14 @@ class _Experiment:
         """A unit, finished or failed, written and told."""
         unit = {"arm": arm.name, "labels": labels, "seed": seed}
         self._listener.started(unit)
+        path = self._results.unit_path(arm.name, labels, seed)
+        remove(path.with_suffix(f".{TRACE}"))
         try:
             unit = self._unit(arm, labels, seed)
         except Exception as error:  # of somebody's classifier or arm, of Keras, of TensorFlow
-            unit["failed"] = reason(error)
-        path = self._results.unit_path(arm.name, labels, seed)
+            if is_full(error):
+                raise  # so would be the next ones
+            self._results.write_failure(unit, path, error)
         self._results.write_json(path.relative_to(self._results.path), unit)
         tell = self._listener.failed if "failed" in unit else self._listener.finished
         tell(unit)

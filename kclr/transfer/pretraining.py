@@ -13,6 +13,7 @@ import numpy as np
 
 from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
+from kclr.paths import is_full
 from kclr.probing.protocol import draw
 from kclr.run import Run, load_run
 from kclr.spec.transfer import TransferSpec
@@ -89,7 +90,9 @@ class Pretraining:
                     make(seed)
                 except SpecError:
                     raise
-                except Exception:
+                except Exception as error:
+                    if is_full(error):
+                        raise
                     continue  # told of with each unit that needs it
 
     def start(self, images, seed) -> Start:

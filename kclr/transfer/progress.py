@@ -91,7 +91,7 @@ class Lines(TransferListener):
         print(f"{describe(unit)}: {_result(unit)}", flush=True)
 
     def failed(self, unit):
-        print(f"{describe(unit)}: failed: {unit['failed']}", file=sys.stderr, flush=True)
+        print(f"{describe(unit)}: failed: {failure(unit)}", file=sys.stderr, flush=True)
 
 
 class Bar(TransferListener):
@@ -151,7 +151,7 @@ class Bar(TransferListener):
     def failed(self, unit):
         self._bar.update(self._task, advance=self._epochs - self._done)
         self._console.print(
-            f"[red]{escape(describe(unit))}: failed[/]: {escape(unit['failed'])}",
+            f"[red]{escape(describe(unit))}: failed[/]: {escape(failure(unit))}",
             highlight=False,
             soft_wrap=True,
         )
@@ -167,6 +167,12 @@ class Bar(TransferListener):
 def describe(unit) -> str:
     """A unit in a few words."""
     return f"{unit['arm']}, labels {unit['labels']:g}, seed {unit['seed']}"
+
+
+def failure(unit) -> str:
+    """Why a unit failed, and where its trace is."""
+    trace = f" (trace: {unit['trace']})" if "trace" in unit else ""
+    return f"{unit['failed']}{trace}"
 
 
 def _place(unit):

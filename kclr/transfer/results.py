@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from kclr import records
-from kclr.errors import RunError, SpecError
+from kclr.directories import TRACE, write_trace
+from kclr.errors import RunError, SpecError, reason
 from kclr.paths import atomic
 from kclr.report import claims
 from kclr.report.charts import amount
@@ -22,6 +23,7 @@ from kclr.report.summary import Row, summarize
 from kclr.run import Run
 from kclr.spec.wording import printable
 from kclr.transfer.arms import arms
+from kclr.transfer.progress import describe, failure
 
 _COLUMNS = (
     "arm", "labels", "images", "seed", "accuracy", "seconds", "parameters", "trained_parameters",
@@ -43,6 +45,13 @@ class Results(Run):
         """Where a finished or failed unit is kept."""
         amount = f"{labels:g}" if float(f"{labels:g}") == labels else repr(labels)
         return self.path / "units" / slug(arm) / f"labels-{amount}" / f"seed-{seed}.json"
+
+    def write_failure(self, unit, path, error):
+        """Say in a unit why it failed; the trace is kept beside it, where kclr's own words end."""
+        unit["failed"] = reason(error)
+        trace = path.with_suffix(f".{TRACE}")
+        if not isinstance(error, (SpecError, RunError)) and write_trace(trace, error):
+            unit["trace"] = trace.relative_to(self.path).as_posix()
 
     def unit(self, arm, labels, seed) -> dict[str, Any] | None:
         """A unit that is on disk; None where there is none.
@@ -132,14 +141,6 @@ def check_key(keys, unit, where):
         )
 
 
-def reason(error) -> str:
-    """An error in a line: kclr's own as it is, others with their kind."""
-    words = " ".join(str(error).split())[:500]
-    if isinstance(error, (SpecError, RunError)):
-        return words
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
-
-
 def failures(results) -> list[dict[str, Any]]:
     """The units that failed."""
     return [unit for unit in results["units"] if "failed" in unit]
@@ -169,8 +170,7 @@ def print_results(results) -> None:
         console.print(claims.MEASURES, *map(printable, said), sep="\n")
     lost = failures(results)
     for unit in lost:
-        place = f"{unit['arm']}, labels {unit['labels']:g}, seed {unit['seed']}"
-        console.print(printable(f"failed: {place}: {unit['failed']}"))
+        console.print(printable(f"failed: {describe(unit)}: {failure(unit)}"))
     if lost or claims.failed(results):
         console.print("Try the failed ones again with --resume.")
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from kclr.data.labels import Labelled
 from kclr.layers import stacked
+from kclr.paths import is_full
 from kclr.probing.features import all_maps, features
 from kclr.probing.protocol import probe
 from kclr.records import JudgedLayers
 from kclr.report.claims import END_TO_END, LAYER_BY_LAYER
 from kclr.run import Run
 from kclr.transfer.pretraining import Pretraining, contents, digest, fingerprint
-from kclr.transfer.results import Results, reason, slug
+from kclr.transfer.results import Results, slug
 
 PROBE: Mapping[str, Any] = {"classifier": "ridge", "grid": 2, "labels": 1.0}
 
@@ -50,7 +51,9 @@ def compare(
                 run = find(seed)
                 about |= cost(run) | _judged(run, images, seed, results, name, tell)
             except Exception as error:  # of Keras, of TensorFlow, of images that are too small
-                about["failed"] = reason(error)
+                if is_full(error):
+                    raise
+                results.write_failure(about, results.path / _place(name), error)
             runs.append(about)
     return {"probe": dict(PROBE), "runs": runs}
 
@@ -73,13 +76,17 @@ def cost(run: Run) -> dict[str, Any]:
     }
 
 
+def _place(name):
+    return f"probes/{slug(name)}.json"
+
+
 def _judged(run, images, seed, results, name, tell):
     """The probe's accuracies, as they were found before or anew."""
     channels = run.layers[0].kernel.shape[2]
     training, test = images(channels)
     facts = [digest(*contents(training), *contents(test)), fingerprint(run), dict(PROBE), seed]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    place = f"probes/{slug(name)}.json"
+    place = _place(name)
     known = results.read_json(place, JudgedLayers)
     if known is None or known["key"] != key:
         tell(f"{name}: probe")

@@ -1,5 +1,6 @@
 """Whole searches of small specs: each tuner, what is shared, what fails, what stays on disk."""
 
+import errno
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ import yaml
 import kclr
 from kclr.errors import RunError, SpecError
 from kclr.search import trials as trials_module
+from kclr.search.listening import Lines
 from kclr.search.running import run_search
 from kclr.spec import load_spec, parse_spec
 
@@ -117,6 +119,66 @@ def test_a_mistake_of_the_user_ends_the_search(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(trials_module, "train", train)
     with pytest.raises(RunError, match="the disk is full"):
         search(quick, tmp_path / "s")
+
+
+def test_a_mistake_in_a_users_code_is_a_line_and_a_trace_beside_the_trial(
+    quick, tmp_path, monkeypatch
+):
+    def train(*arguments, **options):
+        raise KeyError("mine")
+
+    monkeypatch.setattr(trials_module, "train", train)
+    monkeypatch.setattr(trials_module.Trials, "_below_of", lambda self, spec, listener: None)
+    with pytest.raises(
+        RunError, match=r"trial 0 failed: KeyError: 'mine'\. The trace is"
+    ) as caught:
+        search(quick, tmp_path / "s")
+    assert isinstance(caught.value.__cause__, KeyError)
+    (trace,) = (tmp_path / "s").glob("*/trial_0/error.txt")
+    assert 'raise KeyError("mine")' in trace.read_text()
+    monkeypatch.undo()
+    quick["search"]["trials"] = 1
+    assert search(quick, tmp_path / "s", resume=True)["rows"][0]["status"] == "COMPLETED"
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space")])
+def test_a_full_disk_or_ctrl_c_ends_a_search_and_what_is_finished_stays(
+    quick, tmp_path, monkeypatch, error
+):
+    whole, outs = trials_module.train, []
+
+    def train(spec, out, **options):
+        outs.append(out)
+        if len(outs) == 3:  # what is shared, a trial, another one
+            raise error
+        return whole(spec, out, **options)
+
+    monkeypatch.setattr(trials_module, "train", train)
+    with pytest.raises(type(error)):
+        search(quick, tmp_path / "s")
+    search(quick, tmp_path / "s", resume=True)
+    # The trial that was begun goes on, and the one before is not trained again.
+    assert outs[4] == outs[2]
+    assert outs.count(outs[1]) == 1
+
+
+def test_warnings_of_trainings_are_told_and_stay_in_the_trials_row(
+    quick, tmp_path, monkeypatch, capsys
+):
+    whole = trials_module.train
+
+    def train(spec, out, listener, **options):
+        listener.warned("3 pictures were skipped")
+        return whole(spec, out, listener=listener, **options)
+
+    monkeypatch.setattr(trials_module, "train", train)
+    quick["search"]["trials"] = 1
+    rows = search(quick, tmp_path / "s", listener=Lines())["rows"]
+    # What the trials share is trained in the first one.
+    assert rows[0]["warnings"] == ["3 pictures were skipped"] * 2
+    assert "trial 0: 3 pictures were skipped" in capsys.readouterr().err
+    assert "3 pictures were skipped" in (tmp_path / "s/trials.csv").read_text()
 
 
 def test_no_trial_begins_after_the_minutes(quick, tmp_path):

@@ -1,6 +1,7 @@
 """Whole experiments: what they hold, and that nothing in them depends on interruptions."""
 
 import csv
+import errno
 import functools
 import json
 import shutil
@@ -335,19 +336,54 @@ def test_an_arm_that_fails_leaves_the_others_alone_and_can_be_tried_again(
 ):
     out = tmp_path / "out"
     text = f"{SMALL}arms: [random start, broken, LSUV]\nlabels: [0.2]\n"
-    results = experiment(text, out)
+    results = experiment(text, out, listener=Lines())
     (failed,) = failures(results)
     assert (failed["arm"], failed["failed"]) == ("broken", "KeyError: 'no such layer'")
     assert [unit["arm"] for unit in results["units"] if "accuracy" in unit] == [
         "random start",
         "LSUV",
     ]
+    trace = "units/broken/labels-0.2/seed-0.error.txt"
+    assert failed["trace"] == trace
+    assert "in prepare" in (out / trace).read_text()
+    assert f"seed 0: failed: KeyError: 'no such layer' (trace: {trace})" in capsys.readouterr().err
     print_results(results)
     assert "failed: broken, labels 0.2, seed 0: KeyError" in capsys.readouterr().out
     broken_arm["now"] = False
     counting = Counting()
     assert failures(experiment(text, out, resume=True, listener=counting)) == []
     assert counting.units == [("broken", 0.2)]
+    assert not (out / trace).exists()
+
+
+@pytest.mark.parametrize("fails", ["broken arm", "interrupted arm", "full results"])
+def test_a_full_disk_or_ctrl_c_ends_an_experiment_and_what_is_finished_stays(
+    broken_arm, tmp_path, monkeypatch, fails
+):
+    def prepare(model, start):
+        if fails == "full results":
+            monkeypatch.setattr("kclr.paths.os.replace", full)
+            return
+        raise KeyboardInterrupt if fails == "interrupted arm" else full()
+
+    def full(*arguments):
+        error = OSError(errno.ENOSPC, "No space left on device")
+        if arguments:
+            raise error
+        return error
+
+    _arms["broken"] = Arm("broken", prepare, None)
+    out = tmp_path / "out"
+    text = f"{SMALL}arms: [random start, broken, LSUV]\nlabels: [0.2]\n"
+    with pytest.raises((OSError, KeyboardInterrupt)):
+        experiment(text, out)
+    monkeypatch.undo()
+    assert [path.parts[-3] for path in out.glob("units/*/*/*")] == ["random-start"]
+    assert not [*out.glob("**/.*.part*")]
+    _arms["broken"] = Arm("broken", lambda model, start: None, None)
+    counting = Counting()
+    assert failures(experiment(text, out, resume=True, listener=counting)) == []
+    assert counting.units == [("broken", 0.2), ("LSUV", 0.2)]
 
 
 def test_a_run_that_fails_to_train_fails_its_own_arms_alone(tmp_path, monkeypatch):
