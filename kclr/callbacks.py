@@ -1,22 +1,16 @@
 """Keras callbacks of a layer's training: the history, the checkpoint, the guard, and the probe."""
 
-import os
 import time
-import zipfile
-import zlib
 
 import keras
 import numpy as np
 
+from kclr.checkpoints import TrainingState as TrainingState
+from kclr.checkpoints import restore as restore
 from kclr.distribution import put, value_of
-from kclr.errors import RunError
-from kclr.paths import as_path, atomic
+from kclr.errors import CollapseError as CollapseError
 from kclr.probing.callback import Probe as Probe
 from kclr.spec.wording import any_of
-
-
-class CollapseError(RunError):
-    """Training drove all embeddings together, or the loss out of numbers."""
 
 
 class StepHistory(keras.callbacks.Callback):
@@ -29,16 +23,17 @@ class StepHistory(keras.callbacks.Callback):
             1), seconds (of training so far), learning_rate, and the model's metrics.
         start: int, steps done before this training.
         seconds: float, of training before this one.
+        last: dict, the last row before this training.
 
     Attributes:
         step: int, steps done so far. last: the last row; empty before it.
     """
 
-    def __init__(self, every, total, on_row, start=0, seconds=0.0):
+    def __init__(self, every, total, on_row, start=0, seconds=0.0, last=None):
         super().__init__()
         self.every, self.total, self.on_row = every, total, on_row
         self.step = start
-        self.last: dict[str, float] = {}
+        self.last: dict[str, float] = dict(last or {})
         self._epoch_start = start
         self._before, self._started = seconds, time.perf_counter()
 
@@ -84,38 +79,68 @@ class CollapseGuard(keras.callbacks.Callback):
         ceiling: float, the loss of embeddings that are all alike; None where it depends on the
             batch. Then it is the metric `alike_loss`, or where there is none, the loss says nothing
             and the rest decides.
-        every: int, steps between two looks; those of `StepHistory`, and before it in the list.
+        every: int, steps between two looks; those of `StepHistory`, and before it in the list. It
+            looks after the first step too, for a loss that is no number, and after the last.
         patience: int, looks in a row that must agree.
         action: "stop" raises `CollapseError`; "warn" calls `warn` once and goes on.
         warn: function of the message.
+        start: int, steps done before this training.
+        total: int, steps of the whole training; None where they are not known.
+
+    Attributes:
+        state: dict of floats, what it has seen. A training that is gone on with sets it.
 
     Raises:
         CollapseError: from `fit`, with the reason and what to try.
     """
 
-    def __init__(self, ceiling, every, patience=3, action="stop", warn=print):
+    def __init__(self, ceiling, every, patience=3, action="stop", warn=print, start=0, total=None):
         super().__init__()
         if action not in ("stop", "warn"):
             raise ValueError(f"action must be 'stop' or 'warn'; got {action!r}")
         self.ceiling, self.every, self.patience = ceiling, every, patience
-        self.action, self.warn = action, warn
-        self._steps, self._epoch_start, self._agreed, self._warned = 0, 0, 0, False
+        self.action, self.warn, self.total = action, warn, total
+        self._steps, self._epoch_start, self._agreed, self._warned = start, start, 0, False
         self._largest, self._before = {}, {}
+
+    @property
+    def state(self) -> dict[str, float]:
+        return {
+            "agreed": float(self._agreed),
+            "warned": float(self._warned),
+            **{f"largest.{name}": value for name, value in self._largest.items()},
+            **{f"before.{name}": value for name, value in self._before.items()},
+        }
+
+    @state.setter
+    def state(self, seen):
+        self._agreed, self._warned = int(seen.get("agreed", 0)), bool(seen.get("warned", 0))
+        for kind, numbers in (("largest.", self._largest), ("before.", self._before)):
+            numbers.clear()
+            numbers |= {
+                name.removeprefix(kind): value
+                for name, value in seen.items()
+                if name.startswith(kind)
+            }
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch_start = self._steps
 
     def on_train_batch_end(self, batch, logs=None):
         before, self._steps = self._steps, self._epoch_start + batch + 1
-        if self._steps // self.every == before // self.every:
+        looks = self._steps // self.every != before // self.every or self._steps == self.total
+        if not looks and before > 0:
             return
         logs = {name: float(value) for name, value in (logs or {}).items()}
         for name in ("loss", "spread"):
             if not np.isfinite(logs[name]):
+                steps = "step" if self._steps == 1 else "steps"
                 raise CollapseError(
-                    f"the {name} is {logs[name]} after {self._steps} steps. Try a smaller "
+                    f"the {name} is {logs[name]} after {self._steps} {steps}. Try a smaller "
                     "learning_rate, precision: float32, or clipnorm in the optimizer's config."
                 )
+        if not looks:
+            return
         self._agreed = self._agreed + 1 if self._alike(logs) else 0
         if self._agreed < self.patience or self._warned:
             return
@@ -157,90 +182,6 @@ class CollapseGuard(keras.callbacks.Callback):
             f"their effective rank is {logs['effective_rank']:.2f}. Try {any_of(cures)}; "
             "on_collapse: warn goes on all the same."
         )
-
-
-class TrainingState(keras.callbacks.Callback):
-    """Saves all that a training needs to go on after any step as if it had never stopped.
-
-    Weights, optimizer, seeds of random layers and the metrics' running means go into one file,
-    written beside and then renamed, so that a file is always whole.
-
-    Args:
-        path: of the file.
-        history: the training's `StepHistory`.
-        every: float, seconds between two saves.
-    """
-
-    def __init__(self, path, history, every=20.0):
-        super().__init__()
-        self.path, self.history, self.every = as_path(path), history, every
-        self._saved = time.perf_counter()
-
-    def on_train_batch_end(self, batch, logs=None):
-        if (
-            time.perf_counter() - self._saved >= self.every
-            and self.history.step < self.history.total
-        ):
-            self.save()
-
-    def save(self):
-        """Write the state now.
-
-        Raises:
-            RunError: it cannot be written; the file of the last save is whole.
-        """
-        arrays = {
-            name: value_of(variable) for name, variable in state_variables(self.model).items()
-        }
-        arrays["step"] = np.asarray(self.history.step)
-        arrays["seconds"] = np.asarray(self.history.seconds)
-        try:
-            with atomic(self.path) as temporary, temporary.open("wb") as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RunError(
-                f"{self.path}: the checkpoint cannot be written: {error.strerror or error}. Make "
-                "room or mend the directory, and go on with --resume."
-            ) from None
-        self._saved = time.perf_counter()
-
-
-def state_variables(model):
-    """All variables of a compiled, built model by a name that is the same in every process."""
-    variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
-    return {f"{index:04d}": variable for index, variable in enumerate(variables)}
-
-
-def restore(model, path):
-    """Put a `TrainingState` file back into a built, compiled model.
-
-    Returns:
-        step, seconds: of training that the file holds. The metrics' running means are set too;
-        `fit` would reset them, so `KeepMetrics` puts them back.
-
-    Raises:
-        RunError: the file is damaged, or of another model.
-    """
-    try:
-        with as_path(path).open("rb") as file, np.load(file) as arrays:
-            saved = dict(arrays)
-        variables = state_variables(model)
-        if saved.keys() - {"step", "seconds"} != variables.keys():
-            raise ValueError("it is of another model")
-        for name, variable in variables.items():
-            if saved[name].shape != tuple(variable.shape):
-                raise ValueError("it is of another model")
-        step, seconds = int(saved["step"]), float(saved["seconds"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise RunError(
-            f"{path}: this checkpoint cannot be used: {error}. Remove it, and the layer starts "
-            "again."
-        ) from None
-    for name, variable in variables.items():
-        put(variable, saved[name])
-    return step, seconds
 
 
 class KeepMetrics(keras.callbacks.Callback):

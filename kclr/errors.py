@@ -1,6 +1,6 @@
 """The two ways in which kclr refuses: a wrong spec and a failed run.
 
-Both are `ValueError`s whose message is meant for the person at the keyboard: what is wrong, with
+All are `ValueError`s whose message is meant for the person at the keyboard: what is wrong, with
 its place and value, and the cure last.
 """
 
@@ -11,6 +11,10 @@ class SpecError(ValueError):
 
 class RunError(ValueError):
     """A run that could not be started, go on or be read. Exit status 1."""
+
+
+class CollapseError(RunError):
+    """A training that drove all embeddings together, or a layer that came out useless."""
 
 
 def reason(error: BaseException) -> str:

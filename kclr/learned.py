@@ -17,11 +17,18 @@ class Learned:
             has that.
         bias: float32 (filters,).
         facts: what the run's summary says of the layer: steps, seconds, loss, ...
+        answers: float (windows, filters), what the filters say to some windows of the data, after
+            the activation; None where the learner leaves that out. It is what
+            `kclr.health.check_learned` judges them by.
+        input_deviation: float, standard deviation of what they answer to; None for filters that
+            have a fixed length.
     """
 
     kernel: "np.ndarray"
     bias: "np.ndarray"
     facts: dict[str, Any]
+    answers: "np.ndarray | None" = None
+    input_deviation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,3 +84,10 @@ class Listener:
 
     def close(self):
         """The training ended early."""
+
+
+def skipped_words(pictures) -> str:
+    """That pictures were skipped, given their names and reasons, in a warning's words."""
+    shown = "; ".join(f"{name}: {reason}" for name, reason in pictures[:5])
+    more = f"; and {len(pictures) - 5} more" if len(pictures) > 5 else ""
+    return f"{len(pictures)} unusable pictures were skipped ({shown}{more})"

@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from kclr import export
+from kclr import checkpoints, export
 from kclr.data.checks import source_findings
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.source_folder import Folder
-from kclr.data.sources import as_images
+from kclr.data.sources import Images, as_images
 from kclr.directories import (
     CHECKPOINTS,
     LAYER,
@@ -33,10 +33,11 @@ from kclr.directories import (
 )
 from kclr.distribution import ALONE, Cluster, open_cluster
 from kclr.errors import RunError, SpecError
+from kclr.health import check_images, check_learned
 from kclr.keras_objects import check_keras_objects
 from kclr.keys import check_finished, keys_of, seed_of, sources
 from kclr.layers import stacked
-from kclr.learned import Learned, Listener, PlainLayer
+from kclr.learned import Learned, Listener, PlainLayer, skipped_words
 from kclr.paths import atomic, remove
 from kclr.probing.callback import probe_columns
 from kclr.probing.stack_probe import StackProbe
@@ -122,6 +123,7 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
         run.write_text("spec.yaml", text or resolved)
         run.write_text("resolved.yaml", resolved)
         remove(run.path / "summary.json")
+        told: dict[Images, int] = {}  # pictures that were said to be skipped
         for first, top in spec.trainings():
             layer = spec.stack[top]  # the topmost of those that are trained at once
             directories = [
@@ -143,11 +145,18 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
             layers = spec.stack[first : top + 1]
             recorder = _Recorder(run, layers, below, listener, spec.tensorboard, probe)
             images = opened[layer.data or spec.data]
+            check_images(images, layer.learner.contrastive, recorder.warned)
             learned = learn(spec, first, top, below, images, checkpoint, recorder, cluster)
+            if len(images.skipped) > told.get(images, 0):
+                recorder.warned(skipped_words(images.skipped))
+                told[images] = len(images.skipped)
+            for own, found in zip(layers, learned, strict=True):
+                check_learned(found, own, recorder.warned)
             if probe:
                 learned[-1] = recorder.probed(learned[-1])
             for index, found in enumerate(learned, start=first):
                 own = spec.stack[index]
+                found.facts.setdefault("skipped_images", len(images.skipped))
                 with _writing_layer(
                     run, index, own, found, keys[index], rows_of=layer.name
                 ) as trained:
@@ -155,7 +164,7 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
                         own_sizes = layer_geometry(spec.stack, index)
                         _draw(trained, run.layers[:index], own_sizes, images, spec.seed)
                 listener.learned(index, own, found.facts)
-            remove(checkpoint)
+            checkpoints.forget(checkpoint)
         if not bare:
             _finish(run, spec)
         cluster.from_chief()

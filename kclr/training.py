@@ -1,27 +1,23 @@
 """Training by contrast, of one layer or several at once: compile and fit of a `TripletModel`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from kclr.callbacks import (
-    CollapseError,
-    CollapseGuard,
-    KeepMetrics,
-    StepHistory,
-    TrainingState,
-    restore,
-    state_variables,
-)
+from kclr.callbacks import CollapseGuard, KeepMetrics, StepHistory
+from kclr.checkpoints import TrainingState, restored, state_variables
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import as_images
 from kclr.distribution import ALONE, Cluster, is_seed
+from kclr.errors import CollapseError
+from kclr.health import check_input, check_learned, varies
 from kclr.keras_objects import dtype_policy, keras_augmentation, keras_optimizer
 from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches, stacked
 from kclr.layers.fast import several_replicas
-from kclr.learned import Learned, Listener, PlainLayer
+from kclr.learned import Learned, Listener, PlainLayer, skipped_words
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
 from kclr.reseeding import Reseed
@@ -32,6 +28,7 @@ from kclr.windows import idle_filters
 
 STATISTICS_CROPS = 20_000
 _TOGETHER = 512  # of them at once, whatever the batch size
+_MOST_JUDGED = 20  # batches to look at before a layer is taken for dead
 
 
 def train_layers(
@@ -65,6 +62,7 @@ def train_layers(
         SpecError: Keras refuses the optimizer's or an augmentation's config; `check_keras_objects`
             finds that before anything is trained.
         CollapseError: the embeddings collapsed.
+        RunError: there is nothing to learn from: the input is the same everywhere or not finite.
     """
     keras.utils.set_random_seed(seed)
     top = layers[-1]
@@ -90,11 +88,10 @@ def train_layers(
     with cluster.strategy.scope(), dtype_policy(top.train.precision):
         training = _Training(layers, sizes, below, generator.channels, total, cluster)
     model = training.model
-    start, seconds = 0, 0.0
-    if cluster.chief and checkpoint.exists():
-        start, seconds = restore(model, checkpoint)
-    elif cluster.chief:
-        training.begin(generator, below, seed)
+    saved = restored(model, checkpoint, total, listener.warned) if cluster.chief else None
+    if cluster.chief and saved is None:
+        training.begin(generator, below, seed, listener)
+    start, seconds = (saved.step, saved.seconds) if saved else (0, 0.0)
     start = cluster.agreed(start, total)
     cluster.align(state_variables(model))
     cluster.vary_seeds(model)
@@ -106,16 +103,21 @@ def train_layers(
         index, workers = share
         return make(start).map(lambda patches, images: (patches, images * workers + index))
 
-    history = StepHistory(top.train.log_every, total, listener.row, start, seconds)
-    saving = []
-    if cluster.chief:
-        saving = [TrainingState(checkpoint, history, top.train.checkpoint_seconds)]
+    every = top.train.log_every
+    history = StepHistory(every, total, listener.row, start, seconds, saved.last if saved else None)
     guard = CollapseGuard(
         top.objective.ceiling,
-        top.train.log_every,
+        every,
         action=top.train.on_collapse,
         warn=listener.warned,
+        start=start,
+        total=total,
     )
+    if saved:
+        guard.state = saved.guard
+    saving = []
+    if cluster.chief:
+        saving = [TrainingState(checkpoint, history, top.train.checkpoint_seconds, guard)]
     told = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: listener.stepped(start + batch + 1, logs)
     )
@@ -123,16 +125,13 @@ def train_layers(
     reseed = training.reseed(make, start, seed) if top.train.reseed else []
     listener.started(total, start, top.train.batch_size * sizes.views)
     try:
-        cluster.fit(
-            model,
-            batches,
-            total - start,
-            [KeepMetrics(), told, guard, *reseed, *probes, history, *saving],
-        )
+        if start < total:
+            callbacks = [KeepMetrics(), told, guard, *reseed, *probes, history, *saving]
+            cluster.fit(model, batches, total - start, callbacks)
     except KeyboardInterrupt:
         # Between two steps everything agrees; within one the last save is what counts.
-        if int(model.optimizer.iterations) == history.step:
-            for state in saving:
+        for state in saving:
+            if state.whole:
                 state.save()
         raise
     except tf.errors.OpError:
@@ -141,22 +140,25 @@ def train_layers(
             raise
         raise generator.failure from None
     except CollapseError as error:
-        dead, alike = training.idle_filters(make(start))[-1]
+        (dead, alike), _, _ = training.evidence(make())[-1]
         raise CollapseError(
             f"{error} Of {top.block.filters} filters {_named(dead)} dead and {_named(alike)} "
             "the twin of another."
         ) from None
-    if generator.skipped:
-        listener.warned(_skipped(generator.skipped))
+    if cluster.by_file and generator.skipped:  # of this worker's part, which nobody else sees
+        listener.warned(skipped_words(generator.skipped))
     a_step = top.train.batch_size * sizes.views
     training_seconds = history.seconds - seconds - sum(probe.seconds for probe in probes)
+    done = total - start
+    if not done:
+        done, training_seconds = total, seconds
     facts = {
         "steps": total,
         "seconds": round(history.seconds, 3),
         "patches": total * a_step,
-        "patches_per_second": round((total - start) * a_step / max(training_seconds, 1e-9), 1),
-        "loss": history.last["loss"],
-        "effective_rank": history.last["effective_rank"],
+        "patches_per_second": round(done * a_step / max(training_seconds, 1e-9), 1),
+        "loss": history.last.get("loss"),
+        "effective_rank": history.last.get("effective_rank"),
         "skipped_images": len(generator.skipped),
     }
     if len(layers) > 1:
@@ -164,13 +166,13 @@ def train_layers(
     if cluster.replicas > 1:
         facts["replicas"] = cluster.replicas
     learned = []
-    found = zip(training.blocks, training.idle_filters(make(start)), strict=True)
-    for index, (block, (dead, alike)) in enumerate(found):
+    evidence = zip(training.blocks, training.evidence(make()), strict=True)
+    for index, (block, ((dead, alike), answers, deviation)) in enumerate(evidence):
         kernel, bias = (keras.ops.convert_to_numpy(part) for part in block.folded())
         idle = {"dead_filters": len(dead), "duplicate_filters": len(alike)}
         if reseed:
             idle["reseeded"] = int(model.reseeded[index])
-        learned.append(Learned(kernel, bias, facts | idle))
+        learned.append(Learned(kernel, bias, facts | idle, answers, deviation))
     return learned
 
 
@@ -247,8 +249,9 @@ class _Training:
         self.model.build((None, size, size, channels))
         self.model.optimizer.build(self.model.trainable_variables)
 
-    def begin(self, generator, below, seed):
+    def begin(self, generator, below, seed, listener):
         """Set the whitening and the kernels to start from, from the image upwards."""
+        self._check_input(generator, below)
         below = list(below)
         for index, (layer, block) in enumerate(zip(self._layers, self.blocks, strict=True)):
             if layer.block.whitening != "none":
@@ -257,18 +260,42 @@ class _Training:
                 found = layer.learner.start.learn(
                     layer, None, below, generator.images, [seed, index], None, Listener()
                 )
+                check_learned(found, layer, listener.warned)
                 block.set_folded(found.kernel, found.bias)
             kernel, bias = (keras.ops.convert_to_numpy(part) for part in block.folded())
             below.append(PlainLayer(layer.name, layer.block.arguments(), kernel, bias))
 
-    def idle_filters(self, batches):
-        """For each layer the filters that never answer, and those that answer as an earlier one.
+    def _check_input(self, generator, below):
+        """Refuse an input that nothing can be learned from; blank crops call for more of them."""
+        windows = np.empty(0)
+        for crops, _ in generator.crops().take(-(-STATISTICS_CROPS // generator.batch_size)):
+            maps = self._inputs[0](tf.cast(crops, "float32") / 255, training=False).numpy()
+            maps = maps.reshape(-1, maps.shape[-1])
+            windows = np.concatenate([windows[:1], maps]) if len(windows) else maps
+            if not np.isfinite(windows).all() or varies(windows):
+                break
+        check_input(windows, generator.images.name, below)
+
+    def evidence(self, batches):
+        """What the layers are judged by: the first batch, and more where nothing answers to it.
 
         Returns:
-            for each layer (dead, alike): lists of filter indices, over one batch's patches.
+            for each layer the filters that are dead and those that answer as an earlier one, as
+            `kclr.windows.idle_filters` has them over the first batch; answers, float (windows,
+            filters); and the standard deviation of its input.
         """
-        crops, _ = next(iter(batches))
-        return [idle_filters(answers) for answers in self._answers_to(crops)]
+        found: list[Any] = []
+        for crops, _ in batches.take(_MOST_JUDGED):
+            answers = self._answers_to(crops)
+            if not found:
+                idle = [idle_filters(each) for each in answers]
+            found = [*map(np.concatenate, zip(found, answers, strict=True))] if found else answers
+            if all(not np.isfinite(each).all() or varies(each) for each in answers):
+                break
+        crops = crops if self.shared else tf.reshape(crops, (-1, *crops.shape[2:]))
+        images = tf.cast(crops, "float32") / 255
+        deviations = [float(np.std(made(images, training=False))) for made in self._inputs]
+        return list(zip(idle, found, deviations, strict=True))
 
     def reseed(self, make, start, seed):
         """The callbacks that start dead filters anew; the chief looks at the first batch."""
@@ -373,12 +400,6 @@ def _whitening(block, generator, below):
         statistics.update(windows.reshape(-1, window * channels))
     make = zca if block.whitening == "zca" else standardizing
     return statistics.mean, make(statistics.covariance, block.whitening_epsilon)
-
-
-def _skipped(pictures):
-    shown = "; ".join(f"{name}: {reason}" for name, reason in pictures[:5])
-    more = f"; and {len(pictures) - 5} more" if len(pictures) > 5 else ""
-    return f"{len(pictures)} unusable pictures were skipped ({shown}{more})"
 
 
 def _named(indices):

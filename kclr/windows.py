@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from kclr.data.patches import PatchTripletGenerator
 from kclr.errors import SpecError
+from kclr.health import check_input
 from kclr.layers import smallest_image, stacked
 from kclr.learned import PlainLayer
 from kclr.whitening import WindowStatistics, contrast_normalized, standardizing, zca
@@ -34,6 +35,7 @@ def input_windows(below, block, shape, images, random, count):
 
     Raises:
         SpecError: the images have another number of channels.
+        RunError: all windows are the same, or hold numbers that are not finite.
     """
     height, width, channels, filters = shape
     single = block | {"pool_size": 1, "pool_strides": None}
@@ -64,6 +66,7 @@ def input_windows(below, block, shape, images, random, count):
         if patches.failure is None:
             raise
         raise patches.failure from None
+    check_input(windows[:done], patches.images.name, below)
     return windows[:done]
 
 

@@ -180,6 +180,37 @@ def looked_at(objective, *embeddings, every=5):
     return None
 
 
+def test_a_guard_that_is_interrupted_stops_where_an_uninterrupted_one_does():
+    def looks(guard, first, count):
+        for look in range(first, first + count):
+            loss = {"loss": 1.0, "spread": 1.0 if look < 3 else 1e-4, "effective_rank": 1.0}
+            guard.on_train_batch_end((look + 1) * 5 - 1 - guard.started, loss)
+
+    def guarding(start=0, seen=None):
+        made = CollapseGuard(1.0, 5, start=start)
+        made.set_model(types.SimpleNamespace(loss=None))
+        made.state, made.started = seen or {}, start
+        made.on_epoch_begin(0)
+        return made
+
+    first = guarding()
+    looks(first, 0, 5)  # two of the last looks agree
+    again = guarding(25, first.state)
+    with pytest.raises(CollapseError, match="spread is 0.0001 and was up to 1,"):
+        looks(again, 5, 1)
+    looks(guarding(25), 5, 1)  # without what was seen before it would go on
+
+
+def test_the_first_and_the_last_step_are_looked_at_between_two_rows_too():
+    for step, total in ((1, None), (7, 7)):
+        guard = CollapseGuard(1.0, 50, total=total)
+        guard.on_epoch_begin(0)
+        for done in range(1, step):
+            guard.on_train_batch_end(done - 1, {"loss": 1.0, "spread": 1.0})
+        with pytest.raises(CollapseError, match=f"loss is nan after {step} step"):
+            guard.on_train_batch_end(step - 1, {"loss": np.nan, "spread": 1.0})
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_embeddings_that_become_alike_are_stopped_whatever_the_objective(name):
     objective, cure = OTHERS[name]

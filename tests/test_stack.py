@@ -205,8 +205,9 @@ def test_pictures_that_cannot_be_read_are_counted_and_named(tmp_path):
 
     heard = Heard()
     text = ONE_LAYER.replace("data: photos", f"data: folder:{tmp_path / 'pictures'}")
+    text += "  - {block: {filters: 4}, learner: {name: kmeans, windows: 200}}"
     run = train(text, tmp_path / "run", listener=heard, bare=True)
-    assert run.layers[0].facts["skipped_images"] == 1
+    assert [layer.facts["skipped_images"] for layer in run.layers] == [1, 1]
     assert len(heard.warnings) == 1
     assert "skipped (notes.png: " in heard.warnings[0]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import kclr
+from kclr.checkpoints import TrainingState
 from kclr.learned import Listener
 from kclr.spec import parse_spec
 from kclr.stack import train as train_and_export
@@ -63,13 +64,38 @@ def test_training_at_once_moves_the_lower_layer_too(at_once, tmp_path):
     assert np.abs(at_once.layers[0].kernel - before).max() > 1e-3
 
 
-@pytest.mark.parametrize("step", [3, 8])
-def test_an_interrupted_training_at_once_ends_with_the_same_layers(at_once, tmp_path, step):
+def without_time(run):
+    """Facts and rows of all layers, but for what the clock says."""
+    timed = ("seconds", "patches_per_second")
+    held = [each for layer in run.layers for each in (layer.facts, *layer.history())]
+    return [{k: v for k, v in each.items() if k not in timed} for each in held]
+
+
+def after_step(step, monkeypatch):
+    """Press Ctrl-C between step `step` and what comes next."""
+    own = TrainingState.on_train_batch_end
+
+    def pressed(self, batch, logs=None):
+        own(self, batch, logs)
+        if self.history.step == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingState, "on_train_batch_end", pressed)
+
+
+@pytest.mark.parametrize(("step", "when"), [(3, "within"), (5, "between"), (10, "between")])
+def test_an_interrupted_training_at_once_ends_with_the_same_layers(
+    at_once, tmp_path, monkeypatch, step, when
+):
+    if when == "between":
+        after_step(step, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        train(parse_spec(TWO), tmp_path / "cut", listener=Stop(step))
+        train(parse_spec(TWO), tmp_path / "cut", listener=Stop(step if when == "within" else None))
+    monkeypatch.undo()
     resumed = train(parse_spec(TWO), tmp_path / "cut", resume=True)
     for found, expected in zip(arrays(resumed), arrays(at_once), strict=True):
         np.testing.assert_array_equal(found, expected)
+    assert without_time(resumed) == without_time(at_once)
 
 
 def test_training_at_once_and_layer_by_layer_do_not_share_a_directory(at_once):

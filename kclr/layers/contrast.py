@@ -21,6 +21,11 @@ def window_deviation(inputs, size, strides, padding, epsilon):
         float (batch, height, width, 1), in float32 at least: sqrt(variance + epsilon).
     """
     inputs = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+    # E[x^2] - E[x]^2 loses all its digits where the mean is large beside the deviation, so large
+    # means go first; pixels from 0 to 1 have none.
+    shift = ops.mean(inputs, axis=(1, 2, 3), keepdims=True)
+    shift = ops.stop_gradient(ops.where(ops.abs(shift) > 1, shift, ops.zeros_like(shift)))
+    inputs = inputs - shift
     moments = [ops.mean(inputs, -1, keepdims=True), ops.mean(ops.square(inputs), -1, keepdims=True)]
     moments = ops.average_pool(
         ops.concatenate(moments, axis=-1), size, strides, padding, data_format="channels_last"
@@ -31,5 +36,7 @@ def window_deviation(inputs, size, strides, padding, epsilon):
             ones, ops.ones((*size, 1, 1), ones.dtype), strides, padding, "channels_last"
         )
         moments = moments * counts / (size[0] * size[1])
+        zeros = ops.concatenate([-shift, ops.square(shift)], axis=-1)
+        moments = moments + zeros * (1 - counts / (size[0] * size[1]))
     mean, square = moments[..., :1], moments[..., 1:]
     return ops.sqrt(ops.maximum(square - ops.square(mean), 0.0) + epsilon)

@@ -84,7 +84,11 @@ class WindowLearner(Part):
 
         Returns:
             `Learned`, whose facts are seconds, and how many filters are dead or twins of others.
+
+        Raises:
+            RunError: all windows are the same, or hold numbers that are not finite.
         """
+        import keras
         import numpy as np
 
         from kclr.data.sources import as_images
@@ -108,4 +112,5 @@ class WindowLearner(Part):
             "dead_filters": len(dead),
             "duplicate_filters": len(alike),
         }
-        return Learned(kernel, bias, facts)
+        activated = keras.activations.get(block.activation)(answers)
+        return Learned(kernel, bias, facts, keras.ops.convert_to_numpy(activated))

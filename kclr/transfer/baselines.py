@@ -11,6 +11,7 @@ the first layer the input is the map of the layers below, standardised by channe
 whitened too: as a spec's learners see it by default.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from kclr.data.sources import Images, as_images
 from kclr.errors import SpecError
-from kclr.learned import PlainLayer
+from kclr.learned import PlainLayer, skipped_words
 from kclr.spec.registry import parts
 from kclr.spec.sizes import MOST_WHITENED
 
@@ -71,9 +72,13 @@ def baseline(name, layers, images: Sequence[Any], seed=0, windows=100_000) -> li
             learner: Any = parts("learner")[LEARNERS[name]].model_validate({"windows": windows})
             shape = layer.kernel.shape
             whitening = learner.whitening_above if below else "zca"
+            opened = as_images(images[index])
             kernel, bias, _ = learner.find(
-                layer.block, shape, below, images[index], random, whitening, EPSILON
+                layer.block, shape, below, opened, random, whitening, EPSILON
             )
+            if opened.skipped:
+                # Not of the caller's line: one warning will do for all layers and repeats.
+                warnings.warn(f"baselines: {skipped_words(opened.skipped)}", stacklevel=1)
         kernel, bias = kernel.astype(np.float32), bias.astype(np.float32)
         below.append(PlainLayer(layer.name, layer.block, kernel, bias))
     return below

@@ -166,6 +166,15 @@ def test_deviation_of_maps_is_that_of_numpy_in_float64_too():
     np.testing.assert_allclose(found, np.sqrt(expected + EPSILON), rtol=1e-10)
 
 
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_deviation_of_maps_far_from_zero_keeps_its_digits_in_float32(padding):
+    maps = np.random.default_rng(0).normal([[[[1000.0]]], [[[-3.0]]]], 0.1, size=(2, 9, 8, 6))
+    maps = maps.astype(np.float32)
+    expected = windows(maps, (1, 1), padding).var(axis=-1, keepdims=True)
+    found = window_deviation(maps, KERNEL, (1, 1), padding, EPSILON)
+    np.testing.assert_allclose(found, np.sqrt(expected + EPSILON), rtol=1e-3)
+
+
 def test_a_functional_model_takes_images_of_any_size():
     image = keras.Input((None, None, 3))
     block, _ = contrast_block("zca", padding="same", strides=2)

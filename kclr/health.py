@@ -1,0 +1,150 @@
+"""What can be learned from, and what is worth keeping: images, a layer's input, a finished layer.
+
+A healthy layer is finite, answers to its input, and does not answer beyond all measure. numpy only.
+"""
+
+from itertools import islice
+
+import numpy as np
+
+from kclr.errors import CollapseError, RunError
+from kclr.learned import Learned
+from kclr.spec.wording import any_of
+
+LOUD = 1e4  # what a filter's answers may vary by, against an input that varies by 1
+STILL = 1e-6  # of the largest number, a variation that is rounding
+_MOST_COMPARED = 10_000
+_SMALLER_STEPS = [
+    "a smaller learning_rate",
+    "precision: float32",
+    "clipnorm in the optimizer's config",
+]
+
+_ANEW = (
+    "Train that layer anew: remove its directory, mend its part of the spec if need be, and go on "
+    "with --resume."
+)
+
+
+def varies(numbers) -> bool:
+    """Whether anything differs between rows: float (rows, ...), all finite."""
+    rows = np.asarray(numbers).reshape(len(numbers), -1)
+    apart = rows.max(axis=0) - rows.min(axis=0)
+    return bool(apart.max() > STILL * max(abs(rows.max()), abs(rows.min())))
+
+
+def check_images(images, contrastive, warn) -> None:
+    """Refuse images that are all the same, where negatives must come from another.
+
+    Args:
+        images: `kclr.data.sources.Images`; it is read up to the first picture that differs.
+        contrastive: bool, whether the learner needs negatives; for others it is worth a warning.
+        warn: function of a message.
+
+    Raises:
+        RunError: they are.
+    """
+    first, count = None, 0
+    for image in islice(images.read(), _MOST_COMPARED):
+        count += 1
+        if first is None:
+            first = image
+        elif image.shape != first.shape or (image != first).any():
+            return
+    if first is None or count < 2:
+        return  # who trains says how many are needed
+    if first.min() == first.max():
+        raise RunError(
+            f"{images.name}: {count:,} images were looked at, and all are blank: each of their "
+            f"pixels is {first.min()}. There is nothing to learn from them; use other images."
+        )
+    words = f"{images.name}: {count:,} images were looked at, and all are the same."
+    if contrastive:
+        raise RunError(
+            f"{words} Negatives come from another image; use images that differ, or cut a large "
+            f"one into several: data: {{source: {images.name}, tile: 64}}"
+        )
+    warn(f"{words} The filters are learned from that one.")
+
+
+def check_input(windows, source, below=()) -> None:
+    """Refuse a layer's input that nothing can be learned from.
+
+    Args:
+        windows: float (windows, ...), of the input.
+        source: what the images are called.
+        below: the layers below (see `kclr.layers.stacked`).
+
+    Raises:
+        RunError: it is not finite, or the same everywhere.
+    """
+    for layer in below:
+        # A max-pool may turn what is not a number into one, so maps alone do not tell.
+        if not (np.isfinite(layer.kernel).all() and np.isfinite(layer.bias).all()):
+            raise RunError(
+                f"the kernel or bias of layer {layer.name} has numbers that are not finite. {_ANEW}"
+            )
+    finite = np.isfinite([np.min(windows), np.max(windows)]).all()
+    # Nearly all inputs are settled by a few windows.
+    if finite and (varies(windows[:1000]) or varies(windows)):
+        return
+    if not below:
+        raise RunError(
+            f"{source}: the images are blank: all windows that were looked at are the same. There "
+            "is nothing to learn from them; use other images."
+        )
+    words = f"are the same everywhere: none of its filters answers to {source}"
+    words = words if finite else "hold numbers that are not finite"
+    raise RunError(f"the maps of layer {below[-1].name} {words}. {_ANEW}")
+
+
+def check_learned(learned: Learned, layer, warn) -> None:
+    """Refuse a layer that came out useless, whatever learned it.
+
+    Args:
+        learned: what was found.
+        layer: of the spec. With its `train.on_collapse: warn` filters that are finite pass.
+        warn: function of a message.
+
+    Raises:
+        CollapseError: it is not finite, answers to nothing, or beyond all measure.
+    """
+    contrastive = layer.learner.contrastive
+    found = fault(learned)
+    if found is None:
+        return
+    what, words = found
+    threshold = getattr(layer.learner, "threshold", 0)
+    if what == "dead" and contrastive:
+        cures = ["a smaller learning_rate", "train.reseed: true", "whitening: zca"]
+    elif what == "dead":
+        cures = ["a smaller threshold" if threshold else "other images"]
+    else:
+        cures = _SMALLER_STEPS if contrastive else ["a larger whitening_epsilon"]
+    message = f"layer {layer.name} is of no use: {words}. Try {any_of(cures)}."
+    if contrastive and what != "not finite" and layer.train.on_collapse == "warn":
+        warn(message)
+        return
+    raise CollapseError(message)
+
+
+def fault(learned: Learned) -> tuple[str, str] | None:
+    """What is wrong with a finished layer: "not finite", "dead" or "loud", and words for it."""
+    kernel, bias = (np.asarray(array, np.float64) for array in (learned.kernel, learned.bias))
+    answers = kernel[:0] if learned.answers is None else np.asarray(learned.answers, np.float64)
+    for place, array in (("kernel has", kernel), ("bias has", bias), ("answers have", answers)):
+        if not np.isfinite(array).all():
+            return "not finite", f"its {place} numbers that are not finite"
+    if not kernel.any():
+        return "dead", "all of its filters are zero"
+    if learned.answers is None:
+        return None
+    if not varies(answers):
+        return "dead", f"none of its {kernel.shape[-1]} filters answers to the images"
+    loudest = answers.std(axis=0).max()
+    if learned.input_deviation is not None and loudest > LOUD * max(1, learned.input_deviation):
+        return "loud", (
+            f"its filters' answers vary by {loudest:.3g} where its input varies by "
+            f"{learned.input_deviation:.3g}: the training left all bounds"
+        )
+    return None
