@@ -12,7 +12,9 @@ import yaml
 from kclr.data.sources import as_images
 from kclr.directories import RUN, mark
 from kclr.distribution import ALONE, Cluster
-from kclr.errors import SpecError
+from kclr.errors import RunError, SpecError
+from kclr.health import fault
+from kclr.learned import Learned
 from kclr.paths import atomic
 from kclr.run import Run, TrainedLayer, check_same
 from kclr.spec.schema import Spec
@@ -35,7 +37,10 @@ def keys_of(spec, opened, cluster: Cluster = ALONE) -> list[str]:
         layers = spec.stack[first : top + 1]
         below = keys[-1:]
         settings = [layer.model_dump(mode="json", exclude={"name", "data"}) for layer in layers]
-        for own in settings:
+        for index, (layer, own) in enumerate(zip(layers, settings, strict=True), start=first):
+            _by_content(layer.learner, own, "learner", index)
+            if getattr(layer.learner, "start", None):
+                _by_content(layer.learner.start, own["learner"], "start", index)
             told = own.get("train", {})
             for key in ("log_every", "checkpoint_seconds", "on_collapse"):
                 # Dead filters are started anew where the history has a row.
@@ -54,6 +59,12 @@ def keys_of(spec, opened, cluster: Cluster = ALONE) -> list[str]:
                 facts["shared"] = [cluster.by_file, cluster.gather, cluster.replicas]
             keys.append(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
     return keys
+
+
+def _by_content(learner, settings, key, index):
+    """Let a learner that takes a kernel from elsewhere count by its numbers, not by their place."""
+    if callable(getattr(learner, "digest", None)):
+        settings[key] = {"name": learner.part_name, "kernel": learner.digest(index)}
 
 
 def check_finished(run, spec, keys):
@@ -99,7 +110,8 @@ def adopt(spec: Spec, out, runs: Iterable[Run]) -> int:
     for other in runs:
         wanted = zip(spec.stack, keys, other.layers, strict=False)
         same = [
-            own.facts.get("key") == key and own.name == layer.name for layer, key, own in wanted
+            own.facts.get("key") == key and own.name == layer.name and _healthy(own)
+            for layer, key, own in wanted
         ]
         count = same.index(False) if False in same else len(same)
         best = other.layers[:count] if count > len(best) else best
@@ -113,6 +125,13 @@ def adopt(spec: Spec, out, runs: Iterable[Run]) -> int:
     if best and not (run.path / "spec.yaml").exists():
         run.write_text("spec.yaml", yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
     return len(run.layers)
+
+
+def _healthy(layer):
+    try:
+        return fault(Learned(layer.kernel, layer.bias, {})) is None
+    except RunError:
+        return False  # its files are damaged
 
 
 def _link(source, target):

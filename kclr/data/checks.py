@@ -66,12 +66,29 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
             findings += image_findings(spec, index, shape[0], shape[1])
             for finding in whitening_findings(spec, shape[2]) if index == 0 else []:
                 findings += [finding] if draft is None or draft.trusted(*finding.path) else []
+        if draft is None or draft.trusted("stack", index):
+            findings += _learner_findings(spec, index)
     if spec.probe and (draft is None or draft.trusted("probe", "data")):
         found = labelled_findings(spec.probe.data, ("probe", "data"))
         top = len(spec.stack) - 1
         if not found and (draft is None or draft.sizes_trusted(top, below=True)):
             found = _too_small(spec)
         findings += found
+    return findings
+
+
+def _learner_findings(spec, index) -> list[Finding]:
+    """What keeps a layer's learner, or the one that it starts from, from its files."""
+    layer, path = spec.stack[index], ("stack", index, "learner")
+    channels = spec.stack[index - 1].block.filters if index else None
+    findings = []
+    for learner, place in (
+        (layer.learner, path),
+        (getattr(layer.learner, "start", None), (*path, "start")),
+    ):
+        problem = getattr(learner, "problem", None)
+        words = problem(index, layer.block, channels) if problem else None
+        findings += [Finding(place, words)] if words else []
     return findings
 
 

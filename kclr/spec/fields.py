@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from kclr.spec.keras_parts import KerasObject
-from kclr.spec.registry import Named, Part, parts
+from kclr.spec.registry import Named, Part
 from kclr.spec.schema import Spec
 from kclr.spec.wording import any_of
 
@@ -154,7 +154,7 @@ class Slot:
     def allowed(self) -> str:
         """What may stand here, in a few words."""
         if self.named:
-            names = [name + self.named.argument(name) for name in sorted(parts(self.named.kind))]
+            names = [name + self.named.argument(name) for name in sorted(self.named.parts())]
             return f"{any_of(names)}, or a mapping with the key {self.named.key}"
         if self.shorthand and self.model:
             keys = list(self.model.model_fields)

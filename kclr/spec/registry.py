@@ -38,6 +38,7 @@ BUILT_IN = {
 
 _parts: dict[str, dict[str, type["Part"]]] = {kind: {} for kind in BUILT_IN}
 _splits: dict[str, Callable[[str], tuple[str, dict[str, Any]]]] = {}
+_patterns: dict[str, str] = {}
 
 
 class Part(BaseModel):
@@ -124,16 +125,19 @@ def register(kind, name):
     return decorate
 
 
-def splits(kind):
+def splits(kind, pattern=None):
     """Register how a text that names a part of `kind` is split where it carries an argument.
 
     The function takes the text (`tfds:cifar100`) and returns the part's name and the plain values
     of the fields that the rest of the text stands for. A text that it does not know it returns as
-    it is.
+    it is. `pattern` is a regular expression of the texts that carry an argument, for the JSON
+    Schema; without one that takes any text.
     """
 
     def decorate(split):
         _splits[kind] = split
+        if pattern:
+            _patterns[kind] = pattern
         return split
 
     return decorate
@@ -242,7 +246,10 @@ class Named:
         """A text, or a mapping: one branch for each part."""
         named = self.parts()
         text: dict[str, Any] = {"type": "string"}
-        if self.split:
+        if self.split and self.kind in _patterns:
+            plain = sorted(name for name in named if not self.argument(name))
+            text["anyOf"] = [{"enum": plain}, {"pattern": _patterns[self.kind]}]
+        elif self.split:
             text["examples"] = [name + self.argument(name) for name in sorted(named)]
         else:
             text["enum"] = sorted(named)
@@ -269,6 +276,8 @@ class Named:
     def _key_schema(self, name, argument):
         if not argument:
             return {"const": name}
+        if self.kind in _patterns:
+            return {"type": "string", "pattern": _patterns[self.kind]}
         others = "|".join(re.escape(other) for other in self.parts() if other != name)
         # The part that a bare path means is told apart by the other parts' names alone.
         means_path = self.split("./")[0] == name

@@ -80,7 +80,8 @@ def test_every_example_is_a_valid_value(docs):
             takers = [part for part in parts(kind).values() if key in part.model_fields]
             assert takers, key
             for part in takers:
-                assert part.model_validate({key: yaml.safe_load(example)})
+                needed = {"path": "runs/first"} if "path" in part.model_fields else {}
+                assert part.model_validate(needed | {key: yaml.safe_load(example)})
     for key, example in docs.EXAMPLES["source"].items():
         text = "data: tfds:cifar100\nstack: [{}]"
         assert parse_spec(text, [f"data.{key}={example}"])
@@ -127,6 +128,7 @@ VALID = [
     starter(3),
     "stack: [{}]",
     "{stack: [{learner: kmeans}, {learner: {start: {name: patches, windows: 9}}}]}",
+    "{stack: [{learner: {name: 'run:runs/first', layer: conv1}}, {learner: {start: ../first}}]}",
     "{data: ./pictures, stack: [{}]}",
     "{data: {source: folder:pictures, limit: 3}, stack: [{data: {source: ../x, tile: 9}}]}",
     "{data: {source: 'tfds:cifar10', split: test}, stack: [{objective: triplet}]}",
