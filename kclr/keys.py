@@ -61,6 +61,13 @@ def keys_of(spec, opened, cluster: Cluster = ALONE) -> list[str]:
     return keys
 
 
+def from_runs(spec) -> list:
+    """The learners of a spec that take a kernel from a run (see `kclr.learners.run`)."""
+    learners = [layer.learner for layer in spec.stack]
+    learners += [getattr(learner, "start", None) for learner in learners]
+    return [learner for learner in learners if callable(getattr(learner, "digest", None))]
+
+
 def _by_content(learner, settings, key, index):
     """Let a learner that takes a kernel from elsewhere count by its numbers, not by their place."""
     if callable(getattr(learner, "digest", None)):
@@ -73,6 +80,7 @@ def check_finished(run, spec, keys):
     Raises:
         SpecError: it would.
     """
+    _check_length(run, spec)
     expected = {}
     for index, layer in enumerate(spec.stack):
         expected[run.layer_directory(index, layer.name)] = keys[index]
@@ -91,7 +99,39 @@ def check_finished(run, spec, keys):
         check_same(expected[trained.directory], key, f"{run.path}: layer {trained.name}")
 
 
-def adopt(spec: Spec, out, runs: Iterable[Run]) -> int:
+def _check_length(run, spec):
+    """Say what to do where all that a spec asks of a finished layer is more steps.
+
+    Raises:
+        SpecError: it is.
+    """
+    finished = {layer.directory for layer in run.layers}
+    if not finished:
+        return
+    now = spec.model_dump(mode="json")
+    before = {key: run.resolved.get(key) for key in now}
+    changed = []
+    for index, layer in enumerate(spec.stack):
+        if run.layer_directory(index, layer.name) not in finished:
+            continue
+        here, there = (each["stack"][index].get("train", {}) for each in (now, before))
+        for key in ("steps", "epochs"):
+            more, fewer = here.get(key), there.get(key)
+            if more != fewer and here | {key: fewer} == there:
+                changed.append((index, key, fewer, more))
+    if len(changed) != 1 or not all(changed[0][2:]) or changed[0][2] > changed[0][3]:
+        return
+    index, key, fewer, more = changed[0]
+    name = spec.stack[index].name
+    raise SpecError(
+        f"{run.path}: layer {name} was trained for {fewer:,} {key}, and the spec says {more:,}. A "
+        "finished layer is not trained further in its own directory. Train it further in another "
+        f"one (--out), from its kernel and with a new optimizer: stack.{index}.learner: {{start: "
+        f"{run.path}}}, and {key}: {more - fewer} more."
+    )
+
+
+def adopt(spec: Spec, out, runs: Iterable[Run], keys=None) -> int:
     """Take over the lowest layers of a spec from the run that has most of them finished.
 
     Files are linked where the disk allows it, for a finished layer is never written to again.
@@ -100,12 +140,13 @@ def adopt(spec: Spec, out, runs: Iterable[Run]) -> int:
         spec: from `kclr.load_spec`.
         out: the run directory that the spec will be trained into with `resume`.
         runs: those that may have layers of the same settings, images and seed.
+        keys: those of the spec's layers, where they are known.
 
     Returns:
         How many layers `out` has now.
     """
     run = Run(out)
-    keys = keys_of(spec, {source: as_images(source) for source in sources(spec)})
+    keys = keys or keys_of(spec, {source: as_images(source) for source in sources(spec)})
     best: list[TrainedLayer] = []
     for other in runs:
         wanted = zip(spec.stack, keys, other.layers, strict=False)

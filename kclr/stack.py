@@ -35,7 +35,7 @@ from kclr.distribution import ALONE, Cluster, open_cluster
 from kclr.errors import RunError, SpecError
 from kclr.health import check_images, check_learned
 from kclr.keras_objects import check_keras_objects
-from kclr.keys import check_finished, keys_of, seed_of, sources
+from kclr.keys import adopt, check_finished, from_runs, keys_of, seed_of, sources
 from kclr.layers import stacked
 from kclr.learned import Learned, Listener, PlainLayer, skipped_words
 from kclr.paths import atomic, remove
@@ -120,6 +120,8 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
         resolved = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
         keys = keys_of(spec, opened, cluster)
         check_finished(run, spec, keys)
+        # The layers below one that is trained further are there already.
+        adopt(spec, run.path, [part.run for part in from_runs(spec)], keys)
         run.write_text("spec.yaml", text or resolved)
         run.write_text("resolved.yaml", resolved)
         remove(run.path / "summary.json")

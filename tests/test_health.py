@@ -13,7 +13,7 @@ from kclr.spec.geometry import layer_geometry
 from kclr.spec.registry import parts
 from kclr.stack import train
 
-LEARNERS = sorted(parts("learner"))
+LEARNERS = sorted(set(parts("learner")) - {"run"})
 KERNEL = np.random.default_rng(0).normal(size=(3, 3, 3, 5)).astype(np.float32)
 ANSWERS = np.random.default_rng(1).normal(size=(50, 5))
 BLACK = np.zeros((8, 20, 20, 3), np.uint8)
@@ -124,14 +124,13 @@ def test_a_layer_above_one_that_is_no_number_is_not_trained(tmp_path, photograph
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("rate", [1e6, 1e30])
-def test_a_training_that_leaves_all_bounds_before_its_first_row_writes_no_layer(tmp_path, rate):
-    text = f"""
-    data: {{source: photos, limit: 300}}
+def test_a_training_that_leaves_all_bounds_before_its_first_row_writes_no_layer(tmp_path):
+    text = """
+    data: {source: photos, limit: 300}
     stack:
-      - block: {{filters: 4}}
-        train: {{steps: 4, batch_size: 16, log_every: 50, jit: false,
-                optimizer: {{class_name: Adam, config: {{learning_rate: {rate:.1e}}}}}}}
+      - block: {filters: 4}
+        train: {steps: 4, batch_size: 16, log_every: 50, jit: false,
+                optimizer: {class_name: Adam, config: {learning_rate: 1000000}}}
     """
     with pytest.raises(CollapseError, match="learning_rate"):
         train(parse_spec(text), tmp_path / "run")

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from kclr.errors import RunError, SpecError
 from kclr.learned import Learned
-from kclr.run import TrainedLayer, load_run
+from kclr.run import Run, TrainedLayer, load_run
 from kclr.spec.registry import Part, register, splits
 from kclr.spec.schema import NAME
 
@@ -42,13 +42,22 @@ class FromRun(Part):
     def spec_name(self):
         return f"run:{self.path}"
 
+    @property
+    def run(self) -> Run:
+        """The run.
+
+        Raises:
+            RunError: there is none, or none of its layers is finished.
+        """
+        return load_run(os.path.expanduser(self.path))
+
     def _found(self, index) -> tuple[list[TrainedLayer], TrainedLayer]:
         """The layers below the one that is meant, and that one.
 
         Raises:
             RunError: there is no such run or layer, or its files are damaged.
         """
-        layers = load_run(os.path.expanduser(self.path)).layers
+        layers = self.run.layers
         names = [layer.name for layer in layers]
         if self.layer is None and index >= len(layers):
             raise RunError(

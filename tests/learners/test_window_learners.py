@@ -10,12 +10,13 @@ from kclr.errors import SpecError
 from kclr.keys import seed_of
 from kclr.layers import stacked
 from kclr.learned import PlainLayer
+from kclr.learners._windows import WindowLearner
 from kclr.learners.hebbian import competing_update
 from kclr.spec import parse_spec
 from kclr.spec.registry import parts
 from kclr.stack import train
 
-NAMES = sorted(name for name, part in parts("learner").items() if not part.contrastive)
+NAMES = sorted(name for name, part in parts("learner").items() if issubclass(part, WindowLearner))
 SIZE = (6, 6, 3)
 
 
