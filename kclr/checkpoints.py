@@ -4,11 +4,14 @@ Two are kept. The newest is set aside before the next one takes its place, so th
 file costs the steps between two saves, and not the layer.
 """
 
+import contextlib
 import math
 import os
 import re
+import signal
 import stat
 import struct
+import threading
 import time
 import zipfile
 import zlib
@@ -77,6 +80,28 @@ class TrainingState(keras.callbacks.Callback):
         self.path, self.history, self.every, self.guard = as_path(path), history, every, guard
         self.whole = False
         self._saved = time.perf_counter()
+        self._stepped = self._pressed = False
+
+    @contextlib.contextmanager
+    def interruptible(self):
+        """Let Ctrl-C, and SIGTERM where it is taken as Ctrl-C, wait for the end of a step while the
+        block runs, so that the step is not lost. The first step, which compiles, is not waited for;
+        who presses twice does not wait."""
+        own: dict[Any, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is signal.default_int_handler:
+                    own[number] = signal.signal(number, self._interrupt)
+        try:
+            yield
+        finally:
+            for number, handler in own.items():
+                signal.signal(number, handler)
+
+    def _interrupt(self, number, frame):
+        if self.whole or self._pressed or not self._stepped:
+            raise KeyboardInterrupt
+        self._pressed = True
 
     def on_epoch_begin(self, epoch, logs=None):
         self.whole = True
@@ -85,7 +110,9 @@ class TrainingState(keras.callbacks.Callback):
         self.whole = False
 
     def on_train_batch_end(self, batch, logs=None):
-        self.whole = True
+        self.whole = self._stepped = True
+        if self._pressed:
+            raise KeyboardInterrupt
         if (
             time.perf_counter() - self._saved >= self.every
             and self.history.step < self.history.total

@@ -1,5 +1,6 @@
 """Training by contrast, of one layer or several at once: compile and fit of a `TripletModel`."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,9 +126,12 @@ def train_layers(
     reseed = training.reseed(make, start, seed) if top.train.reseed else []
     listener.started(total, start, top.train.batch_size * sizes.views)
     try:
-        if start < total:
-            callbacks = [KeepMetrics(), told, guard, *reseed, *probes, history, *saving]
-            cluster.fit(model, batches, total - start, callbacks)
+        with contextlib.ExitStack() as signals:
+            for state in saving:
+                signals.enter_context(state.interruptible())
+            if start < total:
+                callbacks = [KeepMetrics(), told, guard, *reseed, *probes, history, *saving]
+                cluster.fit(model, batches, total - start, callbacks)
     except KeyboardInterrupt:
         # Between two steps everything agrees; within one the last save is what counts.
         for state in saving:

@@ -1,6 +1,7 @@
 """Checkpoints: damage and hostile content are told of before anything is put into a model."""
 
 import os
+import signal
 import types
 import zipfile
 
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from kclr.callbacks import StepHistory
 from kclr.checkpoints import TrainingState, forget, kept, previous, read_state, restored
 from kclr.errors import RunError
 
@@ -131,6 +133,31 @@ def test_where_both_are_damaged_the_cure_is_said_and_nothing_is_changed(model, s
         restored(model, saved, TOTAL)
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
+
+
+def test_a_signal_within_a_step_waits_for_its_end_and_a_second_one_does_not(tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    data = np.zeros((40, 4), np.float32), np.zeros((40, 3), np.float32)
+
+    def stopped(step, times):
+        trained = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        trained.compile("sgd", "mse", run_eagerly=True)
+        history = StepHistory(5, 10, lambda row: None)
+        state = TrainingState(tmp_path / "state.npz", history, every=1e9)
+
+        def press(batch, logs):
+            for _ in range(times if batch + 1 == step else 0):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        pressing = keras.callbacks.LambdaCallback(on_train_batch_end=press)
+        with pytest.raises(KeyboardInterrupt), state.interruptible():
+            trained.fit(*data, batch_size=4, callbacks=[pressing, history, state], verbose=0)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        return history.step, state.whole
+
+    assert stopped(4, 1) == (4, True)
+    assert stopped(4, 2) == (3, False)
+    assert stopped(1, 1) == (0, False)
 
 
 def test_a_kill_between_the_two_renames_costs_one_checkpoint_at_most(model, saved):

@@ -161,7 +161,8 @@ class Train(Part):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 20.0
     """Least time between two checkpoints; what an interruption costs at most, and one step."""
     on_collapse: Literal["stop", "warn"] = "stop"
-    """What to do when all embeddings become alike."""
+    """What to do when all embeddings become alike, or the finished filters answer to nothing or
+    beyond all measure. What is not finite stops in any case."""
 
     @model_validator(mode="after")
     def _one_length(self):
