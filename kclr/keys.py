@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import yaml
@@ -109,17 +110,22 @@ def _check_length(run, spec):
     if not finished:
         return
     now = spec.model_dump(mode="json")
-    before = {key: run.resolved.get(key) for key in now}
-    changed = []
+    try:
+        before = run.resolved
+    except (OSError, RunError):
+        return  # layers that were taken over, or a damaged file, of which others tell
+    changed: list[tuple[int, str, Any, Any]] = []
     for index, layer in enumerate(spec.stack):
         if run.layer_directory(index, layer.name) not in finished:
             continue
-        here, there = (each["stack"][index].get("train", {}) for each in (now, before))
+        here, there = (_train_of(each, index) for each in (now, before))
         for key in ("steps", "epochs"):
             more, fewer = here.get(key), there.get(key)
             if more != fewer and here | {key: fewer} == there:
                 changed.append((index, key, fewer, more))
-    if len(changed) != 1 or not all(changed[0][2:]) or changed[0][2] > changed[0][3]:
+    if len(changed) != 1 or not all(type(count) is int for count in changed[0][2:]):
+        return
+    if changed[0][2] > changed[0][3]:
         return
     index, key, fewer, more = changed[0]
     name = spec.stack[index].name
@@ -129,6 +135,15 @@ def _check_length(run, spec):
         f"one (--out), from its kernel and with a new optimizer: stack.{index}.learner: {{start: "
         f"{run.path}}}, and {key}: {more - fewer} more."
     )
+
+
+def _train_of(plain, index) -> dict[str, Any]:
+    """A layer's `train` in a plain spec; empty where there is none, or no such layer."""
+    try:
+        own = plain["stack"][index]["train"]
+    except (KeyError, IndexError, TypeError):
+        return {}
+    return own if isinstance(own, dict) else {}
 
 
 def adopt(spec: Spec, out, runs: Iterable[Run], keys=None) -> int:
