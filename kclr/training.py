@@ -14,7 +14,7 @@ from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import as_images
 from kclr.distribution import ALONE, Cluster, is_seed
 from kclr.errors import CollapseError
-from kclr.health import check_input, check_learned, varies
+from kclr.health import check_input, check_learned, fault, varies
 from kclr.keras_objects import dtype_policy, keras_augmentation, keras_optimizer
 from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches, stacked
 from kclr.layers.fast import several_replicas
@@ -264,7 +264,9 @@ class _Training:
                 found = layer.learner.start.learn(
                     layer, None, below, generator.images, [seed, index], None, Listener()
                 )
-                check_learned(found, layer, listener.warned)
+                wrong = fault(found)
+                if wrong and wrong[0] != "dead":  # dead filters may come to life, and are looked at
+                    check_learned(found, layer, listener.warned)
                 block.set_folded(found.kernel, found.bias)
             kernel, bias = (keras.ops.convert_to_numpy(part) for part in block.folded())
             below.append(PlainLayer(layer.name, layer.block.arguments(), kernel, bias))
