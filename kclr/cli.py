@@ -40,8 +40,10 @@ def main(arguments=None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
+        from kclr.spec.wording import printable
+
         where = f"{error.filename}: " if error.filename else ""
-        print(f"{where}{error.strerror or error}", file=sys.stderr)
+        print(printable(f"{where}{error.strerror or error}"), file=sys.stderr)
         return FAILED
 
 
@@ -214,6 +216,7 @@ def _show(options):
     from kclr.run import load_run
 
     run = load_run(options.run)
+    run.check_arrays()
     if options.json:
         print(
             json.dumps(run.summary or {"layers": [layer.facts for layer in run.layers]}, indent=2)

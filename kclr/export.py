@@ -2,7 +2,9 @@
 
 - `model.keras` is for Keras: transfer and fine-tuning, after `import kclr`. Float images in [0, 1].
 - `saved_model/` is for TensorFlow alone, where kclr is not installed: scripts, TF-Serving,
-  `keras.layers.TFSMLayer`. It takes uint8 images too. Keras 3 cannot fine-tune it.
+  `keras.layers.TFSMLayer(path, call_endpoint="embed", trainable=False)`. It takes uint8 images too.
+  Keras 3 cannot fine-tune it, and without `trainable=False` not even train a head on top of it ("is
+  not a valid scope name"): use `model.keras` for that.
 - `model.onnx` and `model.tflite` are for ONNX Runtime and for phones. Float images in [0, 1].
 
 All give the same feature maps, up to the rounding of float32.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kclr.errors import RunError, SpecError
 from kclr.paths import append, as_path, atomic
 from kclr.records import LayerFacts, Summary, read_record
-from kclr.safe_reading import parsed, read_array, read_numbers, read_text, sha256
+from kclr.safe_reading import MOST_ROWS, parsed, read_array, read_numbers, read_text, sha256
 from kclr.spec import parse_spec
 from kclr.spec.reading import read_yaml
 from kclr.spec.schema import NAME, Spec
@@ -263,13 +263,22 @@ class Run:
         """
         return parse_spec(self.text("resolved.yaml"), name=str(self.path / "resolved.yaml"))
 
-    def text(self, name) -> str:
-        """What a text file of the run says.
+    def text(self, name, most=2**20) -> str:
+        """What a text file of the run says, which has so many bytes at most.
 
         Raises:
             RunError: it cannot be read.
         """
-        return read_text(self.path / name, self.path, "Copy it back, or train again.")
+        return read_text(self.path / name, self.path, "Copy it back, or train again.", most)
+
+    def check_arrays(self) -> None:
+        """Read the kernel and the bias of every layer.
+
+        Raises:
+            RunError: one is damaged.
+        """
+        for layer in self.layers:
+            _ = layer.kernel, layer.bias
 
     def layer_directory(self, index, name):
         """Where layer `index` (from 0) is kept."""
@@ -316,7 +325,7 @@ class Run:
 
     def _lines(self, name) -> Iterator[dict[str, Any] | None]:
         """The rows of a file of JSON lines, None for damaged ones."""
-        for line in self.text(name).splitlines():
+        for line in self.text(name, MOST_ROWS).splitlines():
             row = None
             with contextlib.suppress(ValueError):
                 row = parsed(line)

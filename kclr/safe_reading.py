@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MOST_TEXT = 64 * 2**20  # bytes; a large experiment's results.json has some ten million
+MOST_ROWS = 512 * 2**20  # of a history that has a row for every one of a million steps
 MOST_ARRAY = 2 * 2**30
 MOST_COLUMNS = 200
 DEEPEST = 64  # lists and mappings in each other
@@ -149,7 +150,7 @@ def read_numbers(path, inside=None, cure="") -> list[dict[str, float]]:
     Raises:
         RunError: it is not such a file; see `opened`.
     """
-    text = read_text(path, inside, cure)
+    text = read_text(path, inside, cure, MOST_ROWS)
     try:
         lines = csv.reader(io.StringIO(text), strict=True)
         names = next(lines, [])

@@ -18,7 +18,7 @@ from kclr.errors import RunError, SpecError
 from kclr.learned import Listener
 from kclr.paths import shown
 from kclr.run import Run, TrainedLayer
-from kclr.safe_reading import sha256
+from kclr.safe_reading import read_json, sha256
 from kclr.spec.schema import Spec
 from kclr.spec.wording import printable
 
@@ -98,7 +98,7 @@ def verify_run(path, retrain: int = 0, tell: Callable[[str], None] | None = None
     labelled = any(layer and "test_accuracy" in layer.facts for layer in layers)
     spec, found = _specs(run, labelled)
     checks = [*found, *checks, *_order(run), *_settings(spec, layers)]
-    checks += [*_summary(run, layers, tell), *_others(run)]
+    checks += [*_summary(run, layers, tell), *_exports(run, layers), *_others(run)]
     if retrain:
         checks += _repeated(run, spec, layers, retrain, tell)
     return Verification(str(run.path), tuple(checks))
@@ -221,6 +221,25 @@ def _summary(run, layers, tell) -> Iterator[Check]:
     told = [(each.get("name"), each.get("key")) for each in summary.get("layers") or ()]
     if told and told != [each and (each.name, each.facts.get("key")) for each in layers]:
         yield Check("summary.json", WRONG, "its layers and keys are not those of layers/")
+
+
+def _exports(run, layers) -> Iterator[Check]:
+    """What `kclr export` wrote into the run, which the summary does not vouch for."""
+    folder = run.path / "exports"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith("."):
+            continue
+        place = f"exports/{path.name}"
+        about = path / "saved_model" / "assets.extra" / "kclr.json"
+        told, wrong = _tried(place, lambda about=about: read_json(about, run.path))
+        named = told.get("layers") if isinstance(told, dict) else None
+        named = [str(name) for name in named] if isinstance(named, list) else []
+        own = [each and each.name for each in layers]
+        if not wrong and (not named or named != own[: len(named)]):
+            wrong = [Check(place, WRONG, "it is of other layers. Export them again")]
+        if not wrong and not (path / "model.keras").is_file():
+            wrong = [Check(place, WRONG, "it has no model.keras. Export it again")]
+        yield from wrong or [Check(place, RIGHT, f"of the layers {', '.join(named)}")]
 
 
 def _others(run) -> Iterator[Check]:

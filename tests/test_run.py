@@ -116,6 +116,11 @@ def test_one_flipped_bit_in_an_array_is_noticed(path, name, teller):
     assert f"remove {folder} and go on" in message
 
 
+def test_a_damaged_bias_is_noticed_by_whoever_shows_the_run(path):
+    np.save(path / "layers/01-conv1/bias.npy", np.full(4, np.nan, np.float32))
+    assert "bias.npy: some of its numbers" in refused(path, lambda path: Run(path).check_arrays())
+
+
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_a_kernel_with_a_number_that_is_none_is_refused(path, number):
     file = path / "layers/01-conv1/kernel.npy"

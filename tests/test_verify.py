@@ -93,6 +93,16 @@ def test_what_is_damaged_is_named_and_hides_nothing_else(path, damage, places):
     assert main(["verify", str(path)]) == 1
 
 
+def test_exports_that_are_damaged_or_of_other_layers_are_named(path):
+    about = path / "exports/02-conv2-grid2/saved_model/assets.extra/kclr.json"
+    shutil.copytree(path / "saved_model", about.parents[1])
+    shutil.copy(path / "model.keras", about.parents[2])
+    assert wrong(path) == []
+    for text in ('{"layers": ["conv1", "other"]}', "{", "[]", '{"layers": 3}'):
+        about.write_text(text)
+        assert wrong(path) == ["exports/02-conv2-grid2"]
+
+
 def test_foreign_files_leftovers_and_an_unfinished_run_are_told_and_are_not_wrong(path):
     (path / "thesis.txt").write_text("mine")
     shutil.copytree(path / FIRST, path / "layers/.02-conv2.part")

@@ -46,6 +46,7 @@ def run_section(run: Run, name: str, folder: Path, names: Names) -> dict[str, An
     Raises:
         RunError: a file of the run cannot be read.
     """
+    run.check_arrays()
     summary, trained = run.summary, run.layers
     anchor = names(name)
     layers = []

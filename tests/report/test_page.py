@@ -9,6 +9,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from scipy import stats
 from kclr.errors import RunError, SpecError
 from kclr.report import page
 from kclr.report.page import write_report
+from kclr.report.probe_table import print_probe
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }}'
 NOTHING = "\N{EN DASH}"
@@ -463,6 +465,21 @@ def test_those_who_cannot_see_or_use_a_mouse_get_everything(tmp_path):
     assert max(np.diff(levels)) == 1
 
 
+def test_the_page_calls_filters_as_the_probe_does_and_markup_is_not_obeyed(tmp_path, capsys):
+    probe = json.loads(make_probe(tmp_path / "p.json").read_text())
+    names = ["kmeans, all layers", "pca, power 0.5", "my run [red]\x1b[31m :smile:"]
+    rows = [probe["summaries"][0] | {"features": name} for name in names]
+    (tmp_path / "p.json").write_text(json.dumps(probe | {"summaries": rows}))
+    write_report([tmp_path / "p.json"], tmp_path / "report.html")
+    words = Reader(tmp_path / "report.html").words
+    print_probe([SimpleNamespace(**row) for row in rows])
+    told = " ".join(capsys.readouterr().out.split())
+    for shown in ("spherical k-means, all layers", "principal components, power 0.5"):
+        assert shown in words
+        assert shown in told
+    assert "[red]\\x1b[31m :smile:" in told
+
+
 # what goes wrong
 
 
@@ -612,6 +629,7 @@ def test_a_report_needs_no_tensorflow(tmp_path):
     program = f"""
 import sys
 from kclr.report.page import write_report
+from kclr.report.probe_table import print_probe
 assert not {{"matplotlib", "jinja2", "scipy", "PIL"}} & set(sys.modules)
 write_report([{str(transfer)!r}], {str(tmp_path / "report.html")!r})
 assert not {{"tensorflow", "keras", "sklearn"}} & set(sys.modules)
