@@ -153,6 +153,13 @@ OTHERS = {
     "spectral": ({"objective": "spectral"}, "radius: 1"),
     "spectral in a ball": ({"objective": "spectral", "radius": 2.0}, "embedding.standardize: true"),
 }
+# A training by each takes seconds: three stand for all where that is what is tried.
+SOME = [
+    name
+    if name in ("infonce", "barlow", "spectral")
+    else pytest.param(name, marks=pytest.mark.full)
+    for name in OTHERS
+]
 # float (64 crops, 4 patches, 6 dimensions); a crop's patches are alike, and all of one image's.
 EMBEDDINGS = np.random.default_rng(0).normal(size=(64, 1, 6)) * np.ones((64, 4, 1))
 EMBEDDINGS += np.random.default_rng(1).normal(size=(64, 4, 6)) / 5
@@ -260,7 +267,7 @@ def test_an_objective_that_knows_no_ceiling_is_judged_by_its_embeddings_alone():
     assert looked_at(silent, *[EMBEDDINGS] * 5) is None
 
 
-@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("distance", ["euclidean", pytest.param("cosine", marks=pytest.mark.full)])
 def test_filters_that_all_died_are_stopped(distance):
     dead = ContrastiveConvBlock(8, 6, bias_initializer=keras.initializers.Constant(-100.0))
     trained = model(encoder=dead, distance=distance, mining="hardest", margin=0.5)
@@ -312,7 +319,7 @@ def test_a_healthy_training_is_not_stopped(distance):
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", SOME)
 def test_a_healthy_training_by_any_objective_is_not_stopped(name):
     rows = guarded(model(eager=False, **OTHERS[name][0]), 40)
     assert rows[-1]["effective_rank"] > 1
@@ -367,7 +374,9 @@ def augmented(policy="float32"):
         keras.config.set_dtype_policy(before)
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", ["float32", pytest.param("mixed_float16", marks=pytest.mark.full)]
+)
 def test_an_interrupted_training_ends_with_the_same_weights_and_rows_bit_for_bit(tmp_path, policy):
     whole, rows = augmented(policy), []
     fit(whole, 12, KeepMetrics(), StepHistory(5, 12, rows.append))

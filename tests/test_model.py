@@ -61,7 +61,14 @@ INPUTS = {
 }
 
 
-@pytest.mark.parametrize("form", INPUTS)
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param("patches", marks=pytest.mark.full),
+        "crops",
+        pytest.param("triplets", marks=pytest.mark.full),
+    ],
+)
 def test_every_form_of_input_trains_from_arrays_and_from_a_dataset(form):
     make, arrays = INPUTS[form]
     results = []
@@ -143,7 +150,9 @@ def test_the_effective_rank_names_a_line_a_round_cloud_and_a_point():
 
 
 @pytest.mark.parametrize("jit", [True, False])
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.full)]
+)
 def test_mixed_precision_trains_and_embeds_in_float32(policy, jit):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
@@ -321,7 +330,7 @@ np.testing.assert_allclose(two[0], one[0], atol=1e-5)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_two_replicas_take_the_steps_of_one():
     answer = subprocess.run(
         [sys.executable, "-c", REPLICAS],

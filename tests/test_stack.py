@@ -21,6 +21,12 @@ stack:
   - block: {filters: 8, kernel_size: 6}
     train: {steps: 12, batch_size: 32, log_every: 5}
 """
+# For what does not depend on how filters are found: no steps, so a second.
+QUICK = """
+data: photos
+stack:
+  - {block: {filters: 8, kernel_size: 6}, learner: {name: patches, windows: 500}}
+"""
 # As `two_layers` of conftest.py was trained with.
 TWO_LAYERS = f"""{ONE_LAYER.rstrip()}
   - block: {{filters: 6, kernel_size: 3}}
@@ -121,13 +127,15 @@ def test_a_finished_run_is_not_overwritten_by_accident(run):
 
 
 def test_overwriting_starts_anew_and_spares_what_is_no_run(tmp_path):
-    train(ONE_LAYER, tmp_path / "run")
-    changed = ONE_LAYER.replace("filters: 8", "filters: 4")
-    assert kernels(train(changed, tmp_path / "run", overwrite=True).path)[0].shape[-1] == 4
+    train(QUICK, tmp_path / "run", bare=True)
+    changed = QUICK.replace("filters: 8", "filters: 4")
+    assert (
+        kernels(train(changed, tmp_path / "run", overwrite=True, bare=True).path)[0].shape[-1] == 4
+    )
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("everything")
     with pytest.raises(kclr.RunError, match="kclr did not make it"):
-        train(ONE_LAYER, tmp_path / "mine", overwrite=True)
+        train(QUICK, tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
@@ -266,7 +274,10 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGKILL, marks=pytest.mark.full), signal.SIGTERM,
+            pytest.param(signal.SIGINT, marks=pytest.mark.full)]
+)  # fmt: skip
 def test_an_interrupted_run_resumes_to_the_same_kernels_bit_for_bit(tmp_path, how, whole):
     process = started(tmp_path, tmp_path / "cut")
     wait_for_rows(tmp_path / "cut", 2, process)
@@ -289,10 +300,10 @@ def test_a_layer_is_finished_with_its_picture_or_not_at_all(tmp_path, monkeypatc
 
     monkeypatch.setattr("kclr.stack._draw", full)
     with pytest.raises(OSError, match="No space left"):
-        train(ONE_LAYER, tmp_path / "run")
+        train(QUICK, tmp_path / "run")
     assert not kclr.run.Run(tmp_path / "run").layers
     monkeypatch.undo()
-    run = train(ONE_LAYER, tmp_path / "run", resume=True)
+    run = train(QUICK, tmp_path / "run", resume=True)
     assert (run.layers[0].directory / "filters.png").exists()
 
 
@@ -303,10 +314,10 @@ def test_filters_that_see_a_single_pixel_are_drawn_too(tmp_path):
 
 
 def test_overwriting_spares_a_run_that_is_being_trained(tmp_path):
-    run = train(ONE_LAYER, tmp_path / "run")
+    run = train(QUICK, tmp_path / "run", bare=True)
     another = pytest.raises(kclr.RunError, match="another process")
     with writing(run.path, RUN, resume=True), another:
-        train(ONE_LAYER, run.path, overwrite=True)
+        train(QUICK, run.path, overwrite=True)
     assert kernels(run.path)
 
 

@@ -83,7 +83,10 @@ def after_step(step, monkeypatch):
     monkeypatch.setattr(TrainingState, "on_train_batch_end", pressed)
 
 
-@pytest.mark.parametrize(("step", "when"), [(3, "within"), (5, "between"), (10, "between")])
+@pytest.mark.parametrize(
+    ("step", "when"),
+    [(3, "within"), pytest.param(5, "between", marks=pytest.mark.full), (10, "between")],
+)
 def test_an_interrupted_training_at_once_ends_with_the_same_layers(
     at_once, tmp_path, monkeypatch, step, when
 ):

@@ -120,7 +120,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [5, 10])
+@pytest.mark.parametrize("step", [pytest.param(5, marks=pytest.mark.full), 10])
 def test_after_an_interruption_the_rows_are_those_of_a_whole_run(whole, tmp_path, step):
     with pytest.raises(RunError, match="ended"):
         train(PROBE + ONE_LAYER, tmp_path / "run", listener=Killed(step))

@@ -1,7 +1,5 @@
 """Baselines: plain kernels that do what their names say, seen on real photographs."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
@@ -10,6 +8,7 @@ from kclr import windows as windows_room
 from kclr.errors import SpecError
 from kclr.layers import stacked
 from kclr.learned import PlainLayer
+from kclr.run import Run
 from kclr.transfer import baselines
 from kclr.transfer.baselines import BASELINES, baseline, run_images
 
@@ -201,7 +200,7 @@ def test_each_layer_is_made_from_the_images_it_was_trained_on(tmp_path):
           - block: {filters: 4}
         """
     )
-    first, second, third = run_images(SimpleNamespace(path=tmp_path))
+    first, second, third = run_images(Run(tmp_path))
     assert first is third
     assert (first.channels, second.channels) == (1, 3)
 
@@ -209,4 +208,4 @@ def test_each_layer_is_made_from_the_images_it_was_trained_on(tmp_path):
 def test_a_run_whose_images_are_gone_says_so(tmp_path):
     (tmp_path / "resolved.yaml").write_text("data: folder:gone\nstack: [{block: {filters: 4}}]")
     with pytest.raises(SpecError, match=r"made from the images that .* gone: no such folder"):
-        run_images(SimpleNamespace(path=tmp_path))
+        run_images(Run(tmp_path))
