@@ -1,6 +1,7 @@
 """The arguments of each command."""
 
 import argparse
+import os
 
 from kclr.version import __version__
 
@@ -13,11 +14,15 @@ def parser(functions) -> argparse.ArgumentParser:
         epilog="Start with: kclr init my.yaml && kclr train my.yaml",
     )
     parser.add_argument("--version", action="version", version=f"kclr {__version__}")
+    debugging = "show the whole trace of what is refused or fails"
+    default = bool(os.environ.get("KCLR_DEBUG"))
+    parser.add_argument("--debug", action="store_true", default=default, help=debugging)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name, words):
         sub = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
         sub.set_defaults(command=functions[name])
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=debugging)
         return sub
 
     def spec_arguments(sub):
@@ -156,6 +161,11 @@ def parser(functions) -> argparse.ArgumentParser:
     sub = command("transfer", "train classifiers from several starts and compare them")
     spec_arguments(sub)
     output_arguments(sub, "experiment", "transfers")
+    words = (
+        "let `classifier: MODULE:FUNCTION` import and run that module, from the working directory "
+        "too; for specs that you trust"
+    )
+    sub.add_argument("--allow-code", action="store_true", help=words)
 
     sub = command("report", "write an HTML page about runs, transfer experiments and probes")
     sub.add_argument(

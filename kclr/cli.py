@@ -10,11 +10,12 @@ import shlex
 import signal
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
-from kclr import workers
 from kclr.arguments import parser
 from kclr.errors import RunError, SpecError, reason
+from kclr.keras_backend import require_tensorflow
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -25,14 +26,19 @@ def main(arguments=None) -> int:
     Returns:
         The exit status: 0, 1 for a failed run, 2 for a wrong spec or argument, 130 after Ctrl-C.
     """
+    # Looking for plug-ins of pydantic takes as long as reading a spec.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    if "keras" not in sys.modules:  # whatever keras.json says, or the environment
+        os.environ["KERAS_BACKEND"] = "tensorflow"
     options = parser(COMMANDS).parse_args(arguments)
+    if options.debug:
+        os.environ["KCLR_DEBUG"] = "1"  # for the processes that a command starts
     try:
         return options.command(options) or DONE
     except (SpecError, RunError) as error:
-        from kclr.spec.wording import printable
-
-        print(*map(printable, str(error).split("\n")), sep="\n", file=sys.stderr)
-        return WRONG if isinstance(error, SpecError) else FAILED
+        return _refused(
+            options, error, str(error), WRONG if isinstance(error, SpecError) else FAILED
+        )
     except KeyboardInterrupt:
         print("\nInterrupted", file=sys.stderr)
         return INTERRUPTED
@@ -40,11 +46,24 @@ def main(arguments=None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        from kclr.spec.wording import printable
-
         where = f"{error.filename}: " if error.filename else ""
-        print(printable(f"{where}{error.strerror or error}"), file=sys.stderr)
-        return FAILED
+        return _refused(options, error, f"{where}{error.strerror or error}", FAILED)
+    except Exception as error:
+        words = f"kclr failed, by a mistake of its own: {reason(error)}"
+        if not options.debug:
+            words += f"\nThe trace is in {_traced(error)}. Please report it, with the spec."
+        return _refused(options, error, words, FAILED)
+
+
+def _refused(options, error, words, status):
+    """Say why a command ends, with `--debug` after the trace, and return its exit status."""
+    if options.debug:
+        error.__suppress_context__ = False
+        traceback.print_exception(error)
+    from kclr.spec.wording import printable
+
+    print(*map(printable, words.split("\n")), sep="\n", file=sys.stderr)
+    return status
 
 
 def _init(options):
@@ -91,6 +110,7 @@ def _check(options):
 
 
 def _train(options):
+    from kclr import workers
     from kclr.report.progress import listener_for
 
     spec = _load(options)
@@ -162,11 +182,11 @@ def _interruptible(options, out):
         ) from error
 
 
-def _traced(error, out):
-    """The file that says where an error comes from."""
+def _traced(error, out=None):
+    """The file that says where an error comes from, in the run `out` where there is one."""
     from kclr.directories import TRACE, kind_of, write_trace
 
-    if kind_of(out) and write_trace(out / TRACE, error):
+    if out is not None and kind_of(out) and write_trace(out / TRACE, error):
         return out / TRACE
     file = Path(tempfile.mkdtemp(prefix="kclr-"), TRACE)
     write_trace(file, error)
@@ -189,6 +209,8 @@ def _words(options, workers=True):
         words += ["--set", assignment]
     if options.out:
         words += ["--out", str(options.out)]
+    if getattr(options, "allow_code", False):
+        words.append("--allow-code")
     if workers and getattr(options, "workers", None):
         words += ["--workers", str(options.workers)]
     return words
@@ -197,7 +219,6 @@ def _words(options, workers=True):
 def _import_tensorflow():
     """Import TensorFlow without its start-up chatter, which says nothing to a user."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     for name in ("absl", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     sys.stderr.flush()
@@ -210,6 +231,7 @@ def _import_tensorflow():
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+    require_tensorflow("kclr")
 
 
 def _show(options):
@@ -228,9 +250,10 @@ def _show(options):
 
 
 def _verify(options):
+    from kclr.report.progress import status
     from kclr.verify import print_verification, verify_run
 
-    with _status() as tell:
+    with status("loading TensorFlow") as tell:
         if options.retrain:
             _import_tensorflow()
         found = verify_run(options.run, options.retrain, tell)
@@ -264,9 +287,10 @@ def _export(options):
 
 def _probe(options):
     from kclr.report.probe_table import print_probe
+    from kclr.report.progress import status
     from kclr.run import load_run
 
-    with _status() as tell:
+    with status("loading TensorFlow") as tell:
         _import_tensorflow()
         from kclr.transfer.probe import as_json, probe_run, summaries
 
@@ -292,20 +316,11 @@ def _probe(options):
         print_probe(summaries(results))
 
 
-@contextlib.contextmanager
-def _status():
-    """A function of words that shows them on a terminal while the work goes on."""
-    from rich.console import Console
-
-    with Console(stderr=True).status("loading TensorFlow") as shown:
-        yield shown.update
-
-
 def _transfer(options):
     from kclr.transfer.checks import load_transfer
     from kclr.transfer.progress import listener_for
 
-    spec = load_transfer(options.spec, options.overrides)
+    spec = load_transfer(options.spec, options.overrides, options.allow_code)
     out = _out(options, spec, "transfers")
     with _interruptible(options, out):
         _import_tensorflow()
@@ -319,6 +334,7 @@ def _transfer(options):
             resume=options.resume,
             overwrite=options.overwrite,
             listener=listener_for(options.json),
+            allow_code=options.allow_code,
         )
     if not options.json:
         print_results(results)

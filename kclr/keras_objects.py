@@ -62,9 +62,11 @@ def _in_keras_numbers(part, class_name, config, total):
     changed = {}
     for key, value in config.items():
         kind = known.get(key, "").rstrip("!?") if known else ""
-        steps = kind in ("steps", "steps_or_0", "boundaries") if kind else key.endswith("steps")
+        steps = kind in ("steps", "steps_or_0", "boundaries")
+        if known is None:
+            steps = key.endswith("steps") or key == "boundaries"
         if steps:
-            value = _in_steps(value, total, least=0 if kind == "steps_or_0" else 1)
+            value = _in_steps(value, total, least=0 if kind in ("", "steps_or_0") else 1)
         elif kind and KINDS[kind].number:
             value = [*map(_as_float, value)] if isinstance(value, list) else _as_float(value)
         changed[key] = value

@@ -7,9 +7,11 @@ import contextlib
 import csv
 import importlib.util
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +21,7 @@ from kclr import checkpoints, export
 from kclr.data.checks import source_findings
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.source_folder import Folder
-from kclr.data.sources import Images, as_images
+from kclr.data.sources import Images, as_images, as_source
 from kclr.directories import (
     CHECKPOINTS,
     LAYER,
@@ -44,10 +46,11 @@ from kclr.probing.stack_probe import StackProbe
 from kclr.provenance import hardware, versions
 from kclr.report import plots
 from kclr.report.filters import filter_order, top_patches
+from kclr.report.progress import is_watched, listener_for
 from kclr.run import Run, TrainedLayer, write_arrays
 from kclr.safe_reading import sha256
 from kclr.spec.augmentations import colour_findings
-from kclr.spec.findings import Finding, describe
+from kclr.spec.findings import Finding, describe, load_spec
 from kclr.spec.geometry import LayerGeometry, layer_geometry
 from kclr.spec.schema import Spec
 from kclr.training import train_layers
@@ -56,7 +59,7 @@ PICTURE_CROPS = 20_000
 
 
 def train(
-    spec: Spec,
+    spec,
     out,
     text: str | None = None,
     resume: bool = False,
@@ -65,20 +68,26 @@ def train(
     name: str = "spec",
     probe: StackProbe | None = None,
     bare: bool = False,
+    images=None,
+    verbose: bool | str = "auto",
 ) -> Run:
     """Train every layer of a spec, export the stack, and write all of it to a run directory.
 
     Args:
-        spec: from `kclr.load_spec`.
+        spec: from `kclr.load_spec`, or what that takes: a path, or a dict.
         out: the run directory.
         text: the spec as the user wrote it, kept as `spec.yaml`; the resolved one when left out.
         resume: go on with what `out` holds; finished layers are kept, an unfinished one goes on
             from its last checkpoint.
         overwrite: remove the run that `out` holds first.
-        listener: is told how it goes.
+        listener: is told how it goes, in place of what `verbose` shows.
         name: of the spec, in messages.
         probe: of the spec's section `probe`, where one has read the labelled images already.
         bare: train the layers, and leave out their pictures, the exports and the summary.
+        images: in place of the spec's `data`, whatever `kclr.PatchTripletGenerator` takes: an array
+            of (count, height, width, channels), a list of images, a tf.data.Dataset, ...
+        verbose: whether to print how it goes: True, False, or "auto", on a terminal and in a
+            notebook.
 
     Returns:
         The finished `Run`. With `train.distribute: multi-worker` every worker calls this, and only
@@ -88,7 +97,16 @@ def train(
         SpecError: the images or Keras do not fit the spec, or `out` was trained otherwise.
         RunError: `out` cannot be trained into, or the training failed.
     """
-    listener = listener or Listener()
+    if not isinstance(spec, Spec):
+        written, spec = spec, load_spec(spec)
+        if not isinstance(written, Mapping):
+            name, text = os.fspath(written), text or Path(written).read_text(encoding="utf-8-sig")
+    if images is not None:
+        spec = spec.model_copy(update={"data": as_source(images)})
+    if listener is None:
+        watched = is_watched() if verbose == "auto" else verbose
+        with contextlib.closing(listener_for() if watched else Listener()) as listener:
+            return train(spec, out, text, resume, overwrite, listener, name, probe, bare)
     if spec.export.onnx and not bare:
         export.require_onnx()
     if spec.tensorboard and not importlib.util.find_spec("tensorboard"):

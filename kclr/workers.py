@@ -60,7 +60,7 @@ def task_from_environment() -> Task:
         hosts = [*cluster.get("chief", ()), *cluster.get("worker", ())]
         own = int(config["task"]["index"])
         index = own + (len(cluster.get("chief", ())) if kind == "worker" else 0)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise RunError(f"TF_CONFIG is {text[:200]!r}. Write it {example}.") from None
     if kind not in ("chief", "worker"):
         raise RunError(

@@ -207,3 +207,33 @@ def test_a_search_says_what_it_needs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["search", str(tmp_path / "tiny.yaml")]) == 1
     assert "pip install 'kclr[search]'" in capsys.readouterr().err
+
+
+def test_an_error_of_kclrs_own_is_a_line_and_its_trace_a_file(tmp_path, monkeypatch, capsys):
+    def broken(path, overrides):
+        raise KeyError("no such\x1bthing")
+
+    monkeypatch.setattr("kclr.data.checks.draft_checked", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("KCLR_DEBUG", "")
+    assert main(["check", "my.yaml"]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "kclr failed, by a mistake of its own: KeyError: 'no such\\x1bthing'"
+    (trace,) = tmp_path.glob("*/*")
+    assert second == f"The trace is in {trace}. Please report it, with the spec."
+    assert "in broken" in trace.read_text()
+    assert main(["check", "my.yaml", "--debug"]) == 1
+    assert "in broken" in capsys.readouterr().err
+    assert len([*tmp_path.iterdir()]) == 1
+
+
+def test_debug_shows_where_something_was_refused(monkeypatch, capsys):
+    monkeypatch.setenv("KCLR_DEBUG", "")
+    assert main(["check", "nowhere.yaml"]) == 2
+    assert capsys.readouterr().err == (
+        "nowhere.yaml: no such file. `kclr init` writes one to start from.\n"
+    )
+    assert main(["--debug", "check", "nowhere.yaml"]) == 2
+    shown = capsys.readouterr().err
+    assert "FileNotFoundError" in shown
+    assert shown.endswith("nowhere.yaml: no such file. `kclr init` writes one to start from.\n")

@@ -89,7 +89,7 @@ def test_overrides_are_applied_and_checked(check):
     assert status == 2
     assert err == (
         "my.yaml: 1 thing to mend\n"
-        "  --set, stack.0.train.epochs: 'five' is not a whole number. Use 1 or more.\n"
+        "  --set, stack.0.train.epochs: 'five' is not a whole number. Use 1 to 2147483647.\n"
     )
 
 

@@ -9,9 +9,11 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 
 import kclr
 import kclr.learned
+from kclr.data.sources import as_images
 from kclr.directories import RUN, writing
 from kclr.spec import parse_spec
 
@@ -167,6 +169,46 @@ def test_shifted_augmented_patches_and_a_layer_with_its_own_images(tmp_path):
     assert (first.bias == 0).all()
     assert first.history()[-1]["learning_rate"] < 1e-3
     assert second.facts["steps"] > 4
+
+
+def test_a_dict_or_a_path_over_an_array_trains_as_a_spec_over_the_same_pictures(
+    tmp_path, photographs, capsys
+):
+    from PIL import Image
+
+    layer = {"block": {"filters": 3}, "train": {"steps": 2, "batch_size": 8, "jit": False}}
+    (tmp_path / "pictures").mkdir()
+    for index, image in enumerate(photographs[:12]):
+        Image.fromarray(image).save(tmp_path / "pictures" / f"{index:02d}.png")
+    array = np.stack([*as_images(tmp_path / "pictures").read()])  # in the folder's own order
+    text = yaml.safe_dump({"data": str(tmp_path / "pictures"), "stack": [layer]})
+    (tmp_path / "own.yaml").write_text(text)
+    expected = kclr.train(parse_spec(text), tmp_path / "a", bare=True)
+    written = {"data": "folder:nowhere", "stack": (layer,)}
+    runs = [
+        kclr.train(tmp_path / "own.yaml", tmp_path / "b", bare=True, verbose=False),
+        kclr.train({"stack": [layer]}, tmp_path / "c", bare=True, images=array),
+    ]
+    assert capsys.readouterr() == ("", "")
+    runs.append(kclr.train(written, tmp_path / "d", images=array, bare=True, verbose=True))
+    assert "conv1: training 2 steps" in capsys.readouterr().out
+    for run in runs:
+        np.testing.assert_array_equal(kernels(run.path)[0], kernels(expected.path)[0])
+    assert runs[1].resolved["data"]["source"] == "arrays"
+    again = kclr.train({"stack": [layer]}, tmp_path / "c", bare=True, images=array, resume=True)
+    assert len(again.layers) == 1
+    with pytest.raises(kclr.SpecError, match="data: nowhere: no such folder"):
+        kclr.train(written, tmp_path / "e")
+
+
+def test_colours_of_an_array_of_gray_images_are_refused_before_anything_is_trained(
+    tmp_path, photographs
+):
+    augment = [{"class_name": "RandomHue", "config": {"factor": 1}}]
+    spec = {"stack": [{"patches": {"augment": augment}}]}
+    with pytest.raises(kclr.SpecError, match=r"augment\.0: RandomHue changes colours"):
+        kclr.train(spec, tmp_path / "run", images=photographs[:10, ..., :1])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_wrong_config_of_a_later_layer_is_found_before_the_first_is_trained(tmp_path):

@@ -31,6 +31,8 @@ def test_a_cluster_is_as_tensorflow_documents_it(monkeypatch):
         (None, "TF_CONFIG on each machine.*--workers 2"),
         ("{", "Write it as in"),
         ('{"cluster": {}}', "Write it as in"),
+        ('{"cluster": {}, "task": {"type": "worker", "index": 1e400}}', "Write it as in"),
+        ("[" * 100_000, "Write it as in"),
         (json.dumps({"cluster": HOSTS, "task": {"type": "ps", "index": 0}}), "type is 'ps'"),
         (json.dumps({"cluster": HOSTS, "task": {"type": "worker", "index": 2}}), "Count from 0"),
     ],

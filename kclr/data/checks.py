@@ -1,5 +1,7 @@
 """Whether a spec's images are there, and large enough for its layers. No TensorFlow needed."""
 
+import re
+
 from kclr.data.sources import source as named_source
 from kclr.data.sources import split_source
 from kclr.spec.augmentations import colour_findings
@@ -102,7 +104,10 @@ def labelled_findings(name: str, path: tuple) -> list[Finding]:
     scheme = split_source(name)[0]
     if scheme not in LABELLED:
         forms = ["tfds:NAME", "folder:PATH", "digits"]
-        words = f"{shown(name)} names no labelled images.{nearest(scheme, LABELLED, forms)}"
+        close = nearest(scheme, LABELLED, forms)
+        if "mean" not in close and re.fullmatch(r"[\w.-]{1,60}", name):
+            close = f" Did you mean tfds:{name}, or the folder folder:{name}?{close}"
+        words = f"{shown(name)} names no labelled images.{close}"
         return [Finding(path, words)]
     problem = None if scheme == "digits" else named_source(name).problem()
     return [Finding(path, problem)] if problem else []

@@ -11,6 +11,7 @@ from kclr.data import image_files
 from kclr.data.sources import Source, digest
 from kclr.errors import SpecError
 from kclr.spec.registry import register
+from kclr.spec.wording import path_hint
 
 _HEADERS = 200  # files whose size is looked at to learn how small the pictures are
 
@@ -37,7 +38,7 @@ class Folder(Source):
             return None
         if os.path.exists(path):
             return f"{self.path} is a file. Name the folder it is in."
-        return f"{self.path}: no such folder.{_sibling(path)}"
+        return f"{self.path}: no such folder.{path_hint(self.path) or _sibling(path)}"
 
     def image_shape(self):
         if self.problem():

@@ -5,7 +5,6 @@ spec names it as `NAME` or `NAME:ARGUMENT`, alone or in a mapping beside its opt
 imports TensorFlow, so that a spec can be checked quickly.
 """
 
-import difflib
 import hashlib
 import os
 import threading
@@ -19,7 +18,7 @@ from pydantic import Field
 
 from kclr.data.pixels import UnreadableError, tiles, to_channels
 from kclr.errors import RunError, SpecError
-from kclr.spec.registry import Part, parts, splits
+from kclr.spec.registry import Part, parts, splits, unknown
 
 # A record is the name that messages give a picture, and a call that decodes it.
 Record = tuple[str, Callable[[], Any]]
@@ -282,16 +281,29 @@ def source(text, **options) -> Any:
     sources = parts("source")
     name, argument = split_source(text)
     if name not in sources:
-        near = difflib.get_close_matches(name, sources, n=1)
-        raise SpecError(
-            f"{name!r} is no known source. "
-            + (f"Did you mean {near[0]!r}?" if near else f"Choose from {', '.join(sources)}.")
-        )
+        arguments = {own: getattr(part, "argument", None) for own, part in sources.items()}
+        forms = [own + (f":{field.upper()}" if field else "") for own, field in arguments.items()]
+        raise SpecError(unknown("source", name, forms))
     try:
         return sources[name](**argument, **options)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise SpecError(f"{text}: {wrong}") from None
+
+
+def as_source(images) -> Source:
+    """What `as_images` takes as a source, which a spec's `data` may be.
+
+    Raises:
+        SpecError: a name is that of no source.
+    """
+    if isinstance(images, Source):
+        return images
+    if isinstance(images, (str, os.PathLike)):
+        return source(images if isinstance(images, str) else os.path.join(images, ""))
+    from kclr.data.arrays import Arrays
+
+    return Arrays(images=images)
 
 
 def as_images(images, **options) -> Images:

@@ -1,9 +1,11 @@
 """How a training is shown: bars on a terminal, lines elsewhere, JSON for machines."""
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,12 +13,38 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from kclr.learned import Listener
 
+EVERY_SECONDS = 15.0  # at least, between two lines of a layer that is being trained
+
 
 def listener_for(json_lines=False) -> Listener:
     """The way to show a training that fits where the output goes."""
     if json_lines:
         return JsonLines()
-    return Bars() if sys.stderr.isatty() else Lines()
+    return Bars() if redraws() else Lines()
+
+
+def redraws() -> bool:
+    """Whether standard error is a terminal that draws over what it has shown.
+
+    The one that a notebook gives to `!kclr train` is none: it keeps each state of a bar.
+    """
+    in_notebook = "JPY_PARENT_PID" in os.environ or "COLAB_RELEASE_TAG" in os.environ
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not in_notebook
+
+
+def is_watched() -> bool:
+    """Whether somebody sees at once what a Python program prints: on a terminal, in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+@contextlib.contextmanager
+def status(words) -> Iterator[Callable[[str], None]]:
+    """A function of words that shows them while the work goes on, where that can be drawn over."""
+    if not redraws():
+        yield lambda words: None
+        return
+    with Console(stderr=True).status(words) as shown:
+        yield shown.update
 
 
 def print_event(event, out=None, **facts) -> None:
@@ -51,7 +79,10 @@ class JsonLines(Listener):
 
 
 class Lines(Listener):
-    """A line for each layer's start and end, for logs and pipes; warnings on standard error."""
+    """A line for each layer's start and end, and for how it goes, for logs, pipes and notebooks.
+
+    Warnings go to standard error.
+    """
 
     def layer(self, index, layer, sizes):
         self._name = layer.name
@@ -63,6 +94,20 @@ class Lines(Listener):
     def started(self, total, done, patches):
         since = f" after step {done:,}" if done else ""
         print(f"{self._name}: training {total:,} steps{since}", flush=True)
+        self._total, self._patches, self._done = total, patches, done
+        self._since = self._told = time.perf_counter()
+
+    def stepped(self, step, metrics):
+        now = time.perf_counter()
+        if now - self._told < EVERY_SECONDS or step >= self._total:
+            return
+        self._told = now
+        speed = (step - self._done) * self._patches / (now - self._since)
+        print(
+            f"{self._name}: step {step:,} of {self._total:,}, loss {float(metrics['loss']):.3f}, "
+            f"{speed:,.0f} patches/s",
+            flush=True,
+        )
 
     def warned(self, message):
         print(f"{self._name}: {message}", file=sys.stderr, flush=True)

@@ -1,12 +1,15 @@
 """Specs and runs as tables for people."""
 
+from typing import TYPE_CHECKING
+
 import yaml
 
-from kclr.report.sections import hardware, versions
-from kclr.run import Run, load_run
 from kclr.spec.geometry import layer_geometry, output_size
 from kclr.spec.schema import Spec
 from kclr.spec.wording import printable
+
+if TYPE_CHECKING:
+    from kclr.run import Run
 
 EXAMPLE = (96, 96, 3)
 
@@ -78,8 +81,10 @@ def _aligned(rows):
         yield "  " + "  ".join(cells).rstrip()
 
 
-def print_run(run: Run) -> None:
+def print_run(run: "Run") -> None:
     """A run's layers, and where it was made."""
+    from kclr.report.sections import hardware, versions
+
     columns = {
         "steps": ("steps", ",.0f"),
         "seconds": ("seconds", ".1f"),
@@ -121,6 +126,8 @@ def print_run(run: Run) -> None:
 
 def print_uses(path) -> None:
     """What a finished run has, and the three lines of Python that use it."""
+    from kclr.run import load_run
+
     run = load_run(path)
     first = run.layers[0]
     height, width, _, filters = first.kernel.shape

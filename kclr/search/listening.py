@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from kclr.learned import Listener
-from kclr.report.progress import print_event
+from kclr.report.progress import print_event, redraws
 
 
 class SearchListener:
@@ -38,7 +38,7 @@ def listener_for(json_lines=False) -> SearchListener:
     """The way to show a search that fits where the output goes."""
     if json_lines:
         return JsonLines()
-    return Bar() if sys.stderr.isatty() else Lines()
+    return Bar() if redraws() else Lines()
 
 
 class JsonLines(SearchListener):

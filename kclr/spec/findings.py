@@ -1,7 +1,7 @@
 """Everything that is wrong with a spec, gathered in one go: each with place, value and cure."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from kclr.spec.complaints import complaint
 from kclr.spec.devices import device_findings
 from kclr.spec.fields import item, slot_at
 from kclr.spec.overrides import override
-from kclr.spec.reading import read_yaml
+from kclr.spec.reading import plain_value, read_yaml
 from kclr.spec.registry import Part
 from kclr.spec.schema import Spec
 from kclr.spec.search_findings import search_findings
@@ -25,7 +25,7 @@ from kclr.spec.sizes import (
     together_findings,
     whitening_findings,
 )
-from kclr.spec.wording import Finding, nearest, shown
+from kclr.spec.wording import Finding, nearest, printable, shown
 
 __all__ = ["Draft", "Finding", "describe", "load_spec", "nearest", "parse_spec", "read_draft"]
 
@@ -34,6 +34,7 @@ _NO_SIZES = {
     "activation", "augment", "augment_views", "batch_norm", "contrast", "contrast_epsilon",
     "filters", "padding", "use_bias", "whitening", "whitening_epsilon",
 }  # fmt: skip
+_LONGEST = 10_000_000  # letters of a spec; a device has no end
 # With so many mistakes, what else may be wrong can wait.
 _MANY = 300
 
@@ -98,14 +99,20 @@ class Draft:
 
 
 def load_spec(path, overrides=()) -> Spec:
-    """Read a spec from a YAML file, with `key.path=value` overrides, and check all of it.
+    """Read a spec with `key.path=value` overrides, and check all of it.
 
     Whether its images are there and large enough is `kclr.data.checks.load_checked`.
+
+    Args:
+        path: of the YAML file; or the spec as a Python program writes it, a dict of the same keys.
+        overrides: list of str, as `--set` takes them.
 
     Raises:
         SpecError: the file cannot be read, or something in it must be mended; the message lists
             everything at once.
     """
+    if isinstance(path, Spec) and not overrides:
+        return path
     return read_draft(path, overrides).finished()
 
 
@@ -115,14 +122,19 @@ def parse_spec(text, overrides=(), name="spec") -> Spec:
 
 
 def read_draft(path, overrides=(), root: type[Part] = Spec) -> Draft:
-    """`draft` of a file.
+    """`draft` of a file, or `checked` of a dict in its place.
 
     Raises:
         SpecError: the file cannot be read, or is not YAML.
     """
+    if isinstance(path, Mapping):
+        return checked(plain_value(path, "spec"), overrides, Draft("spec", root))
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(_LONGEST + 1)
+        if len(text) > _LONGEST:
+            raise SpecError(f"{path}: this is too long for a spec: more than {_LONGEST:,} letters.")
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file.{_similar_file(path)}") from None
     except IsADirectoryError:
@@ -150,11 +162,22 @@ def draft(text, overrides: Iterable[str] = (), name="spec", root: type[Part] = S
     document = read_yaml(text, name)
     places = {path: f"line {line}" for path, line in document.lines.items()}
     made = Draft(name, root, places=places)
-    value = document.value
     for path, line in dict.fromkeys(document.repeated):
         made.places[path] = f"line {line}"
         made.findings.append(Finding(path, "the key is given twice. Remove one of the two."))
-    for assignment in overrides:
+    return checked(document.value, overrides, made)
+
+
+def checked(value, overrides: Iterable[str], made: Draft) -> Draft:
+    """Check a spec's plain value and gather what is wrong, in the layers' sizes too.
+
+    Args:
+        value: plain.
+        overrides: `key.path=value`, each.
+        made: the draft so far, which is filled in and returned.
+    """
+    root = made.root
+    for assignment in overrides if isinstance(value, dict) or value is None else ():
         try:
             value, path = override(value, assignment, root)
         except SpecError as error:
@@ -305,10 +328,14 @@ def describe(name, findings, places=None) -> str:
     rows = [f"{name}: {count} to mend"]
     for finding in sorted(findings, key=lambda f: _order(f.path, places)):
         place = _place(finding.path, places)
-        written = "" if finding.path[:1] == ("--set",) else ".".join(map(str, finding.path))
+        written = "" if finding.path[:1] == ("--set",) else _cut(".".join(map(str, finding.path)))
         head = ", ".join(part for part in (place, written) if part)
         rows.append(f"  {head}: {finding.message}" if head else f"  {finding.message}")
-    return "\n".join(rows)
+    return "\n".join(printable(line) for row in rows for line in row.split("\n"))
+
+
+def _cut(text):
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _place(path, places):

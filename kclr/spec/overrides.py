@@ -33,12 +33,12 @@ def override(value: Any, assignment: str, root: type[Part] = Spec) -> tuple[Any,
     dotted, equals, text = assignment.partition("=")
     words = [word.strip() for word in dotted.split(".")]
     if not equals or not all(words):
-        raise SpecError(f"{assignment!r} is not of the form KEY.PATH=VALUE, {_EXAMPLE}.")
+        raise SpecError(f"{shown(assignment)} is not of the form KEY.PATH=VALUE, {_EXAMPLE}.")
     try:
         new = read_yaml(text, "value").value
     except SpecError as error:
         reason = str(error).partition(": ")[2]
-        raise SpecError(f"{dotted.strip()}: {text!r} cannot be read: {reason}") from None
+        raise SpecError(f"{dotted.strip()}: {shown(text)} cannot be read: {reason}") from None
     value = {} if value is None else value
     path: tuple = ()
     # Each step makes what it passes ready to be entered, so that the schema is asked about what

@@ -5,7 +5,9 @@ aliases and merge keys. Tags, dates, octal numbers and base 60 are not; what loo
 text. Keys are always text.
 """
 
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +68,7 @@ def read_yaml(text: str, name: str) -> Document:
     """
     loader = None
     try:
+        _check_depth(text)
         loader = _Loader(text)
         node = loader.get_single_node()
         document = Document()
@@ -92,6 +95,68 @@ def read_yaml(text: str, name: str) -> Document:
             loader.dispose()
 
 
+def plain_value(value: Any, name: str) -> Any:
+    """A copy of a spec that a Python program wrote, as `read_yaml` would give it.
+
+    Tuples become lists, numbers of numpy those of Python, paths text, and keys text; what is none
+    of these stays, and is looked at as every value of a spec is.
+
+    Args:
+        value: dicts, lists, texts, numbers, booleans and None.
+        name: of the spec, in messages.
+
+    Raises:
+        SpecError: it is nested too deeply, holds itself or too many values.
+    """
+    count = 0
+
+    def copied(value, depth):
+        nonlocal count
+        count += 1
+        if depth > DEEPEST or count > MOST_VALUES:
+            raise SpecError(f"{name}: this is nested too deeply, or holds too many values.")
+        if isinstance(value, Mapping):
+            return {str(key): copied(own, depth + 1) for key, own in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [copied(own, depth + 1) for own in value]
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        elif getattr(value, "shape", None) == () and hasattr(value, "item"):
+            value = value.item()
+        if problem := _unusable(value):
+            raise SpecError(f"{name}: {problem}")
+        return value
+
+    return copied(value, 0)
+
+
+def _check_depth(text):
+    """Refuse deep nesting before PyYAML nests as deeply: its C part ends the process by that."""
+    depth = 0
+    loader = _Loader(text)
+    try:
+        while not isinstance(event := loader.get_event(), yaml.StreamEndEvent):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > 2 * DEEPEST:
+                    mark: Any = event.start_mark
+                    raise yaml.MarkedYAMLError(problem="nesting depth", problem_mark=mark)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+    finally:
+        loader.dispose()
+
+
+def _unusable(value) -> str | None:
+    """Why a text or a number cannot be anything in a spec, or None where it may be."""
+    if isinstance(value, int) and abs(value) > 10**300:  # no float is as large
+        return "this is a very large number, and no key takes it. Use a smaller one."
+    for character in value if isinstance(value, str) else ():
+        if character == "\0" or "\ud800" <= character <= "\udfff":
+            code = f"\\x{ord(character):02x}" if character == "\0" else f"\\u{ord(character):04x}"
+            return f"the character {code} is not allowed in text. Remove it."
+    return None
+
+
 def _words(error, text, mark):
     """A YAML library's complaint in words for people."""
     problem = str(error.problem)
@@ -108,7 +173,9 @@ def _words(error, text, mark):
     if "nesting depth" in problem:
         return "this is nested too deeply."
     hint = ""
-    if "mapping values are not allowed" in problem:
+    if "escape" in problem or "hexdecimal" in problem:
+        hint = " In double quotes \\ begins an escape. Use single quotes, as in 'C:\\pictures'."
+    elif "mapping values are not allowed" in problem:
         hint = " Check the indentation, or put text with a colon in quotes."
     elif "expected <block end>" in problem or "could not find expected ':'" in problem:
         hint = " Check the indentation and the colons around this line."
@@ -168,6 +235,8 @@ class _Plain:
                 raise _NotReadError("a key must be a word. Put text with brackets in quotes.",
                                     key_node)  # fmt: skip
             key, line = key_node.value, key_node.start_mark.line + 1
+            if problem := _unusable(key):
+                raise _NotReadError(problem, key_node)
             if key in own:
                 self.document.repeated.append(((*path, key), line))
                 self.document.lines[(*path, key)] = line
@@ -182,11 +251,14 @@ class _Plain:
     def _scalar(self, node):
         self._check_tag(node, *_PLAIN)
         try:
-            return self.loader.construct_object(node)
+            value = self.loader.construct_object(node)
         except ValueError:  # int("9" * 5000), or a number tag on a word
             raise _NotReadError(
                 f"{_start(node.value)} is no number that can be read.", node
             ) from None
+        if problem := _unusable(value):
+            raise _NotReadError(problem, node)
+        return value
 
     def _check_tag(self, node, *allowed):
         if node.tag not in allowed:

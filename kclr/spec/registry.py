@@ -19,6 +19,7 @@ import importlib
 import importlib.metadata
 import inspect
 import itertools
+import logging
 import pkgutil
 import re
 import textwrap
@@ -37,6 +38,7 @@ BUILT_IN = {
 }
 
 _parts: dict[str, dict[str, type["Part"]]] = {kind: {} for kind in BUILT_IN}
+_broken: list[str] = []  # plug-ins that could not be loaded
 _splits: dict[str, Callable[[str], tuple[str, dict[str, Any]]]] = {}
 _patterns: dict[str, str] = {}
 
@@ -49,6 +51,8 @@ class Part(BaseModel):
         frozen=True,
         strict=True,
         allow_inf_nan=False,
+        # What a spec does not use is never built, which is a quarter of what `kclr check` takes.
+        defer_build=True,
     )
 
     part_name: ClassVar[str] = ""
@@ -151,13 +155,41 @@ def _discover():
             if not module.name.startswith("_"):
                 importlib.import_module(f"{package}.{module.name}")
     for plugin in importlib.metadata.entry_points(group="kclr.plugins"):
-        plugin.load()
+        try:
+            plugin.load()
+        except (Exception, SystemExit) as error:  # must not end every command
+            _broken.append(plugin.name)
+            owner = getattr(plugin.dist, "name", None)
+            cure = (
+                f"Mend it, or remove it: pip uninstall {owner}" if owner else "Mend or remove it."
+            )
+            logging.getLogger("kclr").warning(
+                "the plug-in %s (%s) cannot be loaded, and is left out: %s: %s. %s",
+                *(plugin.name, plugin.value, type(error).__name__, error, cure),
+            )
 
 
 def parts(kind) -> dict[str, type[Part]]:
     """All registered parts of a kind, by name."""
     _discover()
     return dict(_parts[kind])
+
+
+def unknown(kind, name, choices) -> str:
+    """What is said of a name that no part has.
+
+    Args:
+        kind: of part.
+        name: what was written.
+        choices: the names of the parts, each with what a text may add to it.
+    """
+    known = [choice.partition(":")[0] for choice in choices]
+    close = nearest(name, known, choices)
+    if kind == "source" and "mean" not in close and re.fullmatch(r"[\w.-]{1,60}", name):
+        close = f" Did you mean tfds:{name}, or the folder ./{name}? {close.strip()}"
+    if _broken:
+        close += f" The plug-in {_broken[0]}, which could not be loaded, may have it."
+    return f"{shown(name)} is no known {kind}.{close}"
 
 
 class Named:
@@ -227,7 +259,7 @@ class Named:
                 raise to_mend(words, *place, value=value)
             return part.model_validate(fields)
         if name is not None:
-            words = f"{shown(name)} is no known {self.kind}.{nearest(name, known, choices)}"
+            words = unknown(self.kind, name, choices)
         elif isinstance(value, dict) and not place:
             near = difflib.get_close_matches(self.key, value, n=1)
             if near:

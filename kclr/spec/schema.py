@@ -18,6 +18,7 @@ from pydantic import (
 from kclr.spec import keras_names
 from kclr.spec.json_schemas import tidied
 from kclr.spec.keras_parts import REGISTERED, Augmentation, Optimizer, known_to_keras
+from kclr.spec.keras_values import MOST_STEPS
 from kclr.spec.registry import ByName, Named, Part
 from kclr.spec.search import Search
 from kclr.spec.values import Amount, Cells, Powers
@@ -133,13 +134,13 @@ class Embedding(Part):
 class Train(Part):
     """How long and with what a layer is trained."""
 
-    epochs: Annotated[int, Field(ge=1)] | None = None
+    epochs: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
     """Passes over the images, one crop of each a pass (see `crops_per_image`)."""
-    steps: Annotated[int, Field(ge=1)] | None = None
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
     """Number of batches, in place of `epochs`. 1000 when neither is given."""
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 512
     """Crops in a batch."""
-    crops_per_image: Annotated[int, Field(ge=1)] = 1
+    crops_per_image: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 1
     """Crops of each image that make an epoch."""
     optimizer: Optimizer = Field(
         default_factory=lambda: Optimizer(class_name="Adam", config={"learning_rate": 0.001})
@@ -156,7 +157,7 @@ class Train(Part):
     """Compile the step with XLA; `auto` lets kclr choose what measured faster on this device."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Keras' dtype policy of the training step. Weights and exports are float32 in any case."""
-    log_every: Annotated[int, Field(ge=1)] = 50
+    log_every: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 50
     """Steps between two lines of the history."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 20.0
     """Least time between two checkpoints; what an interruption costs at most, and one step."""
@@ -261,7 +262,7 @@ class Probe(ByName):
 
     data: str
     """The labelled images: `tfds:NAME`, `folder:PATH` with a folder for each class, or `digits`."""
-    every: Annotated[int, Field(ge=1)] = 200
+    every: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 200
     """Steps between two probes. There is one after a layer's last step in any case."""
     limit: Annotated[int, Field(ge=2)] | None = 5000
     """Use only the first so many images; null for all."""

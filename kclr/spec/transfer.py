@@ -48,7 +48,8 @@ class Classifier(ByName):
 
     name: str = "zhao"
     """`zhao`, `alexnet`, `vgg`, `resnet`, `applications:NAME` for a model of `keras.applications`,
-    or `MODULE:FUNCTION` for a function that builds a Keras model."""
+    or `MODULE:FUNCTION` for a function that builds a Keras model. That module is imported and run,
+    from the working directory too, and so only with `kclr transfer --allow-code`."""
 
     @property
     def options(self) -> dict[str, Any]:

@@ -48,6 +48,17 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def path_hint(path: str) -> str:
+    """What is meant by a path that is not there, where it is one that only a shell would read."""
+    if "$" in path or "%" in path:
+        return " Variables are not read in a spec. Write ~ for your home, or the path in full."
+    if any(character in path for character in "*?["):
+        return " Patterns are not read. Name the folder: all pictures below it are used."
+    if any(not character.isprintable() for character in path):
+        return r" In double quotes \ begins an escape. Use single quotes, as in 'C:\pictures'."
+    return ""
+
+
 def _few(items):
     return [item for item, _ in zip(items, range(20), strict=False)]
 

@@ -1,5 +1,6 @@
 """Whether what a transfer spec names is there: arms, classifier, images, run. No TensorFlow."""
 
+import os
 from pathlib import Path
 
 from kclr.data.checks import labelled_findings, load_checked, source_findings
@@ -13,8 +14,14 @@ from kclr.transfer.arms import NEEDS, arms
 from kclr.transfer.classifiers import classifier_names
 
 
-def load_transfer(path, overrides=()) -> TransferSpec:
+def load_transfer(path, overrides=(), allow_code=False) -> TransferSpec:
     """Read a transfer spec from a YAML file, with `key.path=value` overrides, and check all of it.
+
+    Args:
+        path: of the file.
+        overrides: `key.path=value`, each.
+        allow_code: whether the classifier may be `MODULE:FUNCTION`, a module that is then imported
+            and run, from the working directory too.
 
     Returns:
         The spec; `pretrained` as a path that is there.
@@ -26,16 +33,17 @@ def load_transfer(path, overrides=()) -> TransferSpec:
     draft = read_draft(path, overrides, TransferSpec)
     if draft.spec is not None:
         draft.spec = _located(draft.spec, Path(path).parent)
-        draft.findings += [f for f in findings(draft.spec) if draft.trusted(*f.path)]
+        found = [*findings(draft.spec), *(() if allow_code else code_findings(draft.spec))]
+        draft.findings += [finding for finding in found if draft.trusted(*finding.path)]
     return draft.finished()
 
 
 def _located(spec, place):
     """`pretrained` beside the spec, where it is not there as it is written."""
-    if spec.pretrained is None or Path(spec.pretrained).exists():
+    if spec.pretrained is None or os.path.exists(spec.pretrained):
         return spec
     beside = place / spec.pretrained
-    return spec.model_copy(update={"pretrained": str(beside)}) if beside.exists() else spec
+    return spec.model_copy(update={"pretrained": str(beside)}) if os.path.exists(beside) else spec
 
 
 def findings(spec: TransferSpec) -> list[Finding]:
@@ -71,6 +79,18 @@ def _classifier(name):
         yield Finding(("classifier",), words)
 
 
+def code_findings(spec: TransferSpec) -> list[Finding]:
+    """A classifier that is a module of anybody's, which a spec alone may not have run."""
+    module, colon, _ = spec.classifier.name.partition(":")
+    if not colon or module == "applications":
+        return []
+    words = (
+        f"{shown(spec.classifier.name)} would import and run the Python module {module}. If you "
+        "trust it, allow that: --allow-code on the command line, allow_code=True in Python."
+    )
+    return [Finding(("classifier",), words)]
+
+
 def _pretrained(spec):
     if spec.pretrained is None:
         return
@@ -86,6 +106,8 @@ def _pretrained(spec):
             )
     except (SpecError, RunError) as error:
         problem = str(error)
+    except OSError as error:  # a name that is too long, say
+        problem = f"{shown(spec.pretrained)}: cannot be read: {error.strerror}."
     if problem:
         yield Finding(("pretrained",), problem)
         return

@@ -24,7 +24,7 @@ from kclr.provenance import hardware, versions
 from kclr.spec.findings import describe
 from kclr.spec.transfer import MOST_LAYERS, TransferSpec
 from kclr.transfer.arms import Arm, arms
-from kclr.transfer.checks import findings
+from kclr.transfer.checks import code_findings, findings
 from kclr.transfer.pretraining import Pretraining, contents, digest, fingerprint, labelled
 from kclr.transfer.progress import TransferListener
 from kclr.transfer.results import (
@@ -51,6 +51,7 @@ def run_experiment(
     resume: bool = False,
     overwrite: bool = False,
     listener: TransferListener | None = None,
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """Train the classifiers of a transfer spec, and write what they came to.
 
@@ -61,6 +62,8 @@ def run_experiment(
         resume: go on with what `out` holds; finished units are kept, failed ones tried again.
         overwrite: remove the experiment that `out` holds first.
         listener: is told how it goes.
+        allow_code: whether the classifier may be `MODULE:FUNCTION`, a module that is then imported
+            and run, from the working directory too.
 
     Returns:
         What `results.json` says: `title` with the protocol, `spec`, `units`, `versions`,
@@ -73,7 +76,7 @@ def run_experiment(
         RunError: `out` cannot be written to.
     """
     listener = listener or TransferListener()
-    found = findings(spec)
+    found = [*findings(spec), *(() if allow_code else code_findings(spec))]
     if found:
         raise SpecError(describe(spec.name or "spec", found))
     if tf.config.list_physical_devices("GPU"):

@@ -1,6 +1,7 @@
 """How a transfer experiment is shown: a bar on a terminal, lines elsewhere, JSON for machines."""
 
 import sys
+import time
 from typing import Any
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from kclr.learned import Listener
 from kclr.report import progress as training_progress
-from kclr.report.progress import print_event
+from kclr.report.progress import print_event, redraws
 
 
 class TransferListener:
@@ -48,7 +49,7 @@ def listener_for(json_lines=False) -> TransferListener:
     """The way to show an experiment that fits where the output goes."""
     if json_lines:
         return JsonLines()
-    return Bar() if sys.stderr.isatty() else Lines()
+    return Bar() if redraws() else Lines()
 
 
 class JsonLines(TransferListener):
@@ -78,7 +79,7 @@ class JsonLines(TransferListener):
 
 
 class Lines(TransferListener):
-    """A line for each unit, for logs and pipes; failures on standard error."""
+    """A line for each unit, and for how a long one goes; failures on standard error."""
 
     def pretraining(self):
         return training_progress.Lines()
@@ -86,6 +87,14 @@ class Lines(TransferListener):
     def begun(self, units, kept, epochs):
         before = f", {kept} of them finished before" if kept else ""
         print(f"{units} units of {epochs} epochs{before}", flush=True)
+        self._epochs, self._told = epochs, time.perf_counter()
+
+    def epoch(self, unit, row):
+        now = time.perf_counter()
+        if now - self._told >= training_progress.EVERY_SECONDS and row["epoch"] < self._epochs:
+            self._told = now
+            words = f"epoch {row['epoch']} of {self._epochs}, test {row['test_accuracy']:.1%}"
+            print(f"{describe(unit)}: {words}", flush=True)
 
     def finished(self, unit):
         print(f"{describe(unit)}: {_result(unit)}", flush=True)

@@ -90,7 +90,7 @@ class InitializeReport:
         from rich.console import Console
 
         text = io.StringIO()
-        Console(file=text, width=100, color_system=None).print(self)
+        Console(file=text, width=100, color_system=None, force_jupyter=False).print(self)
         return text.getvalue().rstrip()
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from kclr.data.checks import load_checked
 from kclr.errors import SpecError
 from kclr.spec import load_spec, parse_spec
 
@@ -78,7 +79,7 @@ def in_train(inside):
         ("block: {whitening_epsilon: 0}", "block.whitening_epsilon: 0 is out of range. Use more "
          "than 0 and at most 10."),
         ("patches: {patch_size: 1}", "patches.patch_size: 1 is out of range. Use 2 to 4096."),
-        ("train: {epochs: 0}", "train.epochs: 0 is out of range. Use 1 or more."),
+        ("train: {epochs: 0}", "train.epochs: 0 is out of range. Use 1 to 2147483647."),
         ("objective: {margin: .inf}", "objective.margin: inf is not a finite number."),
         # Choices.
         ("block: {padding: vald}", "block.padding: 'vald' is not allowed. Did you mean 'valid'?"),
@@ -108,7 +109,8 @@ def in_train(inside):
         # Sources.
         ("data: fotos", "data: 'fotos' is no known source. Did you mean 'photos'?"),
         ("data: xyz",
-         "data: 'xyz' is no known source. Choose from folder:PATH, photos, tfds:NAME."),
+         "data: 'xyz' is no known source. Did you mean tfds:xyz, or the folder ./xyz? Choose from "
+         "folder:PATH, photos, tfds:NAME."),
         ("data: tfds", "data: 'tfds' does not say which. Write tfds:NAME."),
         ("data: {sorce: photos}", "data.sorce: no such key. Did you mean 'source'?"),
         ("data: {tile: 3}", "data: has no key 'source'. Add it, as in source: tfds:NAME."),
@@ -312,7 +314,7 @@ def test_a_wrong_spec_of_20_lines_gets_all_its_errors_at_once():
         "or a smaller kernel_size.",
         "line 11, stack.0.objective.name: 'triplett' is no known objective. Did you mean "
         "'triplet'?",
-        "line 13, stack.0.train.epochs: 0 is out of range. Use 1 or more.",
+        "line 13, stack.0.train.epochs: 0 is out of range. Use 1 to 2147483647.",
         "line 16, stack.0.train.optimizer.config.learning_rat: Adam takes no such argument. Did "
         "you mean 'learning_rate'?",
         "line 17, stack.1.name: 'conv1' is the name of layer 0 too. Give each its own.",
@@ -443,3 +445,27 @@ def test_grids_are_one_for_each_layer(section, key, options, words):
     assert f"{section}.{key}: " in str(caught.value)
     assert words in str(caught.value)
     assert parse_spec(f"stack: [{{}}, {{}}]\n{section}: {{{data}{key}: [3, 2], all_layers: true}}")
+
+
+@pytest.mark.parametrize(
+    ("path", "cure"),
+    [
+        ("$HOME/pictures", "Variables are not read in a spec."),
+        ("'%USERPROFILE%/pictures'", "Variables are not read in a spec."),
+        ("pictures/*.png", "Patterns are not read. Name the folder"),
+        ('"C:\\new/pictures"', "Use single quotes, as in 'C:\\pictures'."),
+    ],
+)
+def test_what_only_a_shell_reads_in_a_path_is_said(tmp_path, path, cure):
+    spec = tmp_path / "my.yaml"
+    spec.write_text(f"data: {path}\nstack: [{{}}]")
+    with pytest.raises(SpecError) as error:
+        load_checked(spec)
+    assert "no such folder." in str(error.value)
+    assert cure in str(error.value)
+
+
+def test_letters_that_a_terminal_obeys_are_never_printed():
+    with pytest.raises(SpecError) as error:
+        parse_spec('"bl\\e[31mock": 1\nstack: "\\x7f"')
+    assert str(error.value).replace("\n", "").isprintable()

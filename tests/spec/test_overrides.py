@@ -171,3 +171,13 @@ def test_an_override_can_mend_the_file():
 def test_an_overridden_value_does_not_keep_the_lines_of_the_old_one():
     message = refusal("stack=[{blok: 3}]", text="stack:\n  - blok: 2")
     assert "--set, stack.0.blok: no such key. Did you mean 'block'?" in message
+
+
+def test_overrides_of_what_is_no_mapping_wait_until_it_is_one():
+    for text in ("word", "[1]", "3"):
+        assert "a spec is a mapping with the key `stack`" in refusal("seed=3", text=text)
+
+
+def test_a_long_override_is_not_repeated_in_full():
+    assert len(refusal("seed=" + "[" * 100_000)) < 500
+    assert len(refusal("x" * 100_000)) < 500

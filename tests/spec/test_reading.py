@@ -1,9 +1,13 @@
 """YAML as people write it, and as it should not be."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import yaml
 
 from kclr.errors import SpecError
+from kclr.spec import reading
 from kclr.spec.reading import MOST_VALUES, read_yaml
 
 
@@ -123,6 +127,11 @@ def test_a_long_file_is_read():
         ("? [a, b]\n: 1", "my.yaml:1:3: a key must be a word. Put text with brackets in quotes."),
         ("{{ name }}: 1", "a key must be a word."),
         ("<<: 3", "`<<` takes in a mapping (*name), or a list of them."),
+        ('a: "x\\0"', "my.yaml:1:4: the character \\x00 is not allowed in text. Remove it."),
+        ('"\\0": 1', "my.yaml:1:1: the character \\x00 is not allowed in text."),
+        ("a: " + "9" * 400, "my.yaml:1:4: this is a very large number, and no key takes it."),
+        ('a: "C:\\Users"', "Use single quotes, as in 'C:\\pictures'."),
+        ('a: "C:\\pictures"', "Use single quotes, as in 'C:\\pictures'."),
         ("b: 1\na: \x01", "my.yaml:2: the character '\\x01' is not allowed in YAML. Remove it."),
     ],
 )  # fmt: skip
@@ -132,3 +141,22 @@ def test_what_is_not_read_is_said_with_its_line(text, expected):
 
 def test_an_unpaired_surrogate_is_refused_as_any_text():
     assert complaint("a: \ud800").startswith("my.yaml")
+
+
+def test_deep_nesting_is_refused_before_pyyaml_nests_as_deeply(monkeypatch):
+    monkeypatch.setattr(reading._Loader, "get_single_node", None)
+    for text in ("[" * 100_000, "- " * 100_000, "{a: " * 100_000):
+        with pytest.raises(SpecError, match="nested too deeply"):
+            read_yaml(text, "my.yaml")
+
+
+def test_a_programs_values_become_those_of_a_file():
+    written = {1: (np.int64(3), np.float32(0.5), Path("a/b")), "b": None}
+    found = reading.plain_value(written, "spec")
+    assert found == {"1": [3, 0.5, "a/b"], "b": None}
+    assert type(found["1"][0]) is int
+    endless = []
+    endless.append(endless)
+    for odd in (endless, "x\0", 10**400):
+        with pytest.raises(SpecError, match="^spec: "):
+            reading.plain_value([odd], "spec")

@@ -1,5 +1,6 @@
 """Parts of a package of somebody else's: registered, checked, described and told apart."""
 
+import importlib.metadata
 from typing import Annotated
 
 import pytest
@@ -98,3 +99,24 @@ def test_a_name_is_given_once_and_only_among_known_kinds():
 
     with pytest.raises(ValueError, match="'miner' is no kind of part; choose from source, obj"):
         register("miner", "x")
+
+
+def test_a_broken_plug_in_is_named_and_the_rest_goes_on(monkeypatch, caplog):
+    broken = importlib.metadata.EntryPoint("mine", "not_there.at_all", "kclr.plugins")
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [broken])
+    monkeypatch.setattr(registry, "_broken", [])
+    registry._discover.cache_clear()
+    try:
+        assert parse_spec("stack: [{objective: triplet}]")
+        assert refusal("mine_own") == [
+            ": 'mine_own' is no known objective. Choose from "
+            + ", ".join(sorted(registry.parts("objective")))
+            + ". The plug-in mine, which could not be loaded, may have it."
+        ]
+    finally:
+        registry._discover.cache_clear()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "the plug-in mine (not_there.at_all) cannot be loaded, and is left out: "
+        "ModuleNotFoundError: No module named 'not_there'. Mend or remove it."
+    )

@@ -47,7 +47,7 @@ def test_a_search_is_read_with_its_defaults_and_dumped_again():
         ("stack.2.objective.temperature: {float: [0.1, 1]}", "its items are 0 to 1"),
         ("stack.2: {choice: [{block: {filters: 8}}]}", "a search adds no layer. Write it into"),
         ("stack.1.objective.temperature: {float: [0.0, 1]}", "0.0 is out of range. Use 0.01"),
-        ("stack.1.train.steps: {int: [0, 9]}", "0 is out of range. Use 1 or more"),
+        ("stack.1.train.steps: {int: [0, 9]}", "0 is out of range. Use 1 to 2147483647"),
         ("stack.1.train.steps: {float: [1, 9]}", "is not a whole number"),
         ("stack.1.block.padding: {choice: [same, vald]}", "Did you mean 'valid'?"),
         ("stack.1.embedding.head: {choice: [[8], [a]]}", "'a' is not a whole number"),

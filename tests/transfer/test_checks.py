@@ -84,3 +84,20 @@ def test_the_check_does_not_wait_for_tensorflow(tmp_path):
     )
     answer = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
     assert answer.stdout.strip() == "False", answer.stderr
+
+
+def test_a_strangers_classifier_is_not_imported_unless_that_is_allowed(tmp_path, monkeypatch):
+    (tmp_path / "evil.py").write_text("raise SystemExit('run')")
+    (tmp_path / "my.yaml").write_text(
+        "data: digits\nclassifier: evil:build\narms: [random start]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "line 2, classifier: 'evil:build' would import and run the Python module evil. If you "
+        "trust it, allow that: --allow-code on the command line, allow_code=True in Python."
+    )
+    with pytest.raises(SpecError, match=words):
+        load_transfer("my.yaml")
+    assert load_transfer("my.yaml", allow_code=True).classifier.name == "evil:build"
+    assert "evil" not in sys.modules
+    assert load_transfer("my.yaml", ["classifier=applications:VGG16"])

@@ -1,0 +1,96 @@
+"""Keras as kclr needs it: on TensorFlow, and knowing kclr's classes.
+
+`import kclr` imports no Keras, and yet a `.keras` file of kclr's has to load after it. So Keras is
+told of kclr's classes at once where it is there already, and else when somebody imports it.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+from contextlib import suppress
+
+from kclr.errors import RunError
+
+# Modules that register classes with Keras.
+_REGISTERING = ("kclr.layers", "kclr.losses", "kclr.pooling", "kclr.initializers", "kclr.model")
+
+
+def require_tensorflow(what: str) -> None:
+    """Refuse to go on where Keras runs on something else.
+
+    Args:
+        what: needs it, in the message.
+
+    Raises:
+        RunError: Keras has another backend.
+    """
+    try:
+        import keras
+
+        backend = keras.config.backend()
+    except ImportError as error:
+        backend = os.environ.get("KERAS_BACKEND", "")
+        if backend in ("", "tensorflow") and error.name in ("keras", "tensorflow"):
+            raise
+        backend = backend or f"one that cannot be imported ({error})"
+    if backend != "tensorflow":
+        origin = "by KERAS_BACKEND" if os.environ.get("KERAS_BACKEND") else "by keras.json"
+        raise RunError(
+            f"{what} needs Keras on TensorFlow, and its backend is {backend} ({origin}). Set the "
+            "environment variable KERAS_BACKEND=tensorflow before Keras is imported."
+        )
+
+
+def register_classes() -> None:
+    """Tell Keras of kclr's classes, now or when it is imported."""
+    if not _register():
+        sys.meta_path.insert(0, _Watcher())
+
+
+def _register() -> bool:
+    """Whether Keras and TensorFlow are there, and nothing is left to wait for."""
+    if not _imported("keras") or not _imported("tensorflow"):
+        return False
+    # What keeps kclr from working with this Keras is said where kclr is used, not here.
+    with suppress(Exception):
+        for module in _REGISTERING:
+            importlib.import_module(module)
+    return True
+
+
+def _imported(name):
+    """Whether a module has been imported, to its end."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return spec is not None and not getattr(spec, "_initializing", False)
+
+
+class _Watcher:
+    """Finds Keras and TensorFlow as Python would, and looks again once either is imported.
+
+    Each imports the other somewhere, so that only the outer one's end is the time.
+    """
+
+    def __init__(self):
+        self._finding = False
+
+    def find_spec(self, name, path=None, target=None):
+        """The module's spec, whose loader registers kclr's classes when it is done."""
+        if name not in ("keras", "tensorflow") or self._finding:
+            return None
+        self._finding = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._finding = False
+        if spec is not None and spec.loader is not None:
+            executed = spec.loader.exec_module
+
+            def exec_module(module):
+                executed(module)
+                spec._initializing = False  # type: ignore[attr-defined]
+                if self in sys.meta_path and _register():
+                    sys.meta_path.remove(self)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
