@@ -360,7 +360,7 @@ def _search(options):
         resume, overwrite = options.resume, options.overwrite
         if options.workers:
             running.check_search(spec, options.spec)
-            with running.begun(plain, out, text, resume, overwrite):
+            with running.begun(spec, plain, out, text, resume, overwrite):
                 pass  # the processes go on with it
             words = [*_words(options, workers=False)[1:], "--resume"]
             supervise(words, out, options.workers, listener)

@@ -122,7 +122,7 @@ RUN = Kind(
     "kclr train",
     (
         *EXPORT.files,
-        *("spec.yaml", "resolved.yaml", "metrics.jsonl", "summary.json"),
+        *("spec.yaml", "resolved.yaml", "metrics.jsonl", "summary.json", "pictures.json"),
         *_below("layers/##-*", *LAYER.files),
         *_below("checkpoints", *CHECKPOINTS.files),
         *_below("exports/*", *EXPORT.files),

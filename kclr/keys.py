@@ -4,21 +4,29 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import yaml
 
-from kclr.data.sources import as_images
+from kclr.data.fingerprints import Tell
+from kclr.data.sources import Images, as_images
 from kclr.directories import RUN, mark
 from kclr.distribution import ALONE, Cluster
 from kclr.errors import RunError, SpecError
 from kclr.health import fault
 from kclr.learned import Learned
 from kclr.paths import atomic
-from kclr.run import Run, TrainedLayer, check_same
+from kclr.run import Run, TrainedLayer
+from kclr.safe_reading import parsed
 from kclr.spec.schema import Spec
+from kclr.spec.wording import printable
+
+FORMAT = 3  # goes up with whatever makes the same facts give other kernels
+PICTURES = "pictures.json"  # of a run: the hash of each picture that it was trained on
+MOST_SHOWN = 8  # differences in a message
 
 
 def sources(spec) -> set:
@@ -31,12 +39,42 @@ def seed_of(spec, index):
     return int(np.random.SeedSequence([spec.seed, index]).generate_state(1)[0] >> 1)
 
 
-def keys_of(spec, opened, cluster: Cluster = ALONE) -> list[str]:
-    """For each layer a hash of all that its kernel depends on, those below included."""
-    keys: list[str] = []
+@dataclass(frozen=True)
+class Made:
+    """What something in a run's directory depends on.
+
+    Attributes:
+        key: a hash of all of it.
+        facts: the same in plain values, so that it can be said in what two of them differ.
+    """
+
+    key: str
+    facts: dict[str, Any]
+
+    def written(self) -> dict[str, Any]:
+        """As `layer.json` and the like say it."""
+        return {"key": self.key, "made_of": self.facts}
+
+
+def made(facts, hidden=()) -> Made:
+    """Facts with their hash; those named `hidden` are for people and do not count in it."""
+    counted = {key: value for key, value in facts.items() if key not in hidden}
+    return Made(hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest(), facts)
+
+
+def layers_made(spec, opened, cluster: Cluster = ALONE, tell: Tell | None = None) -> list[Made]:
+    """For each layer what its kernel depends on, the layers below included.
+
+    Args:
+        spec: from `kclr.load_spec`.
+        opened: the `Images` of each of its sources; all of their content is hashed.
+        cluster: of those that train together.
+        tell: is told how many of how many pictures are hashed, where that takes a while.
+    """
+    found: list[Made] = []
     for first, top in spec.trainings():
         layers = spec.stack[first : top + 1]
-        below = keys[-1:]
+        below = [layer.key for layer in found[-1:]]
         settings = [layer.model_dump(mode="json", exclude={"name", "data"}) for layer in layers]
         for index, (layer, own) in enumerate(zip(layers, settings, strict=True), start=first):
             _by_content(layer.learner, own, "learner", index)
@@ -47,19 +85,27 @@ def keys_of(spec, opened, cluster: Cluster = ALONE) -> list[str]:
                 # Dead filters are started anew where the history has a row.
                 if not (key == "log_every" and told.get("reseed")):
                     told.pop(key, None)
+        images = opened[layers[-1].data or spec.data]
+        key = f"stack.{top}.data" if layers[-1].data else "data"
         for index in range(first, top + 1):
             facts = {
-                "format": 2,
+                "format": FORMAT,
                 "layers": settings,
+                "first": first,
                 "layer": index - first,
-                "images": opened[layers[-1].data or spec.data].fingerprint,
-                "seed": seed_of(spec, top),
+                "seed": spec.seed,
                 "below": below,
+                "fingerprint": images.fingerprint,
+                "images": {key: image_facts(images, tell)},
             }
             if cluster.replicas > 1 and (cluster.by_file or not cluster.gather):
-                facts["shared"] = [cluster.by_file, cluster.gather, cluster.replicas]
-            keys.append(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
-    return keys
+                facts["shared"] = {
+                    "train.shard": "file" if cluster.by_file else "example",
+                    "train.gather": cluster.gather,
+                    "devices": cluster.replicas,
+                }
+            found.append(made(facts, hidden=("images",)))
+    return found
 
 
 def from_runs(spec) -> list:
@@ -75,20 +121,33 @@ def _by_content(learner, settings, key, index):
         settings[key] = {"name": learner.part_name, "kernel": learner.digest(index)}
 
 
-def check_finished(run, spec, keys):
+def image_facts(images: Images, tell: Tell | None = None) -> dict[str, Any]:
+    """What tells images from others, in plain values: options, `content` (a hash) and `count`."""
+    contents = images.identify(tell)
+    about = {"name": images.name, **images.options}
+    return {**about, "content": contents.digest, "count": contents.count}
+
+
+def check_finished(run, spec, layers: Sequence[Made], opened):
     """Refuse to go on in a directory whose layers the spec would train otherwise.
+
+    Args:
+        run: of the directory. spec: from `kclr.load_spec`. layers: from `layers_made`.
+        opened: the `Images` of each of the spec's sources.
 
     Raises:
         SpecError: it would.
     """
     _check_length(run, spec)
+    known = _listed(run)
+    known |= {found.digest: found.pictures for found in map(Images.identify, opened.values())}
     expected = {}
     for index, layer in enumerate(spec.stack):
-        expected[run.layer_directory(index, layer.name)] = keys[index]
+        expected[run.layer_directory(index, layer.name)] = layers[index]
         started = run.checkpoint(index, layer.name).with_suffix(".key")
         if started.exists():
-            known = run.text(started.relative_to(run.path))
-            check_same(keys[index], known, f"{run.path}: layer {layer.name}")
+            where = f"{run.path}: layer {layer.name}"
+            check_same(layers[index], run.text(started.relative_to(run.path)), where, known)
     for trained in run.layers:
         if trained.directory not in expected:
             raise SpecError(
@@ -96,8 +155,162 @@ def check_finished(run, spec, keys):
                 "its place. Train into another directory with --out, or start anew with "
                 "--overwrite."
             )
-        key = trained.facts.get("key")
-        check_same(expected[trained.directory], key, f"{run.path}: layer {trained.name}")
+        where = f"{run.path}: layer {trained.name}"
+        check_same(expected[trained.directory], trained.facts, where, known)
+
+
+def list_pictures(run, opened):
+    """Keep a hash of each picture in the run, so that it can be said which ones differ later."""
+    before = _listed(run)
+    now = {found.digest: found.pictures for found in map(Images.identify, opened.values())}
+    now = {digest: dict(pictures) for digest, pictures in now.items() if pictures}
+    if now.keys() - before.keys():
+        run.write_text(PICTURES, json.dumps(before | now, indent=0) + "\n")
+
+
+def _listed(run) -> dict[str, Any]:
+    """The pictures' hashes that a run keeps, by the hash of them all; none where they are lost."""
+    if not (run.path / PICTURES).exists():
+        return {}
+    try:
+        listed = parsed(run.text(PICTURES))
+    except ValueError:  # a RunError too
+        return {}
+    return {digest: _mapping(own) for digest, own in _mapping(listed).items()}
+
+
+def check_same(now: Made, before, where, known=None, words=None, was="trained"):
+    """Refuse to go on with what was made otherwise.
+
+    Args:
+        now: what the spec asks for.
+        before: what is there: the mapping with `key` and `made_of`, or its JSON.
+        where: what it is, in messages.
+        known: hashes of pictures by name, by the `content` of their images.
+        words: function from facts to those that are shown, by what they are called in a spec;
+            `told` for layers when left out.
+        was: what was done to make it.
+
+    Raises:
+        SpecError: it was made otherwise; the message says in what.
+    """
+    cure = (
+        "Use another directory with --out, or start anew with --overwrite (what is there is lost)."
+    )
+    if isinstance(before, str):
+        try:
+            before = parsed(before)
+        except ValueError:
+            before = None
+    before = _mapping(before)
+    if before.get("key") == now.key:
+        return
+    facts = before.get("made_of")
+    if not isinstance(facts, dict) or facts.get("format") != now.facts["format"]:
+        raise SpecError(
+            f"{where} was {was} by an earlier version of kclr, which kept no record of what it "
+            f"depends on that could be compared. It can be read, but not gone on with. {cure}"
+        )
+    words = words or told
+    settings = differences(words(facts), words(now.facts))
+    images = other_images(facts.get("images"), now.facts["images"], known or {})
+    kinds = ["with other settings"] * bool(settings) + ["on other images"] * bool(images)
+    shown = [*settings, *images] or [
+        "its key is not that of what it says it was made of, so one of the two was changed"
+    ]
+    more = [f"and {len(shown) - MOST_SHOWN} more"] * (len(shown) > MOST_SHOWN)
+    raise SpecError(
+        f"{where} was {was} {' and '.join(kinds) or 'otherwise'}:"
+        + "".join(f"\n  {line}" for line in [*shown[:MOST_SHOWN], *more])
+        + f"\n{cure}"
+    )
+
+
+def told(facts) -> dict[str, Any]:
+    """The facts of a layer by the keys that a spec has for them."""
+    layers, first = facts.get("layers"), facts.get("first")
+    found: dict[str, Any] = {"seed": facts.get("seed")}
+    if isinstance(layers, list) and isinstance(first, int):
+        found |= {f"stack.{first + index}": own for index, own in enumerate(layers)}
+    for key, images in _mapping(facts.get("images")).items():
+        found[key] = {
+            option: own for option, own in _mapping(images).items() if option not in _UNTOLD
+        }
+    return found | _mapping(facts.get("shared"))
+
+
+def differences(before, now) -> list[str]:
+    """A line for each plain value that differs, with its key path and both values."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    return [
+        f"{path}: {_shown(old, path)} there, {_shown(new, path)} in the spec"
+        for path in {**new, **old}
+        if old.get(path, _NONE) != new.get(path, _NONE)
+    ]
+
+
+def other_images(before, now, known) -> list[str]:
+    """A line for all images of which some pictures differ: how many, as well as it is known.
+
+    Args:
+        before, now: facts of images (see `image_facts`) by the key that a spec has for them.
+        known: for each `content` the hash of each picture by name.
+    """
+    found = []
+    for key, own in _mapping(now).items():
+        then, name = _mapping(_mapping(before).get(key)), own["name"]
+        if then and then.get("content") != own["content"]:
+            old, new = known.get(str(then.get("content"))), known.get(own["content"])
+            same = then.get("name") == name
+            if same and old and new:
+                found.append(f"{printable(name)}: {_picture_differences(old, new)}")
+            else:
+                other = "other images" if same else f"not {printable(then.get('name'))}"
+                counts = f"{printable(then.get('count'))} then, {own['count']} now"
+                found.append(f"{printable(name)}: {other} ({counts})")
+    return found
+
+
+def _picture_differences(old, new):
+    if sorted(map(str, old.values())) == sorted(map(str, new.values())):
+        return "the same pictures in another order or under other names"
+    groups = {
+        f"of {len(new)} pictures differ": [n for n in new if n in old and old[n] != new[n]],
+        "new": [name for name in new if name not in old],
+        "gone": [name for name in old if name not in new],
+    }
+    return ", ".join(
+        f"{len(names)} {words} ({', '.join(map(printable, names[:3]))}{', ...' * (len(names) > 3)})"
+        for words, names in groups.items()
+        if names
+    )
+
+
+def _flat(value, path=""):
+    """The plain values in mappings and lists of mappings, with their key paths."""
+    entries = list(_mapping(value).items())
+    if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+        entries = list(enumerate(value))
+    if not entries:
+        yield path, value
+    for key, entry in entries:
+        yield from _flat(entry, f"{path}.{key}" if path else str(key))
+
+
+def _mapping(value) -> dict[Any, Any]:
+    """A value of a run's file where it is a mapping; an empty one in place of anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+_NONE = object()
+_UNTOLD = ("name", "content", "count", "max_unreadable")  # of images: told in another way, or none
+
+
+def _shown(values, path):
+    if path not in values:
+        return "not set"
+    text = json.dumps(values[path])  # which escapes what a terminal would obey
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _check_length(run, spec):
@@ -146,7 +359,7 @@ def _train_of(plain, index) -> dict[str, Any]:
     return own if isinstance(own, dict) else {}
 
 
-def adopt(spec: Spec, out, runs: Iterable[Run], keys=None) -> int:
+def adopt(spec: Spec, out, runs: Iterable[Run], layers: Sequence[Made] | None = None) -> int:
     """Take over the lowest layers of a spec from the run that has most of them finished.
 
     Files are linked where the disk allows it, for a finished layer is never written to again.
@@ -155,19 +368,19 @@ def adopt(spec: Spec, out, runs: Iterable[Run], keys=None) -> int:
         spec: from `kclr.load_spec`.
         out: the run directory that the spec will be trained into with `resume`.
         runs: those that may have layers of the same settings, images and seed.
-        keys: those of the spec's layers, where they are known.
+        layers: what those of the spec are made of (see `layers_made`), where it is known.
 
     Returns:
         How many layers `out` has now.
     """
     run = Run(out)
-    keys = keys or keys_of(spec, {source: as_images(source) for source in sources(spec)})
+    layers = layers or layers_made(spec, {source: as_images(source) for source in sources(spec)})
     best: list[TrainedLayer] = []
     for other in runs:
-        wanted = zip(spec.stack, keys, other.layers, strict=False)
+        wanted = zip(spec.stack, layers, other.layers, strict=False)
         same = [
-            own.facts.get("key") == key and own.name == layer.name and _healthy(own)
-            for layer, key, own in wanted
+            own.facts.get("key") == made.key and own.name == layer.name and _healthy(own)
+            for layer, made, own in wanted
         ]
         count = same.index(False) if False in same else len(same)
         best = other.layers[:count] if count > len(best) else best

@@ -52,6 +52,10 @@ class Listener:
     def preparing(self):
         """TensorFlow and the images are being loaded."""
 
+    def hashing(self, done, total):
+        """`done` of `total` pictures are hashed, which tells these images from others. Not called
+        where that takes no time."""
+
     def layer(self, index, layer, sizes):
         """Layer `index` (from 0) of the spec begins."""
 

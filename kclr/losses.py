@@ -85,7 +85,7 @@ class ContrastiveLoss(keras.losses.Loss):
         if len(embeddings.shape) != 3:
             raise ValueError(
                 "a contrastive loss needs embeddings (crops, patches, dimensions), not "
-                f"{tuple(embeddings.shape)}. Train on `generator.views()` or `generator.crops()`."
+                f"{tuple(embeddings.shape)}. A kclr.TripletModel makes them of patches."
             )
         counts = images.shape[0], embeddings.shape[0]
         if None not in counts and counts[0] != counts[1]:

@@ -1,5 +1,6 @@
 """TripletModel: an encoder, what makes its map an embedding, and an objective under compile/fit."""
 
+import os
 import types
 from collections.abc import Mapping
 
@@ -7,6 +8,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from kclr.data.patches import PatchTripletGenerator
+from kclr.layers import SharedPatches
 from kclr.losses import ContrastiveLoss, ObjectiveState, share_of_replica
 from kclr.pooling import pool_maps
 
@@ -68,8 +71,8 @@ class TripletModel(keras.Model):
             patches, not crops, as input.
         augment_anchor: bool, whether the first patch of a crop is augmented too.
 
-    Input of fit and evaluate, as a data set or as arrays. Whole numbers are taken as 0 to 255 and
-    scaled to [0, 1]; other types are used as they are.
+    Input of fit and evaluate: a `PatchTripletGenerator`, or a data set or arrays. Whole numbers are
+    taken as 0 to 255 and scaled to [0, 1]; other types are used as they are.
         - `(patches, images)`: (crops, patches, height, width, channels), and int (crops,);
         - `(crops, images)`: (crops, height, width, channels), where the encoder makes the patches;
         - `(anchor, positive, negative)`: three times (triplets, height, width, channels). With
@@ -85,8 +88,9 @@ class TripletModel(keras.Model):
     there are no images, and metrics that need them cannot be used.
 
     Raises:
-        ValueError: an argument is none of these; in training, sample weights are given, crops are
-            to be augmented, or the objective takes no ready triplets.
+        ValueError: an argument is none of these; in training, the batches are none of these,
+            sample weights are given, crops are to be augmented, or the objective takes no ready
+            triplets.
     """
 
     def __init__(
@@ -109,12 +113,68 @@ class TripletModel(keras.Model):
         self._statistics: Mapping[str, keras.metrics.Mean] = types.MappingProxyType({})
         self._predicted_rank = None
 
+    def fit(self, x=None, *args, **kwargs):
+        """Keras' own; `x` may be a `PatchTripletGenerator`, and `validation_data` another one.
+
+        Its views are trained on, or its crops where the encoder cuts the patches itself, for the
+        generator's `steps_per_epoch` where no other number is given.
+        """
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, PatchTripletGenerator):
+            kwargs.setdefault("validation_steps", validation.steps_per_epoch)
+            kwargs["validation_data"] = self._batches(validation)
+        if isinstance(x, PatchTripletGenerator):
+            kwargs.setdefault("steps_per_epoch", x.steps_per_epoch)
+        return super().fit(self._batches(x), *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """Keras' own; `x` may be a `PatchTripletGenerator` (see `fit`)."""
+        if isinstance(x, PatchTripletGenerator):
+            kwargs.setdefault("steps", x.steps_per_epoch)
+        return super().evaluate(self._batches(x), *args, **kwargs)
+
+    def _batches(self, x):
+        """What Keras takes, in place of what a `TripletModel` takes beyond that.
+
+        Raises:
+            ValueError: it is no batches at all; the message says what to give.
+        """
+        if isinstance(x, PatchTripletGenerator):
+            return x.crops() if self._cuts_patches else x.views()
+        if x is None or isinstance(x, (str, os.PathLike, dict)):
+            given = "nothing" if x is None else f"{type(x).__name__} {str(x)[:60]}"
+            raise ValueError(
+                f"{given}: these are not batches of patches. Give "
+                "kclr.PatchTripletGenerator(images, patch_size), which cuts patches of all kinds "
+                "of images."
+            )
+        if hasattr(x, "__next__") and not isinstance(x, types.GeneratorType):
+            raise ValueError(
+                f"{type(x).__name__}: an iterator of batches. Give the data set that it goes over."
+            )
+        return x
+
+    @property
+    def _cuts_patches(self):
+        """Whether the encoder takes crops, and makes the patches itself."""
+        shape = getattr(self.encoder, "output_shape", ()) if self.encoder.built else ()
+        return isinstance(self.encoder, SharedPatches) or len(shape) == 5
+
     def build(self, input_shape):
+        if isinstance(input_shape, dict):
+            raise ValueError(
+                f"a batch is a dictionary of {', '.join(map(str, input_shape))}. {_WANTED}"
+            )
         patch = tuple(input_shape)
         if isinstance(patch[0], (tuple, list)):  # of ready triplets
             patch = tuple(patch[0])
         if len(patch) == 5:
             patch = (None, *patch[2:])
+        if len(patch) == 3:
+            raise ValueError(
+                f"a batch of shape {patch}: its pictures come one by one. Batch them, as by "
+                "dataset.batch(256)."
+            )
         if not self.encoder.built:
             self.encoder.build(patch)
         if self.head is not None and not self.head.built:
@@ -189,6 +249,11 @@ class TripletModel(keras.Model):
             )
         maps = self.encoder(inputs, training=training)
         if len(maps.shape) == 5:
+            if len(lead) == 2:
+                raise ValueError(
+                    "the encoder cuts the patches of crops itself, and is given patches or "
+                    "triplets. Fit on `generator.crops()`, or on the generator."
+                )
             lead = (-1, maps.shape[1])
         if len(maps.shape) >= 4:
             maps = ops.reshape(maps, (-1, *maps.shape[-3:]))
@@ -211,19 +276,13 @@ class TripletModel(keras.Model):
         loss = self.loss
         if isinstance(loss, ContrastiveLoss) and y is not None and len(y.shape) <= 2:
             y, y_pred = loss.gathered(y, y_pred)
+        if isinstance(loss, ContrastiveLoss):
+            _check_batch(x, y, y_pred, sample_weight)
         anchors = y_pred[:, 0] if len(y_pred.shape) == 3 else y_pred
         self._statistics["effective_rank"].update_state(effective_rank(anchors))
         self._statistics["spread"].update_state(spread(anchors))
         if not isinstance(loss, ContrastiveLoss):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        if sample_weight is not None:
-            raise ValueError("a contrastive loss compares crops and takes no sample_weight")
-        if y is not None and len(y.shape) > 2:
-            # Only under tf.distribute, where Keras looks at a batch before train_step does.
-            raise ValueError(
-                "tf.distribute takes ready triplets as one input each. Use "
-                "`triplets.map(lambda *images: (images,))`, or `generator.views()`."
-            )
         if y is not None:
             value, statistics = self._compare(y, y_pred, self.objective_state.values())
             if training:
@@ -248,6 +307,12 @@ class TripletModel(keras.Model):
         return super().test_step(_unpack(data))
 
     def predict(self, x, *args, **kwargs):
+        """Keras' own, for patches or crops."""
+        if isinstance(x, PatchTripletGenerator):
+            raise ValueError(
+                "a generator's batches never end. Give so many as should be embedded: "
+                "generator.views().take(10)"
+            )
         rank = len(getattr(x, "shape", ()))
         if rank != self._predicted_rank:
             # Or else TensorFlow takes crops' patches and single patches as of unknown rank.
@@ -282,8 +347,43 @@ class TripletModel(keras.Model):
         return cls(**(config | parts))
 
 
+def _check_batch(x, y, y_pred, sample_weight):
+    """Refuse a batch that is not of crops' patches or of ready triplets."""
+    pictures = y is not None and len(y.shape) > 2
+    if sample_weight is not None and pictures:
+        # Only under tf.distribute, where Keras looks at a batch before train_step does.
+        raise ValueError(
+            "tf.distribute takes ready triplets as one input each. Use "
+            "`triplets.map(lambda *images: (images,))`, or `generator.views()`."
+        )
+    if sample_weight is not None:
+        raise ValueError("a contrastive loss compares crops and takes no sample_weight")
+    if pictures:
+        found = f"a batch holds two parts, of shapes {tuple(x.shape)} and {tuple(y.shape)}, and "
+        raise ValueError(f"{found}the second is not the number of each crop's image. {_WANTED}")
+    if len(y_pred.shape) != 3:
+        raise ValueError(
+            "a batch holds single pictures, and a contrastive loss compares several patches of "
+            f"each crop. {_WANTED} For `crops()` the encoder must cut the patches itself, as "
+            "kclr.layers.SharedPatches does."
+        )
+    if y is None and y_pred.shape[1] not in (None, 3):
+        raise ValueError(
+            f"a batch holds {y_pred.shape[1]} patches of each crop, and neither the number of its "
+            f"image nor ready triplets. {_WANTED}"
+        )
+
+
+_WANTED = (
+    "Fit on kclr.PatchTripletGenerator(images, patch_size), which cuts patches of images; or give "
+    "(patches, images) as its `views()` do, or ready triplets (anchor, positive, negative)."
+)
+
+
 def _unpack(data):
     """Three images are a triplet here, not Keras' inputs, targets and sample weights."""
+    if isinstance(data, (tuple, list)) and len(data) > 3:
+        raise ValueError(f"a batch holds {len(data)} parts. {_WANTED}")
     three = isinstance(data, (tuple, list)) and len(data) == 3
     if three and len(getattr(data[2], "shape", ())) >= 4:
         return (tuple(data),)

@@ -375,16 +375,3 @@ def load_run(path) -> Run:
                 "`kclr train ... --resume`."
             )
     return run
-
-
-def check_same(key, trained, where):
-    """Refuse to go on with a layer that was trained otherwise.
-
-    Raises:
-        SpecError: the layer's key (see `kclr.stack`) is not the trained one.
-    """
-    if trained != key:
-        raise SpecError(
-            f"{where} was trained with other settings or other images. Train into another "
-            "directory with --out, or start anew with --overwrite (what is there is lost)."
-        )

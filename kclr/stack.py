@@ -37,7 +37,16 @@ from kclr.distribution import ALONE, Cluster, open_cluster
 from kclr.errors import RunError, SpecError
 from kclr.health import check_images, check_learned
 from kclr.keras_objects import check_keras_objects
-from kclr.keys import adopt, check_finished, from_runs, keys_of, seed_of, sources
+from kclr.keys import (
+    Made,
+    adopt,
+    check_finished,
+    from_runs,
+    layers_made,
+    list_pictures,
+    seed_of,
+    sources,
+)
 from kclr.layers import stacked
 from kclr.learned import Learned, Listener, PlainLayer, skipped_words
 from kclr.paths import atomic, remove
@@ -136,10 +145,12 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
     with writing(out, RUN, resume, overwrite, apart=pictures) as place:
         run = Run(place)
         resolved = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
-        keys = keys_of(spec, opened, cluster)
-        check_finished(run, spec, keys)
+        made = layers_made(spec, opened, cluster, listener.hashing)
+        check_finished(run, spec, made, opened)
+        if not bare:
+            list_pictures(run, opened)
         # The layers below one that is trained further are there already.
-        adopt(spec, run.path, [part.run for part in from_runs(spec)], keys)
+        adopt(spec, run.path, [part.run for part in from_runs(spec)], made)
         run.write_text("spec.yaml", text or resolved)
         run.write_text("resolved.yaml", resolved)
         remove(run.path / "summary.json")
@@ -160,7 +171,8 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
             sizes = layer_geometry(spec.stack, top)
             listener.layer(top, layer, sizes)
             checkpoint = run.checkpoint(top, layer.name)
-            run.write_text(checkpoint.with_suffix(".key").relative_to(run.path), keys[top])
+            key_file = checkpoint.with_suffix(".key").relative_to(run.path)
+            run.write_text(key_file, json.dumps(made[top].written()) + "\n")
             below = run.layers[:first]
             layers = spec.stack[first : top + 1]
             recorder = _Recorder(run, layers, below, listener, spec.tensorboard, probe)
@@ -178,7 +190,7 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
                 own = spec.stack[index]
                 found.facts.setdefault("skipped_images", len(images.skipped))
                 with _writing_layer(
-                    run, index, own, found, keys[index], rows_of=layer.name
+                    run, index, own, found, made[index], rows_of=layer.name
                 ) as trained:
                     if not bare:
                         own_sizes = layer_geometry(spec.stack, index)
@@ -338,7 +350,9 @@ class _Recorder(Listener):
 
 
 @contextlib.contextmanager
-def _writing_layer(run, index, layer, learned: Learned, key, rows_of) -> Iterator[TrainedLayer]:
+def _writing_layer(
+    run, index, layer, learned: Learned, made: Made, rows_of
+) -> Iterator[TrainedLayer]:
     """Write a finished layer, and what the block adds to it: all of it, or nothing.
 
     `rows_of` names the layer whose history is this one's too: the topmost that was trained with it.
@@ -347,8 +361,8 @@ def _writing_layer(run, index, layer, learned: Learned, key, rows_of) -> Iterato
     with atomic(run.layer_directory(index, layer.name)) as temporary:
         temporary.mkdir(parents=True)
         digests = write_arrays(temporary, learned.kernel, learned.bias)
-        facts = {"name": layer.name, "block": layer.block.arguments(), "key": key}
-        facts |= {**learned.facts, "sha256": digests}
+        facts = {"name": layer.name, "block": layer.block.arguments(), "key": made.key}
+        facts |= {**learned.facts, "sha256": digests, "made_of": made.facts}
         if rows:
             columns = list(dict.fromkeys(key for row in rows for key in row))
             with (temporary / "history.csv").open("w", newline="") as file:
@@ -409,7 +423,8 @@ def _finish(run, spec):
             | {
                 key: value
                 for key, value in layer.facts.items()
-                if key not in ("name", "block", "sha256")  # which stands below, of all files
+                # The digests stand below, of all files.
+                if key not in ("name", "block", "sha256", "made_of")
             }
             for layer in run.layers
         ],

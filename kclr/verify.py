@@ -280,7 +280,7 @@ def _repeated(run, spec, layers, most, tell) -> Iterator[Check]:
     tell("loading TensorFlow and the images")
     from kclr.data.checks import source_findings
     from kclr.data.sources import as_images
-    from kclr.keys import keys_of, sources
+    from kclr.keys import layers_made, sources
     from kclr.spec.findings import describe
 
     try:
@@ -288,7 +288,7 @@ def _repeated(run, spec, layers, most, tell) -> Iterator[Check]:
         if findings:
             raise SpecError(describe(str(run.path / "resolved.yaml"), findings))
         opened = {source: as_images(source) for source in sources(spec)}
-        keys = keys_of(spec, opened)
+        keys = [made.key for made in layers_made(spec, opened)]
     except (SpecError, RunError) as error:
         yield Check("--retrain", NOTE, f"its images are not there. {error}")
         return

@@ -11,6 +11,7 @@ import tensorflow as tf
 from sklearn.datasets import load_sample_image
 from sklearn.feature_extraction.image import extract_patches_2d
 
+from kclr.data.patches import PatchTripletGenerator
 from kclr.layers import ContrastiveConvBlock, SharedPatches
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel, effective_rank, spread
@@ -21,6 +22,7 @@ PATCHES = np.stack(
     [CROPS[:, r : r + 7, c : c + 7] for r in (0, 1) for c in (0, 1)], axis=1
 )  # uint8 (64, 4, 7, 7, 3)
 IMAGES = np.arange(64, dtype=np.int32)
+ONE = PATCHES[:, 0]
 TRIPLETS = PATCHES[:, 0], PATCHES[:, 1], np.roll(PATCHES[:, 2], 1, axis=0)
 STATISTICS = set(Triplet.statistics) | {"effective_rank", "spread", "loss"}
 
@@ -277,8 +279,44 @@ def test_wrong_use_is_refused_with_the_cure():
         TripletModel(block(), embedding="max")
     with pytest.raises(ValueError, match="takes no sample_weight"):
         eager().fit(PATCHES, IMAGES, sample_weight=np.ones(64), verbose=0)
-    with pytest.raises(ValueError, match="needs embeddings.*generator.views"):
-        eager().fit(PATCHES[:, 0], IMAGES, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ((ONE, IMAGES), r"single pictures.*PatchTripletGenerator\(images, .*SharedPatches"),
+        ((ONE,), "single pictures"),
+        (((ONE, ONE),), "2 patches of each crop, and neither the number"),
+        ((ONE, ONE), "two parts, of shapes .*not the number of each crop's image"),
+        ((dataset(ONE, ONE, ONE, ONE),), "4 parts.*ready triplets"),
+        ((dataset(*TRIPLETS).unbatch(),), "come one by one. Batch them"),
+        ((dataset({"image": ONE}),), "a dictionary of image. Fit on"),
+        (("photos",), r"str photos: these are not batches.*PatchTripletGenerator\(images"),
+        ((None,), "nothing: these are not batches"),
+        ((iter(dataset(*TRIPLETS)),), "an iterator of batches. Give the data set"),
+    ],
+)
+def test_what_is_no_batch_is_refused_with_what_to_give(batches, message):
+    with pytest.raises(ValueError, match=message):
+        eager().fit(*batches, verbose=0)
+
+
+def test_an_encoder_that_cuts_the_patches_is_not_given_patches():
+    for batches in ((PATCHES, IMAGES), (dataset(*TRIPLETS),)):
+        with pytest.raises(ValueError, match=r"cuts the patches of crops itself.*generator.crops"):
+            eager(shared()).fit(*batches, verbose=0)
+
+
+def test_a_generator_is_fitted_on_evaluated_on_and_ends_with_its_epoch():
+    patches = PatchTripletGenerator(CROPS, 7, crop_size=8, batch_size=16)
+    for encoder in (block(), shared()):
+        model = eager(encoder)
+        history = model.fit(patches, epochs=2, validation_data=patches, verbose=0).history
+        assert len(history["loss"]) == len(history["val_loss"]) == 2
+        assert int(model.optimizer.iterations) == 2 * (len(CROPS) // 16)
+        assert np.isfinite(model.evaluate(patches, verbose=0, return_dict=True)["loss"])
+    with pytest.raises(ValueError, match=r"never end.*generator.views\(\).take"):
+        model.predict(patches)
 
 
 def test_penalties_of_the_encoder_count():

@@ -1,20 +1,22 @@
 """Arrays, lists of arrays and `tf.data.Dataset`s as images, for Python callers."""
 
+import os
+from itertools import islice
 from typing import Any
 
 from pydantic import Field
 
 from kclr.data.pixels import UnreadableError, to_channels
-from kclr.data.sources import Images, Source, digest
+from kclr.data.sources import Images, Source
 from kclr.errors import SpecError
-
-_HASHED = 1 << 26  # bytes of an array that its fingerprint reads, spread evenly
 
 
 class Arrays(Source):
     """Images that a Python program has in its hands; a spec cannot name them."""
 
     images: Any = Field(exclude=True)  # which no file of a run could hold
+    alpha: bool = False
+    """Whether the last of two or four channels is transparency, which is laid on white."""
 
     def __eq__(self, other):
         return self is other
@@ -35,33 +37,23 @@ class Arrays(Source):
     def _open_arrays(self):
         import numpy as np
 
-        images = self.images
-        if hasattr(images, "numpy") and callable(images.numpy):
-            images = images.numpy()
-        if not isinstance(images, (np.ndarray, list, tuple)) or len(images) == 0:
-            raise SpecError(
-                f"{_describe(images)} is nothing that images can be read from. Give an array of "
-                "(count, height, width, channels), a list of such images, a tf.data.Dataset or a "
-                "source's name."
-            )
+        images = _listed(self.images)
+        if len(images) == 0:
+            shape = f" (of shape {images.shape})" if isinstance(images, np.ndarray) else ""
+            raise SpecError(f"there are no images: the {type(images).__name__}{shape} is empty.")
         if isinstance(images, np.ndarray):
-            if images.ndim not in (3, 4):
-                raise SpecError(
-                    f"an array of shape {images.shape}: expected (count, height, width, channels) "
-                    "or (count, height, width)."
-                )
+            _check_numbers(images.dtype, "an array")
+            _check_axes(images.shape)
         else:
-            images = [np.asarray(image) for image in images]
-        channels = {_channels_of(image) for image in images}
+            images = [_image(number, image) for number, image in enumerate(images)]
+        channels = {self._channels(image.shape) for image in images}
         _check(images[0])
 
         def records(start):
             for number in range(start, len(images)):
                 yield f"image {number}", lambda number=number: images[number]
 
-        return self._images(
-            records, len(images), max(channels), digest(*_content(images)), threads=1
-        )
+        return self._images(records, len(images), max(channels))
 
     def _open_dataset(self):
         import tensorflow as tf
@@ -74,12 +66,18 @@ class Arrays(Source):
                 "(height, width, channels), batched or not, tuples that start with one, or "
                 "dictionaries with the key 'image'."
             )
-        # (batch, height, width) looks like (height, width, channels): only the last axis tells.
-        batched = rank == 4 or (rank == 3 and spec.shape[-1] not in (1, 2, 3, 4))
-        last = 1 if rank == 2 or (batched and rank == 3) else spec.shape[-1]
+        _check_numbers(spec.dtype.as_numpy_dtype, "a data set")
         size = dataset.cardinality().numpy()
         if size == tf.data.INFINITE_CARDINALITY and self.limit is None:
-            raise SpecError("the data set is infinite. Say how many images to use: limit=...")
+            raise SpecError(
+                "the data set is infinite. Say how many of its images to use: dataset.take(10_000)"
+            )
+        last = spec.shape[-1]
+        if rank == 3 and last is None:
+            for element in dataset.take(1):
+                last = _image_of(element).shape[-1]
+        # (batch, height, width) looks like (height, width, channels): only the last axis tells.
+        batched = rank == 4 or (rank == 3 and last not in (1, 2, 3, 4))
 
         def pictures():
             for element in dataset:
@@ -91,21 +89,137 @@ class Arrays(Source):
                 if number >= start:
                     yield f"image {number}", lambda value=value: value
 
-        head = []
-        for value in pictures():
-            _check(value)
-            head.append(value)
-            if len(head) == 16:
-                break
+        head = list(islice(pictures(), 16))
         if not head:
             raise SpecError("the data set is empty.")
+        for value in head:
+            _check(value)
         count = int(size) if size > 0 and not batched else None
         if size == tf.data.INFINITE_CARDINALITY:
             count = self.limit
-        channels = _channels(last if last is not None else head[0].shape[-1])
-        return self._images(
-            records, count, channels, digest(str(dataset.element_spec), size, *_content(head))
+        return self._images(records, count, self._channels(head[0].shape))
+
+    def _channels(self, shape):
+        """1 or 3, for an image of this shape."""
+        if len(shape) not in (2, 3):
+            raise SpecError(
+                f"an image of shape {shape}: expected (height, width, channels) or (height, width)."
+            )
+        last = shape[-1] if len(shape) == 3 else 1
+        if last not in (1, 2, 3, 4):
+            first = " They lie on the first axis: give np.moveaxis(image, 0, -1) of each."
+            raise SpecError(
+                f"images with {last} channels: expected 1 or 3, as the last axis of (height, "
+                f"width, channels).{first if shape[0] in (1, 3) else ''}"
+            )
+        if last in (2, 4) and not self.alpha:
+            raise SpecError(
+                f"images with {last} channels: expected 1 or 3. Give "
+                f"{'gray ones, images[..., :1]' if last == 2 else 'three, as images[..., :3]'}; "
+                "or, if the last one is transparency, kclr.data.sources.as_images(images, "
+                "alpha=True), which lays them on white."
+            )
+        return 1 if last in (1, 2) else 3
+
+
+def _listed(images):
+    """What was given as an array, or a list of whatever each image is.
+
+    Raises:
+        SpecError: it is neither.
+    """
+    import numpy as np
+
+    try:
+        if callable(getattr(images, "numpy", None)):
+            images = images.numpy()
+        elif hasattr(images, "__array__") and not isinstance(images, np.ndarray):
+            images = np.asarray(images)
+    except Exception as error:  # of somebody else's kind of array: on a GPU, with a gradient
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        raise SpecError(
+            f"{type(images).__name__}: cannot be made a numpy array: {words[0]}"
+        ) from None
+    if isinstance(images, np.ndarray) and images.dtype == object and images.ndim == 1:
+        return list(images)
+    if isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim):
+        return images
+    more = " An iterator is read once: give list(images)." if hasattr(images, "__next__") else ""
+    raise SpecError(
+        f"{_describe(images)} is nothing that images can be read from. Give an array of "
+        "(count, height, width, channels), a list of such images, a tf.data.Dataset or a "
+        f"source's name.{more}"
+    )
+
+
+def _check_axes(shape):
+    """Refuse an array that is not one of images."""
+    cure = ""
+    if len(shape) == 2:
+        cure = " One gray picture is images[None]; flat ones: images.reshape(-1, height, width)"
+    elif len(shape) == 3 and shape[-1] in (1, 2, 3, 4):
+        cure = (
+            f" One picture of {shape[0]}x{shape[1]} px is images[None]; {shape[0]} gray ones of "
+            f"{shape[1]}x{shape[2]} px are images[..., None]"
         )
+    elif len(shape) == 4 and shape[1] in (1, 3) and shape[-1] not in (1, 2, 3, 4):
+        cure = " With the channels behind each picture's rows: np.moveaxis(images, 1, -1)"
+    elif len(shape) in (3, 4):
+        return
+    raise SpecError(
+        f"an array of shape {shape}: expected (count, height, width, channels) or (count, height, "
+        f"width).{cure}{'.' if cure else ''}"
+    )
+
+
+def _image(number, image):
+    """One of a list's images as an array."""
+    import numpy as np
+
+    where = f"image {number} of the list"
+    if isinstance(image, str | bytes | os.PathLike):
+        raise SpecError(
+            f"{where} is {_describe(image)}. For picture files give the path of their folder, or "
+            "open each: [np.asarray(PIL.Image.open(path).convert('RGB')) for path in paths]"
+        )
+    if image is None:
+        raise SpecError(f"{where} is None. Leave it out.")
+    mode = getattr(image, "mode", None)
+    if mode not in (None, "1", "L", "RGB", "I;16") and callable(getattr(image, "convert", None)):
+        raise SpecError(
+            f"{where} is a PIL image of mode {mode}. Give image.convert('RGB') or "
+            "image.convert('L')."
+        )
+    try:
+        array = np.asarray(_listed(image) if hasattr(image, "numpy") else image)
+    except ValueError as error:
+        raise SpecError(f"{where} is no picture: {str(error).splitlines()[0]}") from None
+    _check_numbers(array.dtype, where)
+    if array.ndim not in (2, 3):
+        raise SpecError(
+            f"{where} has the shape {array.shape}: expected (height, width, channels) or (height, "
+            "width)."
+        )
+    return array
+
+
+def _check_numbers(dtype, where):
+    """Refuse what holds no numbers."""
+    import numpy as np
+
+    dtype = np.dtype(dtype)
+    if dtype.kind in "biuf":
+        return
+    kinds = {"S": "texts", "U": "texts", "O": "objects", "c": "complex numbers"}
+    cure = (
+        " For picture files give the path of their folder, or open each."
+        if dtype.kind in "SUO"
+        else ""
+    )
+    raise SpecError(
+        f"{where} holds {kinds.get(dtype.kind, str(dtype))}, and not the numbers of images (uint8, "
+        f"or floats between 0 and 1).{cure}"
+    )
 
 
 def _image_of(element):
@@ -117,46 +231,25 @@ def _image_of(element):
     return element
 
 
-def _channels(last):
-    if last not in (1, 2, 3, 4):
-        raise SpecError(
-            f"images with {last} channels: expected 1 or 3, as the last axis of (height, width, "
-            "channels)."
-        )
-    return 1 if last in (1, 2) else 3
-
-
-def _channels_of(image):
-    if image.ndim not in (2, 3):
-        raise SpecError(
-            f"an image of shape {image.shape}: expected (height, width, channels) or (height, "
-            "width)."
-        )
-    return 1 if image.ndim == 2 else _channels(image.shape[-1])
-
-
 def _check(image):
     """Refuse images whose numbers are wrong for a reason that all of them share."""
+    import numpy as np
+
     try:
         to_channels(image, 3)
     except UnreadableError as error:
-        raise SpecError(
-            f"the first images: {error}. Give uint8, or floats between 0 and 1."
-        ) from None
-
-
-def _content(images):
-    """Shapes, types and, up to a bound, the bytes of arrays."""
-    import hashlib
-
-    import numpy as np
-
-    step = max(1, sum(image.nbytes for image in images) // _HASHED)
-    content = hashlib.blake2b(digest_size=16)
-    for number in range(0, len(images), step):
-        content.update(np.ascontiguousarray(images[number]).tobytes())
-    shapes = images.shape if isinstance(images, np.ndarray) else [i.shape for i in images]
-    return shapes, str(images[0].dtype), content.hexdigest()
+        image = np.asarray(image)
+        low, high = (float(image.min()), float(image.max())) if image.size else (0.0, 0.0)
+        cure = "Give uint8, or floats between 0 and 1"
+        if image.dtype.kind == "f" and low >= 0 and 1 < high <= 255:
+            cure += ": images / 255"
+        elif -1 <= low < 0 and high <= 1:
+            cure += ": (images + 1) / 2"
+        elif np.isnan(low + high):
+            cure += ": images[~np.isnan(images).any((1, 2, 3))] leaves out those that hold NaN"
+        elif low < high:
+            cure += ": (images - images.min()) / (images.max() - images.min())"
+        raise SpecError(f"the first images: {error}. {cure}.") from None
 
 
 def _describe(value):

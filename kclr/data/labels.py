@@ -230,7 +230,7 @@ def _folder(split, channels, path):
     if problem:
         raise SpecError(problem)
     place = os.path.expanduser(part)
-    found = [os.path.relpath(file, place).split(os.sep) for file, *_ in source._files()]
+    found = [os.path.relpath(file, place).split(os.sep) for file in source._files()]
     strange = sorted({words[0] for words in found if len(words) < 2 or words[0] not in names})
     if strange:
         raise SpecError(

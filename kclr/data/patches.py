@@ -24,7 +24,7 @@ class PatchTripletGenerator:
     Args:
         images: whatever `kclr.data.sources.as_images` takes: `"tfds:cifar100"`, a path,
             `"photos"`, uint8 arrays of (count, height, width, channels), a list of arrays, a
-            `tf.data.Dataset`, ...
+            `tf.data.Dataset`, ...; with options of theirs as `as_images(images, limit=1000)`.
         patch_size: height and width of a patch, px.
         crop_size: height and width of a crop, px. `patch_size + stride` when left out, or
             `patch_size + max_shift`.
@@ -89,7 +89,8 @@ class PatchTripletGenerator:
         if self.images.tile is not None and self.images.tile < self.crop_size:
             raise ValueError(
                 f"the images are cut into tiles of {self.images.tile} px, smaller than the crop of "
-                f"{self.crop_size} px. Use larger tiles: data.tile."
+                f"{self.crop_size} px. Use larger tiles: "
+                f"{self.images.cure('tile', 2 * self.crop_size)}"
             )
         self.channels = self.images.channels
         self._chunks = None

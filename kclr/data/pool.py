@@ -5,6 +5,7 @@ gather, whatever their mix. A source that fits in its `memory` is read once; of 
 chunk is kept, used for a while, and replaced by the next one, which is read in the meantime.
 """
 
+import itertools
 import math
 import threading
 import weakref
@@ -52,6 +53,11 @@ class PixelBuffer:
         height, width = int(self.heights[index]), int(self.widths[index])
         start = int(self.offsets[index])
         return self.pixels[start : start + height * width].reshape(height, width, -1)
+
+    def pictures(self):
+        """Name and images of each picture."""
+        for name, group in itertools.groupby(range(len(self)), lambda index: self.names[index]):
+            yield name, [self.image(index) for index in group]
 
     def select(self, chosen):
         """The images where `chosen`, bool (images,), is true; the pixels stay where they are."""
@@ -279,5 +285,5 @@ def too_few(images, count) -> RunError:
     return RunError(
         f"{images.name}: {count or 'no'} usable image{'s' if count != 1 else ''}. Negatives come "
         "from another image, so at least two are needed. Add images, or cut large ones into "
-        f"several: data: {{source: {images.name}, tile: 64}}"
+        f"several: {images.cure('tile', 64)}"
     )

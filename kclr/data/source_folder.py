@@ -3,12 +3,14 @@
 import difflib
 import hashlib
 import os
+from itertools import islice
 from typing import ClassVar
 
 from pydantic import Field
 
 from kclr.data import image_files
-from kclr.data.sources import Source, digest
+from kclr.data.fingerprints import of_files
+from kclr.data.sources import Source
 from kclr.errors import SpecError
 from kclr.spec.registry import register
 from kclr.spec.wording import path_hint
@@ -43,7 +45,7 @@ class Folder(Source):
     def image_shape(self):
         if self.problem():
             return None
-        files = [path for path, *_ in self._files()][:_HEADERS]
+        files = self._files()[:_HEADERS]
         sizes = [size for size in map(image_files.size, files) if size]
         # As many of the smallest as a run would skip.
         sizes = sorted(sizes, key=min)[int(self.max_unreadable * len(sizes)) :]
@@ -54,33 +56,33 @@ class Folder(Source):
         if problem:
             raise SpecError(problem)
         root = os.path.expanduser(self.path)
-        files = self._files()
+        files = {os.path.relpath(path, root): path for path in self._files()}
 
         def records(start):
-            for path, *_ in files[start:]:
-                yield os.path.relpath(path, root), lambda path=path: image_files.decode(path)
+            for name, path in islice(files.items(), start, None):
+                yield name, lambda path=path: image_files.decode(path)
 
         return self._images(
             records,
             count=len(files),
             channels=3,
-            fingerprint=digest([(os.path.relpath(path, root), *stat) for path, *stat in files]),
+            contents=lambda tell: of_files(root, files, tell),
             threads=min(8, os.cpu_count() or 1),
         )
 
     def _files(self):
-        """Path, bytes and time of change of the pictures, in an order that mixes the subfolders."""
+        """Paths of the pictures, in an order that mixes the subfolders."""
         root = os.path.expanduser(self.path)
 
-        def order(entry):
-            relative = os.path.relpath(entry[0], root).replace(os.sep, "/")
+        def order(path):
+            relative = os.path.relpath(path, root).replace(os.sep, "/")
             return hashlib.blake2b(relative.encode("utf-8", "surrogateescape")).digest()
 
         return sorted(_walk(root), key=order)[: self.limit]
 
 
 def _walk(root):
-    """Path, bytes and time of change (ns) of all picture files below `root`, hidden ones left out.
+    """Paths of all picture files below `root`, hidden ones left out.
 
     Links to folders are followed; a folder that was seen before, under whatever name, is not
     entered again.
@@ -104,11 +106,7 @@ def _walk(root):
             if entry.is_dir():
                 folders.append(entry.path)
             elif entry.name.lower().endswith(image_files.EXTENSIONS):
-                try:
-                    stat = entry.stat()
-                    yield entry.path, stat.st_size, stat.st_mtime_ns
-                except OSError:  # a dangling link: it is counted when it cannot be read
-                    yield entry.path, 0, 0
+                yield entry.path  # a dangling link too: it is counted when it cannot be read
         waiting += reversed(folders)
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import Field
 
 from kclr.data import image_files
-from kclr.data.sources import Source, digest
+from kclr.data.fingerprints import of_files
+from kclr.data.sources import Source
 from kclr.errors import SpecError
 from kclr.spec.registry import register
 
@@ -57,9 +58,8 @@ class Photos(Source):
             records,
             count=len(paths),
             channels=3,
-            fingerprint=digest(
-                [os.path.basename(path) for path in paths],
-                [importlib.metadata.version(distribution) for _, distribution, *_ in _PHOTOS],
+            contents=lambda tell: of_files(
+                self.part_name, {os.path.basename(path): path for path in paths}, tell
             ),
         )
 

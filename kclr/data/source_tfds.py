@@ -7,12 +7,14 @@ import difflib
 import json
 import os
 import re
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field
 
+from kclr.data.fingerprints import digest, of_files
 from kclr.data.network import reachable
-from kclr.data.sources import Source, digest
+from kclr.data.sources import Source
 from kclr.errors import RunError, SpecError
 from kclr.spec.registry import register
 
@@ -33,6 +35,9 @@ class Tfds(Source):
     """Directory of all data sets; `TFDS_DATA_DIR` or ~/tensorflow_datasets when left out."""
     feature: str = "image"
     """The feature that holds the images."""
+    alpha: bool = False
+    """Whether the last of four channels is transparency, which is laid on white; images of four
+    channels are refused when left out."""
 
     argument: ClassVar[str | None] = "name"
 
@@ -102,8 +107,20 @@ class Tfds(Source):
             records,
             count=count,
             channels=1 if shape[-1] == 1 else 3,
-            fingerprint=digest(builder.info.full_name, self.feature, ranges),
+            contents=lambda tell: self._contents(builder, ranges, tell),
         )
+
+    def _contents(self, builder, ranges, tell):
+        """Of the files that hold the wanted slices; the options that say which those are count."""
+        place = os.fspath(builder.data_dir)
+        files = {
+            os.path.basename(path): path
+            for split in dict.fromkeys(split for split, *_ in ranges)
+            for path in map(os.fspath, builder.info.splits[split].filepaths)
+        }
+        found = of_files(place, files, tell)
+        chosen = digest(builder.info.full_name, self.feature, self.alpha, ranges, found.digest)
+        return replace(found, digest=chosen)
 
     def _root(self):
         """The directory of all data sets, as it is written in messages."""
@@ -144,6 +161,13 @@ class Tfds(Source):
     def _feature_problem(self, features):
         found = features.get(self.feature)
         if found and str(found.get("pythonClassName", "")).endswith(".Image"):
+            channels = found.get("image", {}).get("shape", {}).get("dimensions", [""])[-1]
+            if str(channels) in ("2", "4") and not self.alpha:
+                return (
+                    f"tfds:{self.name}: the feature {self.feature!r} has {channels} channels. If "
+                    f"the last one is transparency, say so: data: {{source: tfds:{self.name}, "
+                    "alpha: true}; otherwise give arrays of three of them in Python."
+                )
             return None
         images = [
             name

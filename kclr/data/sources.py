@@ -5,17 +5,18 @@ spec names it as `NAME` or `NAME:ARGUMENT`, alone or in a mapping beside its opt
 imports TensorFlow, so that a spec can be checked quickly.
 """
 
-import hashlib
+import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from kclr.data.fingerprints import Contents, Tell, digest, of_pictures
 from kclr.data.pixels import UnreadableError, tiles, to_channels
 from kclr.errors import RunError, SpecError
 from kclr.spec.registry import Part, parts, splits, unknown
@@ -72,19 +73,32 @@ class Source(Part):
             height, width = min(height, self.tile), min(width, self.tile)
         return height, width, self.channels or 3
 
-    def _images(self, records, count, channels, fingerprint, threads=1) -> "Images":
-        """`Images` with this source's options; `count` and `fingerprint` are of all pictures."""
+    def _images(
+        self, records, count, channels, fingerprint=None, threads=1, contents=None
+    ) -> "Images":
+        """`Images` with this source's options.
+
+        Args:
+            records: function of a picture's number, the records from there on.
+            count: of all pictures, or None where only reading them would tell.
+            channels: 1 or 3, the pictures' own.
+            fingerprint: text that changes when the pictures do, where the source knows one.
+            threads: how many pictures may be decoded side by side.
+            contents: in place of `fingerprint` a function that finds the pictures' `Contents`, and
+                may be told whom to tell how it goes (`Tell`, or None); it is called when they are
+                needed. Without the two, every picture is decoded and hashed.
+        """
+        if fingerprint is not None:
+
+            def contents(tell):
+                return Contents(digest(fingerprint), count, {})
+
+        options = self.model_dump(mode="json") | {"channels": self.channels or channels}
         return Images(
             records=records,
             channels=self.channels or channels,
-            fingerprint=digest(
-                self.part_name,
-                fingerprint,
-                self.channels or channels,
-                self.limit,
-                self.tile,
-                self.memory,
-            ),
+            contents=contents,
+            options={"source": self.part_name, "name": self.spec_name()} | options,
             count=count if self.limit is None or count is None else min(count, self.limit),
             limit=self.limit,
             tile=self.tile,
@@ -93,6 +107,10 @@ class Source(Part):
             threads=threads,
             name=self.spec_name(),
         )
+
+
+# The options that what is learned depends on.
+_COUNT = ("source", *sorted({*Source.model_fields} - {"max_unreadable"}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +123,8 @@ class Images:
     Attributes:
         records: from the number of a picture, the records from there to the end.
         channels: 1 or 3, the channels of every image.
-        fingerprint: changes when the pictures or the options change.
+        contents: function that finds the `Contents`; all pictures are decoded when left out.
+        options: plain values of the source and its options.
         count: pictures, or None where only reading them all would tell.
         memory: megabytes of pixels to keep at once.
         threads: how many pictures are decoded side by side.
@@ -113,7 +132,8 @@ class Images:
 
     records: Callable[[int], Iterable[Record]]
     channels: int
-    fingerprint: str
+    contents: Callable[[Tell | None], Contents] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     count: int | None = None
     limit: int | None = None
     tile: int | None = None
@@ -122,7 +142,41 @@ class Images:
     threads: int = 1
     name: str = "images"
     _reasons: dict[str, str] = field(default_factory=dict, repr=False)
+    _found: list[Contents] = field(default_factory=list, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    def cure(self, option, value) -> str:
+        """How an option of the source is given, in a spec and in Python."""
+        in_python = f"kclr.data.sources.as_images(images, {option}={value})"
+        if self.options.get("source") == "":  # arrays, which no spec can name
+            return in_python
+        return f"data: {{source: {self.name}, {option}: {value}}} in a spec, {in_python} in Python"
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that changes when the pictures, or the options that what is learned depends on,
+        change. Finding it takes a pass over all of them, the first time."""
+        return digest(self.identify().digest, *((key, self.options.get(key)) for key in _COUNT))
+
+    def identify(self, tell: Tell | None = None) -> Contents:
+        """What tells the pictures from others, found when it is first needed.
+
+        Args:
+            tell: is told how many of how many pictures are hashed, where it takes a while.
+
+        Raises:
+            RunError: too many of the pictures cannot be read.
+        """
+        if not self._found:
+            self._found.append(self.contents(tell) if self.contents else self._decoded_contents())
+        return self._found[0]
+
+    def _decoded_contents(self):
+        from kclr.data import pool
+
+        # Read once: what fits in memory is taken from there when it is learned from.
+        loaded = pool.load(self)
+        return of_pictures(self.pictures() if loaded is None else loaded.pictures())
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -153,7 +207,9 @@ class Images:
             records=records,
             count=self.count and size,
             limit=size,
+            contents=None,
             _reasons={},
+            _found=[],
             _lock=threading.Lock(),
         )
 
@@ -236,16 +292,12 @@ class Images:
         small = any(reason.startswith("smaller") for _, reason in skipped)
         cure = "Use a smaller crop_size or patch_size. " if small else ""
         more = f"\n  and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        share = min(1.0, math.ceil(10 * len(skipped) / count) / 10)
         raise RunError(
             f"{self.name}: {len(skipped)} of {count} pictures cannot be used, more than "
             f"max_unreadable allows ({self.max_unreadable:g} of them):{shown}{more}\n"
-            f"{cure}Mend or remove them, or raise data.max_unreadable."
+            f"{cure}Mend or remove them, or allow more: {self.cure('max_unreadable', share)}"
         )
-
-
-def digest(*values) -> str:
-    """A short hash of values that have a stable `repr`."""
-    return hashlib.blake2b(repr(values).encode(), digest_size=16).hexdigest()
 
 
 @splits("source")
@@ -276,16 +328,21 @@ def source(text, **options) -> Any:
     Raises:
         SpecError: no source is called so, or an option is not one of its.
     """
-    from pydantic import ValidationError
-
     sources = parts("source")
     name, argument = split_source(text)
     if name not in sources:
         arguments = {own: getattr(part, "argument", None) for own, part in sources.items()}
         forms = [own + (f":{field.upper()}" if field else "") for own, field in arguments.items()]
         raise SpecError(unknown("source", name, forms))
+    return _with(sources[name], text, argument | options)
+
+
+def _with(kind, text, options):
+    """A source of a kind with these options."""
+    from pydantic import ValidationError
+
     try:
-        return sources[name](**argument, **options)
+        return kind(**options)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise SpecError(f"{text}: {wrong}") from None
@@ -315,7 +372,9 @@ def as_images(images, **options) -> Images:
             sizes, or a `tf.data.Dataset` of images, of tuples that start with one, or of
             dictionaries with the key `image`; batched or not, in the same order every time.
             Numbers are uint8, or floats in [0, 1].
-        **options: those of every `Source`, where `images` is not opened or described already.
+        **options: those of every `Source`, where `images` is not opened or described already; and
+            of arrays and data sets `alpha`, whether the last of two or four channels is
+            transparency (they are refused when left out).
 
     Raises:
         SpecError: it is nothing of these.
@@ -332,4 +391,4 @@ def as_images(images, **options) -> Images:
         ).open()
     from kclr.data.arrays import Arrays
 
-    return Arrays(images=images, **options).open()
+    return _with(Arrays, "arrays", {"images": images, **options}).open()

@@ -55,6 +55,9 @@ def print_event(event, out=None, **facts) -> None:
 class JsonLines(Listener):
     """One JSON object a line on standard output, each with the key `event`."""
 
+    def hashing(self, done, total):
+        print_event("hashing", done=done, pictures=total)
+
     def layer(self, index, layer, sizes):
         self._name = layer.name
         print_event("layer", layer=layer.name, index=index)
@@ -83,6 +86,13 @@ class Lines(Listener):
 
     Warnings go to standard error.
     """
+
+    _hashing = False
+
+    def hashing(self, done, total):
+        if not self._hashing:
+            print(f"hashing {total:,} pictures, to know them again", flush=True)
+        self._hashing = True
 
     def layer(self, index, layer, sizes):
         self._name = layer.name
@@ -127,6 +137,9 @@ class Bars(Listener):
 
     def preparing(self):
         self._status.start()
+
+    def hashing(self, done, total):
+        self._status.update(f"hashing pictures, to know them again: {done:,} of {total:,}")
 
     def layer(self, index, layer, sizes):
         self._name = layer.name

@@ -122,6 +122,9 @@ class _Steps(Listener):
     def __init__(self, tell):
         self._tell = tell
 
+    def hashing(self, done, total):
+        self._tell(f"hashing pictures, to know them again: {done:,} of {total:,}")
+
     def layer(self, index, layer, sizes):
         self._name = layer.name
         self._tell(f"{layer.name}: preparing")

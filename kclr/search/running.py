@@ -11,13 +11,14 @@ import keras_tuner
 from keras_tuner.engine.trial import TrialStatus
 from keras_tuner.errors import FatalError
 
+from kclr.data.sources import as_images
 from kclr.directories import SEARCH, writing
 from kclr.errors import RunError
 from kclr.keras_objects import check_keras_objects
-from kclr.keys import adopt
+from kclr.keys import adopt, check_same, image_facts, made, sources
 from kclr.paths import atomic
 from kclr.records import Best, read_record
-from kclr.run import Run, check_same
+from kclr.run import Run
 from kclr.search.chief import Watch, leading, watch_chief
 from kclr.search.hypermodel import check_search
 from kclr.search.listening import SearchListener
@@ -73,7 +74,8 @@ def run_search(
             if watch:
                 _stages(spec, plain, Path(out), listener, watch)
             return {}
-        with begun(plain, out, text, resume, overwrite) as run:
+        tell = listener.training.hashing
+        with begun(spec, plain, out, text, resume, overwrite, tell) as run:
             with leading(run.path) if role() == "chief" else contextlib.nullcontext():
                 found = _stages(spec, plain, run.path, listener)
             return write_results(run, spec, plain, found)
@@ -92,23 +94,37 @@ def role() -> str:
 
 
 @contextlib.contextmanager
-def begun(plain, out, text, resume, overwrite) -> Iterator[Run]:
+def begun(spec, plain, out, text, resume, overwrite, tell=None) -> Iterator[Run]:
     """The directory to search in while the block runs, with the search's spec and key.
 
+    `tell` is told how many of how many pictures are hashed, where that takes a while.
+
     Raises:
-        SpecError: it holds the search of another spec.
+        SpecError: it holds the search of another spec, or one on other images.
         RunError: see `kclr.directories.writing`.
     """
     with writing(out, SEARCH, resume, overwrite) as place:
         run = Run(place)
         search = {key: value for key, value in plain["search"].items() if key not in _CHANGEABLE}
-        key = key_of(plain | {"search": search})
+        opened = [as_images(source) for source in sources(spec)]
+        facts = {
+            "format": 1,
+            "spec": plain | {"search": search},
+            "images": {own.name: image_facts(own, tell) for own in opened},
+            "fingerprints": sorted(own.fingerprint for own in opened),
+        }
+        now = made(facts, hidden=("images",))
         known = run.path / "search.key"
         if known.exists():
-            check_same(key, run.text("search.key"), f"{run.path}")
+            check_same(now, run.text("search.key"), f"{run.path}", words=_words, was="made")
         run.write_text("spec.yaml", text)
-        run.write_text("search.key", key)
+        run.write_text("search.key", json.dumps(now.written()) + "\n")
         yield run
+
+
+def _words(facts):
+    """The facts of a search by the keys that a spec has for them."""
+    return facts["spec"] if isinstance(facts.get("spec"), dict) else {}
 
 
 def _stages(spec, plain, place, listener, watch: Watch | None = None):

@@ -6,8 +6,6 @@ they differ in their start alone and are compared in pairs.
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 from typing import Any
 
@@ -18,6 +16,7 @@ from kclr.data.labels import Labelled
 from kclr.directories import TRACE, TRANSFER, writing
 from kclr.errors import SpecError
 from kclr.keras_objects import dtype_policy
+from kclr.keys import Made, check_same, made
 from kclr.paths import is_full, remove
 from kclr.probing.protocol import draw
 from kclr.provenance import hardware, versions
@@ -25,11 +24,10 @@ from kclr.spec.findings import describe
 from kclr.spec.transfer import MOST_LAYERS, TransferSpec
 from kclr.transfer.arms import Arm, arms
 from kclr.transfer.checks import code_findings, findings
-from kclr.transfer.pretraining import Pretraining, contents, digest, fingerprint, labelled
+from kclr.transfer.pretraining import Pretraining, fingerprint, images_digest, labelled
 from kclr.transfer.progress import TransferListener
 from kclr.transfer.results import (
     Results,
-    check_key,
     failures,
     print_results,
 )
@@ -142,7 +140,8 @@ class _Experiment:
     def __init__(self, spec, results: Results, training: Labelled, test: Labelled, listener):
         self._spec, self._results, self._listener = spec, results, listener
         self._training, self._test = training, test
-        self._images_digest = digest(*contents(training), *contents(test))
+        self._images_digest = images_digest(training, test)
+        self._count = len(training) + len(test)
         self._seeds = range(spec.seed, spec.seed + spec.repeats)
         channels = training.images.shape[-1]
         self._filters = Pretraining(spec, results, channels, listener)
@@ -162,8 +161,11 @@ class _Experiment:
         for arm, labels, seed in self._plan:
             unit = self._results.unit(arm.name, labels, seed)
             if unit and "failed" not in unit:
-                where = str(self._results.unit_path(arm.name, labels, seed))
-                check_key(self._keys(arm, labels, seed), unit, where)
+                possible = self._made(arm, labels, seed)
+                if unit.get("key") not in {each.key for each in possible}:
+                    where = str(self._results.unit_path(arm.name, labels, seed))
+                    check_same(possible[0], unit, where, words=_words, was="made")
+                unit.pop("made_of", None)  # of the file alone
                 self._units[arm.name, labels, seed] = unit
 
     def units(self) -> list[dict[str, Any]]:
@@ -195,16 +197,19 @@ class _Experiment:
     def _attempt(self, arm, labels, seed):
         """A unit, finished or failed, written and told."""
         unit = {"arm": arm.name, "labels": labels, "seed": seed}
+        written: dict[str, Any] = {}
         self._listener.started(unit)
         path = self._results.unit_path(arm.name, labels, seed)
         remove(path.with_suffix(f".{TRACE}"))
         try:
             unit = self._unit(arm, labels, seed)
+            written = self._made(arm, labels, seed)[0].written()
+            unit["key"] = written["key"]
         except Exception as error:  # of somebody's classifier or arm, of Keras, of TensorFlow
             if is_full(error):
                 raise  # so would be the next ones
             self._results.write_failure(unit, path, error)
-        self._results.write_json(path.relative_to(self._results.path), unit)
+        self._results.write_json(path.relative_to(self._results.path), unit | written)
         tell = self._listener.failed if "failed" in unit else self._listener.finished
         tell(unit)
         return unit
@@ -239,24 +244,23 @@ class _Experiment:
             "steps": steps * spec.train.epochs,
             "start": [dataclasses.asdict(row) for row in report.rows] if report else [],
             "history": history,
-            "key": self._keys(arm, labels, seed)[0],
         }
 
-    def _keys(self, arm: Arm, labels, seed) -> list[str]:
-        """The key of a unit; then those that it may have had before the spec's number of layers
-        was another one, where that does not matter.
+    def _made(self, arm: Arm, labels, seed) -> list[Made]:
+        """What a unit depends on; then what it may have depended on before the spec's number of
+        layers was another one, where that does not matter.
         """
         counts = [self._spec.layers or self._filters.depth(seed)]
         if not arm.counts:
             counts += [None, *range(1, MOST_LAYERS + 1)]
-        return [self._key(arm, labels, seed, count) for count in counts]
+        return [self._made_with(arm, labels, seed, count) for count in counts]
 
-    def _key(self, arm: Arm, labels, seed, layers) -> str:
-        """A hash of all that a unit's numbers depend on."""
+    def _made_with(self, arm: Arm, labels, seed, layers) -> Made:
         spec = self._spec
         facts: dict[str, Any] = {
-            "format": 1,
-            "images": self._images_digest,
+            "format": 2,
+            "fingerprint": self._images_digest,
+            "images": {"data": _described(spec.data, self._images_digest, self._count)},
             "train": spec.train.model_dump(mode="json"),
             "classifier": spec.classifier.model_dump(mode="json"),
             "arm": arm.name,
@@ -271,6 +275,23 @@ class _Experiment:
         if arm.needs == "end-to-end":
             facts["filters"] = fingerprint(self._filters.twin(seed))
         if arm.needs == "supervised":
-            other = spec.supervised.model_dump(mode="json")
-            facts["supervised"] = [other, self._filters.supervised_digest()]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+            found, count = self._filters.supervised_digest()
+            facts["supervised"] = [spec.supervised.model_dump(mode="json"), found]
+            facts["images"]["supervised"] = _described(spec.supervised.data, found, count)
+        return made(facts, hidden=("images",))
+
+
+def _described(name, content, count):
+    """Labelled images as `kclr.keys.other_images` tells of them."""
+    return {"name": f"{name} with its labels", "content": content, "count": count}
+
+
+def _words(facts):
+    """The facts of a unit by what a spec calls them."""
+    keys = ("train", "classifier", "labels", "seed", "layers", "scale")
+    told = {key: facts[key] for key in keys if key in facts}
+    if "filters" in facts:
+        told["pretrained"] = {"hash of the filters": facts["filters"][-1]}
+    if "supervised" in facts:
+        told["supervised"] = facts["supervised"][0]
+    return told

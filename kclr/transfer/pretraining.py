@@ -5,12 +5,12 @@ twins and the classifier of supervised transfer; baselines are made anew, which 
 """
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kclr.data.fingerprints import array_digest
 from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
 from kclr.paths import is_full
@@ -50,18 +50,9 @@ def labelled(name, limit, test_limit, seed, channels=None) -> tuple[Labelled, La
     return parts[0], parts[1]
 
 
-def contents(found: Labelled):
-    """All that the numbers depend on in labelled images."""
-    return found.images, found.labels
-
-
-def digest(*arrays) -> str:
-    """A hash of arrays."""
-    made = hashlib.sha256()
-    for array in arrays:
-        made.update(f"{array.dtype} {array.shape}".encode())
-        made.update(np.ascontiguousarray(array).data)
-    return made.hexdigest()
+def images_digest(training: Labelled, test: Labelled) -> str:
+    """A hash of all that the numbers depend on in labelled images."""
+    return array_digest(training.images, training.labels, test.images, test.labels)
 
 
 class Pretraining:
@@ -173,13 +164,14 @@ class Pretraining:
             self._spec, path, training, test, made_of, count, seed, self._listener.preparing
         ).layers
 
-    def supervised_digest(self) -> str:
-        """A hash of the other labelled images.
+    def supervised_digest(self) -> tuple[str, int]:
+        """A hash of the other labelled images, and how many they are.
 
         Raises:
             SpecError, RunError: as `labelled`.
         """
-        return self._once(self._supervised_images)[-1]
+        training, test, found = self._once(self._supervised_images)
+        return found, len(training) + len(test)
 
     def _supervised_images(self):
         other: Any = self._spec.supervised
@@ -187,10 +179,10 @@ class Pretraining:
         training, test = labelled(
             other.data, other.limit, self._spec.test_limit, self._spec.seed, self._channels
         )
-        return training, test, digest(*contents(training), *contents(test))
+        return training, test, images_digest(training, test)
 
 
 def fingerprint(run: Run) -> list[Any]:
     """What tells a run from others: the keys of its layers, and a hash of their kernels."""
     arrays = [array for layer in run.layers for array in (layer.kernel, layer.bias)]
-    return [[layer.facts.get("key") for layer in run.layers], digest(*arrays)]
+    return [[layer.facts.get("key") for layer in run.layers], array_digest(*arrays)]

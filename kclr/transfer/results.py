@@ -128,19 +128,6 @@ def load_results(path) -> dict[str, Any]:
     return records.read_results(file)
 
 
-def check_key(keys, unit, where):
-    """Refuse to go on with a unit that was made otherwise.
-
-    Raises:
-        SpecError: its key is none of these.
-    """
-    if unit.get("key") not in keys:
-        raise SpecError(
-            f"{where} was made with other settings, images or filters. Write to another directory "
-            "with --out, or start anew with --overwrite (what is there is lost)."
-        )
-
-
 def failures(results) -> list[dict[str, Any]]:
     """The units that failed."""
     return [unit for unit in results["units"] if "failed" in unit]

@@ -17,7 +17,7 @@ from kclr.probing.protocol import probe
 from kclr.records import JudgedLayers
 from kclr.report.claims import END_TO_END, LAYER_BY_LAYER
 from kclr.run import Run
-from kclr.transfer.pretraining import Pretraining, contents, digest, fingerprint
+from kclr.transfer.pretraining import Pretraining, fingerprint, images_digest
 from kclr.transfer.results import Results, slug
 
 PROBE: Mapping[str, Any] = {"classifier": "ridge", "grid": 2, "labels": 1.0}
@@ -84,7 +84,7 @@ def _judged(run, images, seed, results, name, tell):
     """The probe's accuracies, as they were found before or anew."""
     channels = run.layers[0].kernel.shape[2]
     training, test = images(channels)
-    facts = [digest(*contents(training), *contents(test)), fingerprint(run), dict(PROBE), seed]
+    facts = [images_digest(training, test), fingerprint(run), dict(PROBE), seed]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     place = _place(name)
     known = results.read_json(place, JudgedLayers)

@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import as_images
-from kclr.errors import SpecError
+from kclr.errors import RunError, SpecError
 
 
 @pytest.fixture(scope="module")
@@ -83,28 +84,107 @@ def test_endless_data_set_needs_a_limit(photos):
     import tensorflow as tf
 
     dataset = tf.data.Dataset.from_tensor_slices(photos).repeat()
-    with pytest.raises(SpecError, match=r"infinite\. Say how many images to use: limit"):
+    with pytest.raises(SpecError, match=r"infinite\. Say how many .* dataset\.take"):
         as_images(dataset)
     assert len(list(as_images(dataset, limit=15).read())) == 15
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_bands_are_taken_for_transparency_only_where_that_is_said(photos, channels):
+    import tensorflow as tf
+
+    dark = np.concatenate([photos[..., : channels - 1], np.full_like(photos[..., :1], 9)], -1)
+    forms = [dark, list(dark), tf.data.Dataset.from_tensor_slices(dark)]
+    for form in forms:
+        with pytest.raises(SpecError, match=rf"{channels} channels.*images\[\.\.\., :.*alpha=True"):
+            as_images(form)
+    laid = np.stack(list(as_images(dark, alpha=True).read()))
+    expected = 255 + 9 / 255 * (photos[..., : channels - 1].astype(float) - 255)
+    assert np.abs(laid - expected).max() <= 0.5
+
+
+def test_data_sets_of_pictures_of_unknown_channels_are_not_cut_into_rows(photos):
+    import tensorflow as tf
+
+    def loose():
+        yield from photos
+
+    spec = tf.TensorSpec((None, None, None), tf.uint8)
+    images = list(as_images(tf.data.Dataset.from_generator(loose, output_signature=spec)).read())
+    np.testing.assert_array_equal(np.stack(images), photos)
 
 
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((4, 4), np.uint8), "expected \\(count, height, width, channels\\)"),
-        (np.zeros((4, 3, 8, 8), np.uint8), "images with 8 channels: expected 1 or 3"),
-        (np.full((2, 8, 8, 3), 255.0), "values go from 255 to 255, not from 0 to 1"),
-        (np.full((2, 8, 8, 3), -1.0), "Give uint8, or floats between 0 and 1"),
-        (np.full((2, 8, 8, 3), np.nan), "not from 0 to 1"),
+        (np.zeros((4, 5), np.uint8), r"\(4, 5\): expected .*One gray picture is images\[None\]"),
+        (np.zeros((64, 48, 3), np.uint8), r"One picture of 64x48 px is images\[None\]; 64 gray"),
+        (np.zeros((4, 3, 8, 8), np.uint8), r"np\.moveaxis\(images, 1, -1\)"),
+        (np.zeros((4, 8, 8, 7), np.uint8), "images with 7 channels: expected 1 or 3"),
+        ([np.zeros((3, 8, 8), np.uint8)], r"np\.moveaxis\(image, 0, -1\)"),
+        (np.full((2, 8, 8, 3), 255.0), "values go from 255 to 255, not from 0 to 1.*images / 255"),
+        (np.full((2, 8, 8, 3), -1.0), r"floats between 0 and 1: \(images \+ 1\) / 2"),
+        (np.full((2, 8, 8, 3), np.nan), "not from 0 to 1.*isnan"),
         (np.full((2, 8, 8, 3), 300), "not from 0 to 255"),
-        ([], "nothing that images can be read from"),
+        (np.linspace(-40, 7, 32).astype(int).reshape(2, 4, 4, 1), r"images\.max\(\) - images\.min"),
+        ([], "no images: the list is empty"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "no images: .* is empty"),
         (7, "nothing that images can be read from"),
-        (np.array([["a"]]), "expected"),
+        (None, "nothing that images can be read from"),
+        ({"image": 1}, "dict .* is nothing that images can be read from"),
+        (iter([np.zeros((8, 8))]), r"An iterator is read once: give list\(images\)"),
+        (np.array(["a.png", "b.png"]), "holds texts.*path of their folder"),
+        (np.zeros((), np.uint8), "nothing that images can be read from"),
+        (["a.png", "b.png"], r"image 0 .* 'a.png'. .*folder, or open each: \[np.asarray\(PIL"),
+        ([np.zeros((8, 8)), None], "image 1 of the list is None. Leave it out"),
+        ([[[1, 2], [3]]], "image 0 of the list is no picture"),
+        ([1, 2], r"image 0 of the list has the shape \(\)"),
+        (np.zeros((2, 8, 8), complex), "holds complex numbers"),
+        ([Image.new("P", (8, 8))], r"PIL image of mode P. Give image.convert"),
     ],
 )
 def test_other_things_are_refused_with_the_cure(images, message):
     with pytest.raises(SpecError, match=message):
         as_images(images)
+
+
+def test_a_data_set_of_texts_is_refused_as_one():
+    import tensorflow as tf
+
+    with pytest.raises(SpecError, match="holds"):
+        as_images(tf.data.Dataset.from_tensor_slices(np.array([[["a"]]])))
+
+
+def test_options_that_arrays_do_not_have_are_named(photos):
+    with pytest.raises(SpecError, match="arrays: spilt"):
+        as_images(photos, spilt="train")
+    with pytest.raises(SpecError, match="arrays: limit"):
+        as_images(photos, limit=0)
+
+
+def test_cures_are_said_for_a_spec_and_for_python(photos, tmp_path):
+    in_python = r"kclr\.data\.sources\.as_images\(images, tile=64\)"
+    with pytest.raises(RunError, match=rf"several: {in_python}$"):
+        PatchTripletGenerator(photos[:1], 7)
+    Image.fromarray(photos[0]).save(tmp_path / "one.png")
+    in_spec = r"data: \{source: folder:.*, tile: 64\} in a spec"
+    with pytest.raises(RunError, match=rf"several: {in_spec}, {in_python} in Python$"):
+        PatchTripletGenerator(tmp_path, 7)
+    assert PatchTripletGenerator(as_images(tmp_path, tile=10), 7).image_count == 6
+
+
+@pytest.mark.parametrize("kind", ["object array", "tensor", "PIL", "bool"])
+def test_other_kinds_of_images_that_mean_one_thing(photos, kind):
+    import tensorflow as tf
+
+    given = {
+        "object array": np.array([*photos, None], dtype=object)[:-1],
+        "tensor": tf.constant(photos),
+        "PIL": [Image.fromarray(photo) for photo in photos],
+        "bool": photos > 127,
+    }[kind]
+    expected = (photos > 127) * np.uint8(255) if kind == "bool" else photos
+    np.testing.assert_array_equal(np.stack(list(as_images(given).read())), expected)
 
 
 def test_fingerprint_follows_the_pixels(photos):

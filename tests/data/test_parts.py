@@ -20,7 +20,7 @@ def numbered(pictures, **options):
         for number in range(start, pictures):
             yield str(number), lambda number=number: decoded(number)
 
-    return Images(records=records, channels=3, fingerprint="x", **options), read
+    return Images(records=records, channels=3, **options), read
 
 
 def numbers(images, start=0):

@@ -149,7 +149,7 @@ def test_too_many_broken_files_stop_the_run(tmp_path, photo):
         read(tmp_path)
     text = str(error.value)
     assert "of 8 pictures cannot be used, more than max_unreadable allows (0.1 of them)" in text
-    assert "Mend or remove them, or raise data.max_unreadable." in text
+    assert "Mend or remove them, or allow more: data: {source: folder:" in text
     assert any(name in text for name in ("empty.png", "text.jpg", "half.jpg", "half.png"))
 
 
@@ -204,15 +204,22 @@ def test_linked_folders_are_followed(tmp_path):
     assert source(str(tmp_path / "pictures")).open().count == 3
 
 
-def test_fingerprint_follows_the_files(tmp_path):
+def test_fingerprint_follows_the_bytes_of_the_files_and_not_their_times(tmp_path):
     make(tmp_path)
     before = source(str(tmp_path)).open().fingerprint
     assert before == as_images(tmp_path).fingerprint
-    os.utime(tmp_path / "class 0" / "0.png", ns=(1, 1))
-    touched = source(str(tmp_path)).open().fingerprint
-    (tmp_path / "class 0" / "0.png").unlink()
+    picture = tmp_path / "class 0" / "0.png"
+    os.utime(picture, ns=(1, 1))
+    assert source(str(tmp_path)).open().fingerprint == before
+    content = picture.read_bytes()
+    picture.write_bytes(content[:-1] + b"x")
+    os.utime(picture, ns=(1, 1))
+    changed = source(str(tmp_path)).open().fingerprint
+    picture.unlink()
     removed = source(str(tmp_path)).open().fingerprint
-    assert len({before, touched, removed}) == 3
+    picture.write_bytes(content)
+    assert len({before, changed, removed}) == 3
+    assert source(str(tmp_path)).open().fingerprint == before
 
 
 def test_fingerprint_survives_a_move(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from kclr.cli import main
 from kclr.data.sources import as_images
 from kclr.errors import SpecError
-from kclr.keys import keys_of, sources
+from kclr.keys import layers_made, sources
 from kclr.learned import Listener, PlainLayer
 from kclr.spec import parse_spec
 from kclr.stack import train as train_and_export
@@ -80,7 +80,7 @@ def test_the_key_of_a_layer_has_the_kernel_that_it_starts_from_and_not_its_place
     paths = (first.path, tmp_path / "moved", further.path)
     specs = [spec(f"{{start: {path}}}", FURTHER) for path in paths]
     opened = {source: as_images(source) for source in sources(specs[0])}
-    here, moved, other = (keys_of(each, opened)[1] for each in specs)
+    here, moved, other = (layers_made(each, opened)[1].key for each in specs)
     assert here == moved != other
 
 
