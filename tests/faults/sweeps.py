@@ -17,7 +17,7 @@ HANGS = 300.0  # seconds without a word of a worker, on a busy machine
 MEMORY = 4 << 30  # bytes that a worker may map on top of what it begins with
 
 
-def sweep(make, numbers, jobs, chunk, tell=print, done=None):
+def sweep(make, numbers, jobs, chunk, tell=print, done=None, patience=HANGS):
     """Run cases, and gather what is wrong by kind.
 
     Args:
@@ -26,6 +26,9 @@ def sweep(make, numbers, jobs, chunk, tell=print, done=None):
         jobs: processes at once. chunk: cases for which one process is used.
         tell: is told of each kind of finding when it is first seen, and how far it is.
         done: is told what a case says, where that is not a finding but its result.
+        patience: seconds without a word after which a worker hangs.
+
+    Ctrl-C ends it; what was tried until then counts.
 
     Returns:
         How many were tried, and for each kind of finding its number, a first case and its words.
@@ -35,30 +38,35 @@ def sweep(make, numbers, jobs, chunk, tell=print, done=None):
     found: dict[str, list] = {}
     tried = 0
     told = time.monotonic()
-    while chunks or workers:
-        while chunks and len(workers) < jobs:
-            worker = _Worker(make, chunks.pop())
-            workers[worker.pipe] = worker
-        ready, _, _ = select.select(list(workers), [], [], 1.0)
-        for pipe, worker in list(workers.items()):
-            results = worker.read() if pipe in ready else []
-            for number, wrong in results:
-                tried += 1
-                if wrong and done:
-                    done(wrong)
-                elif wrong:
-                    _note(found, number, wrong, tell)
-            if worker.over or worker.silent() > HANGS:
-                del workers[pipe]
-                words = worker.end()
-                if worker.left:  # the one that it died of is a finding, the others come again
+    try:
+        while chunks or workers:
+            while chunks and len(workers) < jobs:
+                worker = _Worker(make, chunks.pop())
+                workers[worker.pipe] = worker
+            ready, _, _ = select.select(list(workers), [], [], 1.0)
+            for pipe, worker in list(workers.items()):
+                results = worker.read() if pipe in ready else []
+                for number, wrong in results:
                     tried += 1
-                    _note(found, worker.left[0], words, tell)
-                    if worker.left[1:]:
-                        chunks.append(worker.left[1:])
-        if time.monotonic() - told > 60:
-            told = time.monotonic()
-            tell(f"{tried:,} of {len(numbers):,}, {len(found)} kinds of finding")
+                    if wrong and done:
+                        done(wrong)
+                    elif wrong:
+                        _note(found, number, wrong, tell)
+                if worker.over or worker.silent() > patience:
+                    del workers[pipe]
+                    words = worker.end()
+                    if worker.left:  # the one that it died of is a finding, the others come again
+                        tried += 1
+                        _note(found, worker.left[0], words, tell)
+                        if worker.left[1:]:
+                            chunks.append(worker.left[1:])
+            if time.monotonic() - told > 60:
+                told = time.monotonic()
+                tell(f"{tried:,} of {len(numbers):,}, {len(found)} kinds of finding")
+    except KeyboardInterrupt:
+        tell(f"interrupted after {tried:,} of {len(numbers):,}")
+        for worker in workers.values():
+            worker.end()
     return tried, {kind: tuple(own) for kind, own in found.items()}
 
 
@@ -129,7 +137,7 @@ class _Worker:
             os.kill(self._pid, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         os.close(self.pipe)
-        return f"it hung for {HANGS:.0f} s" if hung else f"the process died with status {status}"
+        return "it hung" if hung else f"the process died with status {status}"
 
 
 def _work(make, numbers, pipe):
