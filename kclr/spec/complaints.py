@@ -1,6 +1,5 @@
 """Errors of pydantic in our words: what was written, what is allowed, the nearest spelling."""
 
-import math
 from typing import Any
 
 from kclr.spec.fields import Slot, item, slot_at
@@ -150,7 +149,7 @@ def _rewritten(given, slot: Slot | None) -> str:
             fits = float(given) if float in types else int(given, 0)
         except ValueError:
             fits = None
-        if fits is not None and math.isfinite(fits):
+        if fits is not None and abs(fits) < 10**18:
             return f"Write {given.strip()}, without quotes."
     if int in types and isinstance(given, float) and given.is_integer() and abs(given) < 1e15:
         return f"Write {int(given)}."

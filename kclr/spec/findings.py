@@ -331,7 +331,12 @@ def describe(name, findings, places=None) -> str:
         written = "" if finding.path[:1] == ("--set",) else _cut(".".join(map(str, finding.path)))
         head = ", ".join(part for part in (place, written) if part)
         rows.append(f"  {head}: {finding.message}" if head else f"  {finding.message}")
-    return "\n".join(printable(line) for row in rows for line in row.split("\n"))
+    return "\n".join(_bounded(printable(line)) for row in rows for line in row.split("\n"))
+
+
+def _bounded(line):
+    # The place begins it, the cure ends it; between them may be thousands of digits.
+    return line if len(line) <= 1000 else f"{line[:600]} ... {line[-300:]}"
 
 
 def _cut(text):

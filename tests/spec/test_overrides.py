@@ -181,3 +181,11 @@ def test_overrides_of_what_is_no_mapping_wait_until_it_is_one():
 def test_a_long_override_is_not_repeated_in_full():
     assert len(refusal("seed=" + "[" * 100_000)) < 500
     assert len(refusal("x" * 100_000)) < 500
+
+
+def test_digits_without_end_are_answered_in_a_line_that_can_be_read():
+    digits = "9" * 5000
+    with pytest.raises(SpecError) as caught:
+        parse_spec(f"data: photos\nstack: [{{}}]\nseed: '{digits[:400]}'", [f"seed.{digits}=1"])
+    assert max(map(len, str(caught.value).splitlines())) < 1000
+    assert "Use 0 to" in str(caught.value)
