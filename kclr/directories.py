@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kclr.errors import RunError
-from kclr.paths import as_path, atomic, is_remote, recover, shown
+from kclr.paths import as_path, atomic, is_full, is_remote, recover, shown
 
 MARKER = ".kclr"
 LOCK = ".lock"
@@ -391,7 +391,7 @@ def _check_place(path, apart=()):
                 inside = "" if directory == path else f", so {path} cannot be in it"
                 raise RunError(f"{directory} is a file{inside}. Choose another place with --out.")
         resolved = path.resolve()
-        for pictures in map(Path, apart):
+        for pictures in (Path(each).expanduser() for each in apart):
             if not resolved.is_relative_to(pictures.resolve()):
                 continue
             within = resolved.relative_to(pictures.resolve()).parts
@@ -453,31 +453,43 @@ def _in_words(path):
 
 @contextlib.contextmanager
 def _locked(path, kind):
-    """Make a directory, and keep other processes from writing to it while the block runs.
-
-    The lock goes with the process, however that ends. An object store, Windows and a disk without
-    locks have none.
-    """
-    without = is_remote(path) or os.name == "nt"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-        descriptor = None if without else os.open(path / LOCK, flags, 0o666)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    if descriptor is None:
-        yield
-        return
-    try:
-        import fcntl
-
+    """Make a directory, and keep other processes from writing to it while the block runs."""
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.mkdir(parents=True, exist_ok=True)
+            if not is_remote(path):
+                stack.enter_context(locked(path / LOCK, wait=False))
         except BlockingIOError:
             raise RunError(
                 f"{path}: another process writes to this {kind.name}. Wait until it has ended, or "
                 "choose another place with --out."
             ) from None
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        yield
+
+
+@contextlib.contextmanager
+def locked(file, wait=True) -> Iterator[None]:
+    """Keep other processes from the same lines while the block runs, where the disk has locks.
+
+    The lock goes with the process, however that ends. Windows has none.
+
+    Args:
+        file: Path of the lock, which stays. wait: for another process to end the block.
+
+    Raises:
+        BlockingIOError: another process is in it, and there is no waiting.
+    """
+    if os.name == "nt":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
                 raise
@@ -488,8 +500,9 @@ def _locked(path, kind):
 
 def _unwritable(path, error):
     words = getattr(error, "strerror", None) or error
+    cure = "Make room on the disk" if is_full(error) else "Mend that"
     return RunError(
-        f"{path} cannot be written to: {words}. Mend that, or choose another place with --out."
+        f"{path} cannot be written to: {words}. {cure}, or choose another place with --out."
     )
 
 

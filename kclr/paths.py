@@ -150,6 +150,8 @@ def is_full(error: BaseException | None) -> bool:
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
+        if os.strerror(errno.ENOSPC) in str(error):  # all that TensorFlow's errors say
+            return True
         error = error.__cause__ or error.__context__
     return False
 
@@ -158,11 +160,17 @@ def _copy(local, path):
     if not local.is_dir():
         path.write_bytes(local.read_bytes())
         return
-    remove(path)
+    for name in _LAST:
+        (path / name).unlink(missing_ok=True)
+    written = set()
     for file in sorted(files(local), key=lambda file: (file.name in _LAST, file)):
         target = path / file.relative_to(local).as_posix()
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(file.read_bytes())
+        written.add(os.fspath(target))
+    for file in [*files(path)]:
+        if os.fspath(file) not in written:
+            file.unlink()
 
 
 def remove(path) -> None:

@@ -61,6 +61,13 @@ def test_a_directory_in_a_store_is_complete_when_its_last_file_is_there(bucket, 
     names = sorted(path.name for path in files(f"{bucket}/layer"))
     assert names == ["a.npy", "layer.json", "z.npy"]
     assert list(Store.store)[-1].endswith("layer.json")
+    with atomic(f"{bucket}/layer") as temporary:  # what is replaced is there until then
+        temporary.mkdir()
+        for name in ("layer.json", "b.npy", "z.npy"):
+            (temporary / name).write_text(f"new {name}")
+    assert {path.name: path.read_text() for path in files(f"{bucket}/layer")} == {
+        name: f"new {name}" for name in ("layer.json", "b.npy", "z.npy")
+    }
     remove(f"{bucket}/layer")
     assert not as_path(f"{bucket}/layer").exists()
 
@@ -197,6 +204,7 @@ def test_a_full_disk_is_named_with_the_file_and_numpys_words_for_it_are_understo
     with pytest.raises(RuntimeError) as told:
         retold(OSError(errno.EDQUOT, "quota"))
     assert is_full(told.value)
+    assert is_full(ValueError("saved_model: cannot be written: No space left on device"))
     assert not is_full(OSError(errno.EACCES, "no"))
     assert not [*tmp_path.iterdir()]
 

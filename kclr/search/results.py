@@ -93,10 +93,10 @@ def write_results(run: Run, spec: Spec, plain: dict[str, Any], found) -> dict[st
         "versions": versions(),
         "hardware": hardware(),
     }
-    run.write_text("search.json", json.dumps(written, indent=1) + "\n")
     with atomic(run.path / "trials.csv") as temporary:
         write_csv(temporary, table_rows(rows))
     trials_png(run.path / "trials.png", written)
+    run.write_text("search.json", json.dumps(written, indent=1) + "\n")  # it makes it finished
     return written
 
 

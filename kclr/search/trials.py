@@ -1,6 +1,5 @@
 """A trial: train a stack with a trial's values, and say what came of it."""
 
-import contextlib
 import gc
 import math
 import shutil
@@ -17,6 +16,7 @@ from keras_tuner.errors import FailedTrialError
 from kclr.callbacks import CollapseError
 from kclr.data.labels import load_labelled
 from kclr.data.sources import as_images
+from kclr.directories import locked
 from kclr.errors import SpecError
 from kclr.keys import adopt
 from kclr.learned import Listener
@@ -104,7 +104,8 @@ class Trials:
                 update={"stack": spec.stack[: self.stage.shared], "search": None}
             )
             key = key_of(lower.model_dump(mode="json"))
-            with _alone(self._below / f"{key}.lock"):
+            self._below.mkdir(parents=True, exist_ok=True)
+            with locked(self._below / f"{key}.lock"):  # until another process has trained it
                 place = self._below / key
                 known = [Run(path) for path in self._below.iterdir() if path != place]
                 adopt(lower, place, known)
@@ -150,18 +151,6 @@ def _reason(error):
     if isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError)):
         return "out of memory"
     return str(error)
-
-
-@contextlib.contextmanager
-def _alone(path):
-    """Wait until no other process is between the same lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        with contextlib.suppress(ImportError):  # Windows has no flock
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class _Told(Listener):

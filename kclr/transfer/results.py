@@ -82,11 +82,11 @@ class Results(Run):
 
     def write_results(self, results):
         """Write `results.json` and `results.csv`."""
-        self.write_json("results.json", results)
         with atomic(self.path / "results.csv") as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(results["units"])
+        self.write_json("results.json", results)  # it makes the experiment finished
 
 
 def slug(name) -> str:
