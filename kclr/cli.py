@@ -16,6 +16,7 @@ from pathlib import Path
 from kclr.arguments import parser
 from kclr.errors import RunError, SpecError, reason
 from kclr.keras_backend import require_tensorflow
+from kclr.paths import is_full
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -47,7 +48,8 @@ def main(arguments=None) -> int:
         return DONE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _refused(options, error, f"{where}{error.strerror or error}", FAILED)
+        cure = ". Make room on the disk, and try again." if is_full(error) else ""
+        return _refused(options, error, f"{where}{error.strerror or error}{cure}", FAILED)
     except Exception as error:
         words = f"kclr failed, by a mistake of its own: {reason(error)}"
         if not options.debug:

@@ -176,6 +176,18 @@ def test_a_full_disk_is_a_failed_run_that_can_be_resumed(tmp_path):
     assert kclr(*arguments, "--resume", cwd=tmp_path).returncode == 0
 
 
+def test_init_on_a_full_disk_leaves_nothing_in_the_way_and_says_what_to_do(tmp_path, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        assert main(["init", str(tmp_path / "my.yaml")]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert capsys.readouterr().err == "File too large. Make room on the disk, and try again.\n"
+    assert not [*tmp_path.iterdir()]
+    assert main(["init", str(tmp_path / "my.yaml")]) == 0
+
+
 @pytest.mark.parametrize("held", [False, True], ids=["before it began", "in its midst"])
 def test_a_mistake_in_a_plug_in_is_a_line_with_the_file_that_has_its_trace(
     tmp_path, capsys, monkeypatch, held
