@@ -373,7 +373,7 @@ def _check_free(out, names):
     for directory in (out, *out.parents):
         if not (directory / "spec.yaml").is_file():
             continue
-        recorded = (Run(directory).summary or {}).get("sha256", {})
+        recorded = (Run(directory).summary or {}).get("sha256") or {}
         inside = out.relative_to(directory)
         for name in names:
             target = (inside / name).as_posix()

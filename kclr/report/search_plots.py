@@ -1,5 +1,6 @@
 """Pictures of a search: accuracy against seconds, and every hyperparameter beside the score."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -168,14 +169,14 @@ def coordinates_svg(name, rows, objective: Mapping[str, str], layer) -> str:
 
 def _scale(column):
     """How a column's values become heights from 0 to 1, and the heights of its ticks."""
-    import numpy as np
 
     there = [value for value in column if value is not None]
-    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in there):
+    numbers = [isinstance(v, (int, float)) and not isinstance(v, bool) for v in there]
+    if numbers and all(numbers):
         low, high = min(there), max(there)
         if low == high:
             return lambda value: 0.5, [(0.5, f"{low:.4g}")]
-        warp = np.log if low > 0 and high / low > 20 else float
+        warp = math.log if low > 0 and high / low > 20 else float
         span = float(warp(high)) - float(warp(low))
         return (
             lambda value: (float(warp(value)) - float(warp(low))) / span,

@@ -35,6 +35,41 @@ def made(trials=12, seed=0):
     return {"name": "mine", "objective": GOAL, "rows": rows, "best": [best], "spec": {"seed": 3}}
 
 
+def with_row(tmp_path, row):
+    written = made(3)
+    written["rows"][0] |= row
+    (tmp_path / "search.json").write_text(json.dumps(written))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"score": 2**62, "trial": "[bold]\x1b[2J"},
+        {"values": {"a": [1, 2], "b": float("nan"), "c": None, "d": True, "e": 10**17}},
+    ],
+)
+def test_trials_of_unusual_values_are_shown(tmp_path, row):
+    assert write_report([with_row(tmp_path, row)], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"score": float("nan")},
+        {"score": 0.5, "seconds": -1.0},
+        {"values": []},
+        {"score": 0.5, "complete": None},
+        {"failed": None},
+        {"layer": 3},
+        {"trial": 10**4000},
+    ],
+)
+def test_a_trial_that_no_search_writes_is_named(tmp_path, row):
+    with pytest.raises(RunError, match=r"search\.json: (not as `kclr search`|cannot be read)"):
+        write_report([with_row(tmp_path, row)], tmp_path / "report.html")
+
+
 @pytest.mark.parametrize("direction", ["max", "min"])
 def test_the_front_is_what_no_other_trial_beats(direction):
     rows = made(60)["rows"]
