@@ -102,13 +102,16 @@ def _load_with_plain(options):
 
 
 def _check(options):
+    from kclr.report.tables import print_images, print_spec
+
     spec = _load(options)
     if options.json:
+        # What can be read as a spec again, and nothing else, is on standard output.
         print(json.dumps(spec.model_dump(mode="json"), indent=2))
+        print_images(spec, sys.stderr)
         return
-    from kclr.report.tables import print_spec
-
     print_spec(spec)
+    print_images(spec)
 
 
 def _train(options):

@@ -56,6 +56,10 @@ class Listener:
         """`done` of `total` pictures are hashed, which tells these images from others. Not called
         where that takes no time."""
 
+    def images(self, name, census):
+        """What the source called `name` holds: `kclr.data.census.Census`, None where it is not of
+        files. Called before the first layer that is trained on it."""
+
     def layer(self, index, layer, sizes):
         """Layer `index` (from 0) of the spec begins."""
 

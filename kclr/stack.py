@@ -177,9 +177,14 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
             layers = spec.stack[first : top + 1]
             recorder = _Recorder(run, layers, below, listener, spec.tensorboard, probe)
             images = opened[layer.data or spec.data]
+            if images not in told:
+                told[images] = 0
+                listener.images(images.name, images.census)
+                for words in images.look():
+                    recorder.warned(words)
             check_images(images, layer.learner.contrastive, recorder.warned)
             learned = learn(spec, first, top, below, images, checkpoint, recorder, cluster)
-            if len(images.skipped) > told.get(images, 0):
+            if len(images.skipped) > told[images]:
                 recorder.warned(skipped_words(images.skipped))
                 told[images] = len(images.skipped)
             for own, found in zip(layers, learned, strict=True):
@@ -198,7 +203,7 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
                 listener.learned(index, own, found.facts)
             checkpoints.forget(checkpoint)
         if not bare:
-            _finish(run, spec)
+            _finish(run, spec, opened)
         cluster.from_chief()
         listener.finished(run)
     return run
@@ -398,7 +403,7 @@ def _draw(trained, below, sizes: LayerGeometry, images, seed):
     plots.patches_png(path, patches, responses, title=title)
 
 
-def _finish(run, spec):
+def _finish(run, spec, opened):
     """Export the stack and write the summary, which makes the run finished."""
     options = spec.export
     export.export_run(
@@ -418,6 +423,9 @@ def _finish(run, spec):
         "hardware": hardware(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seed": spec.seed,
+        "images": {
+            images.name: images.census.as_dict() for images in opened.values() if images.census
+        },
         "layers": [
             {"name": layer.name, "kernel_shape": list(layer.kernel.shape)}
             | {

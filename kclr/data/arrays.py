@@ -47,7 +47,7 @@ class Arrays(Source):
         else:
             images = [_image(number, image) for number, image in enumerate(images)]
         channels = {self._channels(image.shape) for image in images}
-        _check(images[0])
+        _check(images[0], self.range)
 
         def records(start):
             for number in range(start, len(images)):
@@ -93,7 +93,7 @@ class Arrays(Source):
         if not head:
             raise SpecError("the data set is empty.")
         for value in head:
-            _check(value)
+            _check(value, self.range)
         count = int(size) if size > 0 and not batched else None
         if size == tf.data.INFINITE_CARDINALITY:
             count = self.limit
@@ -231,12 +231,12 @@ def _image_of(element):
     return element
 
 
-def _check(image):
+def _check(image, limits):
     """Refuse images whose numbers are wrong for a reason that all of them share."""
     import numpy as np
 
     try:
-        to_channels(image, 3)
+        to_channels(image, 3, limits)
     except UnreadableError as error:
         image = np.asarray(image)
         low, high = (float(image.min()), float(image.max())) if image.size else (0.0, 0.0)
@@ -249,6 +249,8 @@ def _check(image):
             cure += ": images[~np.isnan(images).any((1, 2, 3))] leaves out those that hold NaN"
         elif low < high:
             cure += ": (images - images.min()) / (images.max() - images.min())"
+        if low < high:
+            cure += f"; or say which values are black and white: range=({low:g}, {high:g})"
         raise SpecError(f"the first images: {error}. {cure}.") from None
 
 

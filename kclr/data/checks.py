@@ -2,13 +2,15 @@
 
 import re
 
+from kclr.data.class_folders import layout
 from kclr.data.sources import source as named_source
 from kclr.data.sources import split_source
+from kclr.errors import SpecError
 from kclr.spec.augmentations import colour_findings
 from kclr.spec.findings import Draft, read_draft
 from kclr.spec.geometry import output_size
 from kclr.spec.schema import Spec
-from kclr.spec.sizes import image_findings, whitening_findings
+from kclr.spec.sizes import image_findings, least_image, whitening_findings
 from kclr.spec.wording import Finding, nearest, shown
 
 LABELLED = ("tfds", "folder", "digits")
@@ -65,7 +67,9 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
             for finding in colour_findings(layer.patches.augment, shape[2], *place):
                 findings += [finding] if draft is None or draft.trusted(*finding.path) else []
         if shape and (draft is None or draft.sizes_trusted(index, below=True)):
-            findings += image_findings(spec, index, shape[0], shape[1])
+            for finding in image_findings(spec, index, shape[0], shape[1]):
+                words = finding.message + source.too_small(least_image(spec, index))
+                findings.append(Finding(finding.path, words))
             for finding in whitening_findings(spec, shape[2]) if index == 0 else []:
                 findings += [finding] if draft is None or draft.trusted(*finding.path) else []
         if draft is None or draft.trusted("stack", index):
@@ -110,6 +114,11 @@ def labelled_findings(name: str, path: tuple) -> list[Finding]:
         words = f"{shown(name)} names no labelled images.{close}"
         return [Finding(path, words)]
     problem = None if scheme == "digits" else named_source(name).problem()
+    if scheme == "folder" and not problem:
+        try:
+            layout(split_source(name)[1]["path"])
+        except SpecError as error:
+            problem = str(error)
     return [Finding(path, problem)] if problem else []
 
 

@@ -5,13 +5,12 @@ scikit-learn's handwritten digits, which need no download.
 """
 
 import difflib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kclr.data.class_folders import layout
 from kclr.data.pixels import to_channels
-from kclr.data.source_folder import Folder
 from kclr.data.source_tfds import Tfds, _read
 from kclr.data.sources import Images, split_source
 from kclr.errors import RunError, SpecError
@@ -74,7 +73,8 @@ def load_labelled(name, split, channels=None, limit=None, data_dir=None, memory=
 
     Args:
         name: `tfds:NAME` with a feature `label`; `folder:PATH` with a folder of pictures for each
-            class, in `PATH/train` and `PATH/test` or in `PATH` itself; or `digits`.
+            class, in `PATH/train` and `PATH/test` or in `PATH` itself, where each may hold folders
+            `train` and `test` (see `kclr.data.class_folders`); or `digits`.
         split: "train" or "test".
         channels: 1 or 3, what the images are turned into; their own when left out.
         limit: int, use only the first so many, in the data set's order (which mixes the classes).
@@ -216,51 +216,15 @@ def _labels(builder, part):
 def _folder(split, channels, path):
     import numpy as np
 
-    root = os.path.expanduser(path)
-    whole = Folder(path=path)
-    problem = whole.problem()
-    if problem:
-        raise SpecError(problem)
-    held_out = [name for name in HELD_OUT if os.path.isdir(os.path.join(root, name))]
-    divided = bool(held_out) and os.path.isdir(os.path.join(root, "train"))
-    part = os.path.join(path, held_out[0] if split == "test" else "train") if divided else path
-    names = _class_folders(os.path.join(path, "train") if divided else path)
-    source = Folder(path=part, channels=channels, max_unreadable=1.0)
-    problem = source.problem()
-    if problem:
-        raise SpecError(problem)
-    place = os.path.expanduser(part)
-    found = [os.path.relpath(file, place).split(os.sep) for file in source._files()]
-    strange = sorted({words[0] for words in found if len(words) < 2 or words[0] not in names})
-    if strange:
-        raise SpecError(
-            f"{part}: {', '.join(strange[:5])} {'is' if len(strange) == 1 else 'are'} in no class "
-            f"folder of the training images ({', '.join(names[:5])}"
-            f"{', ...' if len(names) > 5 else ''}). Move every picture to the folder of its class."
-        )
-    labels = np.array([names.index(words[0]) for words in found], np.int64)
-    if divided:
-        return Labelled(source.open(), labels, names)
-    rows = _divide(labels, split, path, names)
-    return Labelled(source.open(), labels[rows], names, rows=rows)
-
-
-def _class_folders(path):
-    """Names of the classes: the folders in `path`, in the order of their names."""
-    names = tuple(
-        sorted(
-            entry.name
-            for entry in os.scandir(os.path.expanduser(path))
-            if entry.is_dir() and not entry.name.startswith(".")
-        )
-    )
-    if len(names) < 2:
-        raise SpecError(
-            f"{path} has {len(names) or 'no'} class folder{'s' if len(names) != 1 else ''}, and "
-            "two are the least. Put the pictures of each class in a folder of its own: "
-            f"{os.path.join(path, 'cats')}, {os.path.join(path, 'dogs')}."
-        )
-    return names
+    found = layout(path)
+    source, *numbers = found.labels(split)
+    images = source.model_copy(update={"channels": channels}).open()
+    rows, labels = (np.array(column, np.int64) for column in numbers)
+    if found.divided:
+        whole = len(rows) == images.count
+        return Labelled(images, labels, found.classes, rows=None if whole else rows)
+    kept = _divide(labels, split, path, found.classes)
+    return Labelled(images, labels[kept], found.classes, rows=rows[kept])
 
 
 def _digits(split, channels):

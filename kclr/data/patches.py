@@ -1,10 +1,11 @@
 """PatchTripletGenerator: images in, batches of overlapping patches out, as tf.data."""
 
 import numbers
+import warnings
 from functools import cached_property
 
 from kclr.data import pool, sampling
-from kclr.data.sources import as_images
+from kclr.data.sources import Images, as_images
 
 # Drawn apart, so that a step's crops are the same whatever is cut out of them.
 _CROPS, _WINDOWS = 0, 1
@@ -95,6 +96,9 @@ class PatchTripletGenerator:
         self.channels = self.images.channels
         self._chunks = None
         self._buffer = self._load(memory)
+        if not isinstance(images, Images):  # whoever opened them has had a look
+            for words in self.images.warnings:
+                warnings.warn(words, stacklevel=2)
         if self._buffer is None:
             self._chunks = pool.Chunks(self.images, self.crop_size, memory, self.seed)
             self.image_count = self._chunks.count * self._chunks.images_per_picture

@@ -3,74 +3,118 @@
 import difflib
 import hashlib
 import os
+from dataclasses import replace
 from itertools import islice
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from kclr.data import image_files
-from kclr.data.fingerprints import of_files
+from kclr.data.census import Census, pictures
+from kclr.data.fingerprints import digest, of_files
 from kclr.data.sources import Source
 from kclr.errors import SpecError
 from kclr.spec.registry import register
-from kclr.spec.wording import path_hint
+from kclr.spec.wording import path_hint, printable
 
 _HEADERS = 200  # files whose size is looked at to learn how small the pictures are
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
 @register("source", "folder")
 class Folder(Source):
-    """All PNG, JPEG, WebP, GIF and BMP files below a directory, whatever its subfolders mean."""
+    """All pictures below a directory, whatever its subfolders mean: PNG, JPEG, TIFF, WebP, GIF,
+    BMP, JPEG 2000, AVIF and more."""
 
     path: str = Field(exclude=True)
     """The directory."""
+    max_pixels: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
+    """Pictures of more pixels are not read; 89,478,485 when left out, or as many as `memory` holds
+    at 4 bytes each."""
 
     argument: ClassVar[str | None] = "path"
 
     def problem(self):
-        path = os.path.expanduser(self.path)
         if not self.path:
             return "folder: has no path. Write folder:PATH."
+        name = printable(self.path)
+        if "\0" in self.path:
+            return f"{name} holds a zero byte, which no path can. Write the path without it."
+        path = os.path.expanduser(self.path)
         if os.path.isdir(path):
-            if next(_walk(path), None) is None:
-                return (
-                    f"{self.path}: no pictures in this folder or below it. "
-                    f"Put some there ({', '.join(e[1:] for e in image_files.EXTENSIONS)})."
-                )
+            census = Census()
+            if next(pictures(path, census), None) is None:
+                return f"{name}: {_nothing(census)}"
             return None
+        if os.path.lexists(path) and not os.path.exists(path):
+            return f"{name} is a link that leads nowhere. Mend it, or name another folder."
         if os.path.exists(path):
-            return f"{self.path} is a file. Name the folder it is in."
-        return f"{self.path}: no such folder.{path_hint(self.path) or _sibling(path)}"
+            if path.lower().endswith(_ARCHIVES):
+                return f"{name} is a file. Unpack it, and name the folder with its pictures."
+            folder = printable(os.path.dirname(self.path) or ".")
+            return f"{name} is a file. Name the folder it is in: {folder}"
+        return f"{name}: no such folder.{path_hint(self.path) or _sibling(path)}"
 
     def image_shape(self):
         if self.problem():
             return None
-        files = self._files()[:_HEADERS]
-        sizes = [size for size in map(image_files.size, files) if size]
+        sizes, _ = self._sizes()
         # As many of the smallest as a run would skip.
-        sizes = sorted(sizes, key=min)[int(self.max_unreadable * len(sizes)) :]
-        return self._smallest(sizes)
+        return self._smallest(sizes[int(self.max_unreadable * len(sizes)) :])
+
+    def too_small(self, least):
+        sizes, more = self._sizes()
+        small = sum(min(size) < least for size in sizes)
+        if not 0 < small < len(sizes):
+            return ""
+        first = "the first " if more else "the "
+        share = -(-100 * small // len(sizes)) / 100
+        return (
+            f" {small} of {first}{len(sizes)} pictures are smaller than {least} px, and "
+            f"max_unreadable ({self.max_unreadable:g}) forgives "
+            f"{int(self.max_unreadable * len(sizes))}: {share:g} would skip them."
+        )
+
+    def census(self):
+        found = Census()
+        if not self.problem():
+            self._files(found)
+        return found
 
     def open(self):
         problem = self.problem()
         if problem:
             raise SpecError(problem)
         root = os.path.expanduser(self.path)
-        files = {os.path.relpath(path, root): path for path in self._files()}
+        census = Census()
+        files = _named(self._files(census), root)
 
         def records(start):
             for name, path in islice(files.items(), start, None):
-                yield name, lambda path=path: image_files.decode(path)
+                yield name, image_files.PictureFile(path, self.max_pixels, self.memory)
 
         return self._images(
             records,
             count=len(files),
             channels=3,
-            contents=lambda tell: of_files(root, files, tell),
+            contents=lambda tell: self._contents(root, files, tell),
             threads=min(8, os.cpu_count() or 1),
+            census=census,
         )
 
-    def _files(self):
+    def _contents(self, root, files, tell):
+        found = of_files(root, files, tell)
+        if self.max_pixels is None:
+            return found
+        return replace(found, digest=digest(found.digest, self.max_pixels))
+
+    def _sizes(self):
+        """Sizes of the first pictures, the smallest first, and whether there are more."""
+        files = self._files()
+        sizes = (image_files.size(path, self.max_pixels, self.memory) for path in files[:_HEADERS])
+        return sorted(filter(None, sizes), key=min), len(files) > _HEADERS
+
+    def _files(self, census=None):
         """Paths of the pictures, in an order that mixes the subfolders."""
         root = os.path.expanduser(self.path)
 
@@ -78,46 +122,49 @@ class Folder(Source):
             relative = os.path.relpath(path, root).replace(os.sep, "/")
             return hashlib.blake2b(relative.encode("utf-8", "surrogateescape")).digest()
 
-        return sorted(_walk(root), key=order)[: self.limit]
+        return sorted(pictures(root, census or Census()), key=order)[: self.limit]
 
 
-def _walk(root):
-    """Paths of all picture files below `root`, hidden ones left out.
+def _named(paths, root):
+    """The paths by names that can be shown, each of its own."""
+    files: dict[str, str] = {}
+    for path in paths:
+        name = printable(os.path.relpath(path, root))
+        while name in files:
+            name += "'"
+        files[name] = path
+    return files
 
-    Links to folders are followed; a folder that was seen before, under whatever name, is not
-    entered again.
-    """
-    seen = set()
-    waiting = [root]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            stat = os.stat(folder)
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
-            continue
-        if (stat.st_dev, stat.st_ino) in seen:
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        folders = []
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                folders.append(entry.path)
-            elif entry.name.lower().endswith(image_files.EXTENSIONS):
-                yield entry.path  # a dangling link too: it is counted when it cannot be read
-        waiting += reversed(folders)
+
+def _nothing(census):
+    """Words for a folder without pictures."""
+    if "." in census.closed:
+        return "no permission to list this folder. Give yourself that, or name another one."
+    kinds = "PNG, JPEG, TIFF, WebP, GIF, BMP, JPEG 2000, AVIF, PPM, TGA"
+    found = census.as_dict()
+    there = [f"{count} {ending}" for ending, count in [*found["left_out"].items()][:5]]
+    if census.closed:
+        there.append(f"{len(census.closed)} folders that cannot be listed")
+    holds = f" It holds {', '.join(there)}." if there else ""
+    return f"no pictures in this folder or below it.{holds} Put some there ({kinds})."
 
 
 def _sibling(path):
     """ " Did you mean ...?" for the folder beside a missing one that is spelled most alike."""
-    parent, name = os.path.split(os.path.abspath(path))
+    path = os.path.abspath(path)
+    rest: list[str] = []
+    while not os.path.isdir(os.path.dirname(path)):
+        path, name = os.path.split(path)
+        rest.insert(0, name)
+    parent, name = os.path.split(path)
     try:
-        names = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
+        with os.scandir(parent) as listed:
+            names = {entry.name.lower(): entry.name for entry in listed if entry.is_dir()}
     except OSError:
-        return " Check its spelling; a relative path starts where kclr was started."
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        names = {}
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
     if near:
-        return f" Did you mean {os.path.join(os.path.dirname(path), near[0])}?"
+        meant = os.path.join(parent, names[near[0]], *rest)
+        if os.path.isdir(meant):
+            return f" Did you mean {printable(meant)}?"
     return " Check its spelling; a relative path starts where kclr was started."

@@ -52,7 +52,7 @@ class Photos(Source):
 
         def records(start):
             for path in paths[start:]:
-                yield os.path.basename(path), lambda path=path: image_files.decode(path)
+                yield os.path.basename(path), image_files.PictureFile(path)
 
         return self._images(
             records,

@@ -8,21 +8,22 @@ imports TensorFlow, so that a spec can be checked quickly.
 import math
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from kclr.data.census import Census
+from kclr.data.decoding import Record, side_by_side
 from kclr.data.fingerprints import Contents, Tell, digest, of_pictures
-from kclr.data.pixels import UnreadableError, tiles, to_channels
+from kclr.data.pixels import NOTICED, Noticed, UnreadableError, tiles, to_channels
 from kclr.errors import RunError, SpecError
 from kclr.spec.registry import Part, parts, splits, unknown
+from kclr.spec.wording import printable, to_mend
 
-# A record is the name that messages give a picture, and a call that decodes it.
-Record = tuple[str, Callable[[], Any]]
+_LOOKED_AT = 1 << 25  # bytes of pictures that are looked at before a training
 
 
 class Source(Part):
@@ -39,7 +40,18 @@ class Source(Part):
     max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of pictures that may be unreadable or too small; above it the run stops."""
 
+    range: Annotated[tuple[float, float], Field(strict=False)] | None = None
+    """Which values become black and white, where numbers are not of 8 bits: [0, 4095] for 12 bits.
+    All of the 16 bits, or 0 to 1 for floats, when left out."""
+
     argument: ClassVar[str | None] = None  # the field that stands behind the colon
+
+    @model_validator(mode="after")
+    def _rising(self):
+        if self.range and not self.range[0] < self.range[1]:
+            words = "its first value must be less than its second. Write [black, white]."
+            raise to_mend(words, "range", value=self.range)
+        return self
 
     def spec_name(self) -> str:
         value = getattr(self, self.argument) if self.argument else None
@@ -54,6 +66,14 @@ class Source(Part):
 
     def problem(self) -> str | None:
         """What keeps the source from being opened, with the cure, or None. Cheap, no TensorFlow."""
+        return None
+
+    def too_small(self, least) -> str:
+        """Where only some of the images are smaller than `least` px: how many, with the cure."""
+        return ""
+
+    def census(self) -> Census | None:
+        """What is used and what is left out, of a source of files."""
         return None
 
     def open(self) -> "Images":
@@ -74,7 +94,7 @@ class Source(Part):
         return height, width, self.channels or 3
 
     def _images(
-        self, records, count, channels, fingerprint=None, threads=1, contents=None
+        self, records, count, channels, fingerprint=None, threads=1, contents=None, census=None
     ) -> "Images":
         """`Images` with this source's options.
 
@@ -87,6 +107,7 @@ class Source(Part):
             contents: in place of `fingerprint` a function that finds the pictures' `Contents`, and
                 may be told whom to tell how it goes (`Tell`, or None); it is called when they are
                 needed. Without the two, every picture is decoded and hashed.
+            census: `Census`, where the source is of files.
         """
         if fingerprint is not None:
 
@@ -105,7 +126,9 @@ class Source(Part):
             memory=self.memory,
             max_unreadable=self.max_unreadable,
             threads=threads,
-            name=self.spec_name(),
+            name=printable(self.spec_name()),
+            range=self.range,
+            census=census,
         )
 
 
@@ -127,7 +150,9 @@ class Images:
         options: plain values of the source and its options.
         count: pictures, or None where only reading them all would tell.
         memory: megabytes of pixels to keep at once.
-        threads: how many pictures are decoded side by side.
+        threads: how many pictures are decoded side by side, as far as `memory` holds them.
+        range: the values that become 0 and 255 (see `kclr.data.pixels.to_channels`).
+        census: which files are used and left out; None where the source is not of files.
     """
 
     records: Callable[[int], Iterable[Record]]
@@ -141,6 +166,9 @@ class Images:
     max_unreadable: float = 0.1
     threads: int = 1
     name: str = "images"
+    range: tuple[float, float] | None = None
+    census: Census | None = None
+    _noticed: Noticed = field(default_factory=Noticed, repr=False)
     _reasons: dict[str, str] = field(default_factory=dict, repr=False)
     _found: list[Contents] = field(default_factory=list, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
@@ -184,6 +212,22 @@ class Images:
         with self._lock:
             return list(self._reasons.items())
 
+    @property
+    def warnings(self) -> list[str]:
+        """What one should know before learning from these images, as far as it is known by now."""
+        left_out = self.census.warnings() if self.census else []
+        noticed = self._noticed.warnings(lambda limits: self.cure("range", limits))
+        return [f"{self.name}: {text}" for text in (*left_out, *noticed)]
+
+    def look(self) -> list[str]:
+        """`warnings`, after a look at the first pictures."""
+        left = _LOOKED_AT
+        for _, images in islice(self.pictures(), NOTICED):
+            left -= sum(image.nbytes for image in images)
+            if left < 0:
+                break
+        return self.warnings
+
     def part(self, index, count) -> "Images":
         """One of `count` parts, each of other pictures: what one of so many workers reads.
 
@@ -208,6 +252,7 @@ class Images:
             count=self.count and size,
             limit=size,
             contents=None,
+            _noticed=Noticed(),
             _reasons={},
             _found=[],
             _lock=threading.Lock(),
@@ -233,7 +278,10 @@ class Images:
         """
 
         def work(number, load):
-            images = tiles(to_channels(load(), self.channels), self.tile)
+            raw = load()
+            if number < NOTICED:
+                self._noticed.add(number, raw, getattr(load, "notes", ()), self.range)
+            images = tiles(to_channels(raw, self.channels, self.range), self.tile)
             return reduce(number, images) if reduce else images
 
         seen = start
@@ -250,28 +298,13 @@ class Images:
 
     def _decoded(self, start, work):
         """Names, and calls that return what `work` made of a picture or raise what it raised."""
-        records = iter(self.records(start))
-        if self.threads < 2:
-            for number, (name, load) in enumerate(records, start):
-                if self.limit is not None and number >= self.limit:
-                    return
-                yield name, lambda number=number, load=load: work(number, load)
+        left = None if self.limit is None else max(0, self.limit - start)
+        records = enumerate(islice(self.records(start), left), start)
+        if self.threads > 1:
+            yield from side_by_side(records, work, self.threads, self.memory << 20)
             return
-        from concurrent.futures import ThreadPoolExecutor
-
-        ahead: deque = deque()
-        executor = ThreadPoolExecutor(self.threads, thread_name_prefix="kclr-decode")
-        try:
-            for number, (name, load) in enumerate(records, start):
-                if self.limit is not None and number >= self.limit:
-                    break
-                ahead.append((name, executor.submit(work, number, load).result))
-                if len(ahead) > self.threads:
-                    yield ahead.popleft()
-            while ahead:
-                yield ahead.popleft()
-        finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+        for number, (name, load) in records:
+            yield name, lambda number=number, load=load: work(number, load)
 
     def skip(self, reasons):
         """Count pictures as unusable, given a reason for each name.
@@ -289,8 +322,18 @@ class Images:
         if not skipped or len(skipped) <= self.max_unreadable * count:
             return
         shown = "".join(f"\n  {name}: {reason}" for name, reason in skipped[:5])
-        small = any(reason.startswith("smaller") for _, reason in skipped)
-        cure = "Use a smaller crop_size or patch_size. " if small else ""
+        cures = {
+            "smaller": "Use a smaller crop_size or patch_size.",
+            "too many pixels": "Raise max_pixels where you trust these files: "
+            f"{self.cure('max_pixels', 400_000_000)}.",
+            "its values": "Say which values become black and white: "
+            f"{self.cure('range', '[BLACK, WHITE]')}.",
+        }
+        cure = "".join(
+            f"{words} "
+            for begin, words in cures.items()
+            if any(reason.startswith(begin) for _, reason in skipped)
+        )
         more = f"\n  and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         share = min(1.0, math.ceil(10 * len(skipped) / count) / 10)
         raise RunError(

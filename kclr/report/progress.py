@@ -62,6 +62,9 @@ class JsonLines(Listener):
         self._name = layer.name
         print_event("layer", layer=layer.name, index=index)
 
+    def images(self, name, census):
+        print_event("images", source=name, **(census.as_dict() if census else {}))
+
     def kept(self, index, layer):
         print_event("kept", layer=layer.name, index=index)
 
@@ -97,6 +100,10 @@ class Lines(Listener):
     def layer(self, index, layer, sizes):
         self._name = layer.name
         print(f"{layer.name}: preparing", flush=True)
+
+    def images(self, name, census):
+        if census:
+            print(f"{name}: {census}", flush=True)
 
     def kept(self, index, layer):
         print(f"{layer.name}: finished before, kept", flush=True)
@@ -145,6 +152,10 @@ class Bars(Listener):
         self._name = layer.name
         self._status.update(f"{layer.name}: preparing")
         self._status.start()
+
+    def images(self, name, census):
+        if census:
+            self._console.print(escape(f"{name}: {census}"), highlight=False)
 
     def kept(self, index, layer):
         self._console.print(f"[bold]{layer.name}[/]: finished before, kept", highlight=False)

@@ -1,5 +1,6 @@
 """Specs and runs as tables for people."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import yaml
@@ -20,6 +21,22 @@ def print_spec(spec: Spec) -> None:
     values = spec.model_dump(mode="json")
     print(yaml.dump(values, Dumper=dumper, sort_keys=False, allow_unicode=True))
     print(geometry_table(spec))
+
+
+def print_images(spec: Spec, out=None) -> None:
+    """What is used and left out of the files of a spec's sources; warnings on standard error.
+
+    Args:
+        spec: checked.
+        out: where to print what is no warning; standard output when left out.
+    """
+    for source in dict.fromkeys([layer.data or spec.data for layer in spec.stack]):
+        census = source.census()
+        if census:
+            name = printable(source.spec_name())
+            print(f"\n{name}: {census}", file=out)
+            for words in census.warnings():
+                print(f"{name}: {words}", file=sys.stderr)
 
 
 def geometry_table(spec: Spec) -> str:

@@ -148,6 +148,13 @@ def together_findings(spec: Spec) -> list[Finding]:
     return [Finding(("train", "end_to_end"), words)]
 
 
+def least_image(spec: Spec, index: int) -> int:
+    """Height and width that images need for layer `index` to be trained on them, px."""
+    if spec.stack[index].learner.contrastive:
+        return layer_geometry(spec.stack, index).image_crop
+    return max(2, window([layer.block for layer in spec.stack[: index + 1]], 1)) + 1
+
+
 def image_findings(spec: Spec, index: int, height: int, width: int) -> list[Finding]:
     """What is wrong with layer `index` for images whose smallest is `height` x `width` px."""
     smallest = min(height, width)

@@ -192,3 +192,16 @@ def test_fingerprint_follows_the_pixels(photos):
     changed[3, 4, 5] ^= 1
     prints = [as_images(images).fingerprint for images in (photos, photos.copy(), changed)]
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_twelve_bits_in_sixteen_are_warned_of_and_range_spreads_them():
+    deep = np.linspace(0, 4095, 256).round().astype(np.uint16).reshape(1, 16, 16)
+    with pytest.warns(UserWarning, match=r"17 of 256 gray levels.*range=\[0, 4095\]"):
+        PatchTripletGenerator(np.repeat(deep, 3, 0), patch_size=6, batch_size=2)
+    (image,) = as_images(deep, range=(0, 4095)).read()
+    np.testing.assert_array_equal(image[..., 0], np.arange(256).reshape(16, 16))
+
+
+def test_range_takes_floats_that_are_not_between_0_and_1():
+    (image,) = as_images(np.array([[[-20.0, 0, 20, 40, 0]] * 4]), range=(-20, 20)).read()
+    assert image[0, :, 0].tolist() == [0, 128, 255, 255, 128]

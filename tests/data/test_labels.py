@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kclr.data.checks import labelled_findings
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError, SpecError
 
@@ -224,3 +225,69 @@ def test_all_broken_pictures_are_named_at_once(tmp_path, memory):
     assert "a/3.png: not a picture of a known format" in words
     assert "b/4.png: not a picture of a known format" in words
     assert len(values(load_labelled(str(tmp_path), "test"))) == 12
+
+
+@pytest.mark.parametrize(
+    ("fit", "judge"),
+    [("Train", "Test"), ("training", "VAL"), ("train_set", "test_set"), ("trainData", "eval")],
+)
+@pytest.mark.parametrize("form", ["{split}/{name}", "{name}/{split}"])
+def test_parts_are_known_by_their_usual_names_at_either_level(tmp_path, form, fit, judge):
+    for split, start in ((fit, 0), (judge, 50)):
+        for name, more in (("a", 0), ("b", 100)):
+            write(tmp_path / form.format(split=split, name=name), 3, start + more)
+    train, test = (load_labelled(str(tmp_path), split) for split in ("train", "test"))
+    assert train.classes == test.classes == ("a", "b")
+    assert sorted(values(train)) == [0, 1, 2, 100, 101, 102]
+    assert sorted(values(test)) == [50, 51, 52, 150, 151, 152]
+    for part in (train, test):
+        assert [value >= 100 for value in values(part)] == list(part.labels == 1)
+
+
+def test_a_part_to_fit_on_alone_is_divided(tmp_path):
+    write(tmp_path / "Train" / "a", 5, 0)
+    write(tmp_path / "Train" / "b", 5, 100)
+    assert load_labelled(str(tmp_path), "test").classes == ("a", "b")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("train", "bus", "car"):
+        write(tmp_path / name, 3, 0)
+    assert load_labelled(str(tmp_path), "train").classes == ("bus", "car", "train")
+
+
+def test_pictures_to_judge_on_without_classes_are_refused_with_a_cure_that_works(tmp_path):
+    for folder in ("train/a", "train/b", "test"):
+        write(tmp_path / folder, 5, 0)
+    with pytest.raises(SpecError) as error:
+        load_labelled(str(tmp_path), "test")
+    words = str(error.value)
+    assert "test holds pictures, but not in folders of the classes" in words
+    assert f"Move test out of {tmp_path}, and a fifth of each class" in words
+    assert labelled_findings(str(tmp_path), ("data",))[0].message == words
+    (tmp_path / "test").rename(tmp_path.parent / f"{tmp_path.name} elsewhere")
+    assert len(load_labelled(str(tmp_path), "test")) == 2
+    assert labelled_findings(str(tmp_path), ("data",)) == []
+
+
+def test_the_labelled_one_of_two_parts_is_judged_on(tmp_path):
+    for folder in ("train/a", "train/b", "test", "val/a", "val/b"):
+        write(tmp_path / folder, 2, 0 if folder == "test" else 50)
+    assert min(values(load_labelled(str(tmp_path), "test"))) == 50
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        (["cats", "dogs", "test"], "Move test out of"),
+        (["test/a", "test/b"], "no folder train"),
+        (["Train/a", "Train/b", "training/a", "test/a"], "two names of one part"),
+        (["a/train", "a/test", "b"], "Divide all classes alike, or none"),
+        (["train/a", "train/b", "extra"], "would be a class beside extra"),
+    ],
+)
+def test_parts_that_would_be_classes_are_refused(tmp_path, folders, words):
+    for folder in folders:
+        write(tmp_path / folder, 2, 0)
+    with pytest.raises(SpecError, match=words):
+        load_labelled(str(tmp_path), "train")

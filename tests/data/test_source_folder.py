@@ -153,11 +153,33 @@ def test_too_many_broken_files_stop_the_run(tmp_path, photo):
     assert any(name in text for name in ("empty.png", "text.jpg", "half.jpg", "half.png"))
 
 
-def test_picture_of_absurd_size_is_skipped_not_loaded(tmp_path, photo, monkeypatch):
+def test_picture_of_too_many_pixels_is_skipped_with_the_bound_and_the_cure(tmp_path, photo):
     photo.save(tmp_path / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UnreadableError, match="far too many pixels"):
-        image_files.decode(tmp_path / "bomb.png")
+    with pytest.raises(RunError) as error:
+        read(tmp_path, max_pixels=9000)
+    assert "bomb.png: too many pixels: 120x80 are 9,600, and max_pixels is 9,000" in str(
+        error.value
+    )
+    assert f"{{source: folder:{tmp_path}, max_pixels: 400000000}}" in str(error.value)
+    assert read(tmp_path, max_pixels=9600)[0].shape == (80, 120, 3)
+
+
+def test_picture_larger_than_the_memory_is_not_decoded(tmp_path):
+    # A header alone: decoding it would fail in another way.
+    Image.new("RGB", (600, 500)).save(tmp_path / "a.png")
+    with pytest.raises(
+        RunError, match=r"600x500 are 300,000 and take 2 MB, more than memory \(1 MB\)"
+    ):
+        read(tmp_path, memory=1)
+    assert read(tmp_path, memory=1, max_pixels=300_000)[0].shape == (500, 600, 3)
+
+
+def test_pil_does_not_warn_of_bombs(tmp_path, photo, monkeypatch, recwarn):
+    photo.save(tmp_path / "bomb.png")
+    for bound in (5000, 1000):  # PIL warns of one, and refuses the other
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", bound)
+        assert len(read(tmp_path)) == 1
+    assert not recwarn
 
 
 def test_program_in_disguise_is_not_run(tmp_path):
@@ -259,3 +281,81 @@ def test_folder_without_pictures_and_file_are_refused(tmp_path):
     with pytest.raises(SpecError, match=r"is a file\. Name the folder it is in"):
         read(tmp_path / "notes.txt")
     assert source(str(tmp_path)).image_shape() is None
+
+
+def test_twelve_bit_files_are_warned_of_and_range_spreads_them(tmp_path):
+    deep = np.linspace(0, 4095, 256).round().astype(np.uint16).reshape(16, 16)
+    for name in ("a.png", "b.tif"):
+        Image.fromarray(deep).save(tmp_path / name)
+    images = source(str(tmp_path), channels=1).open()
+    (warning,) = images.look()
+    assert "range: [0, 4095]" in warning
+    assert {len(np.unique(image)) for image in images.read()} == {17}
+    images = source(str(tmp_path), channels=1, range=(0, 4095)).open()
+    assert images.look() == []
+    for image in images.read():
+        np.testing.assert_array_equal(image[..., 0], np.arange(256).reshape(16, 16))
+
+
+def test_range_that_does_not_rise_is_refused(tmp_path):
+    with pytest.raises(SpecError, match="its first value must be less than its second"):
+        source(str(tmp_path), range=(5, 5))
+
+
+def test_fourth_band_that_leaves_almost_nothing_is_warned_of(tmp_path, photo):
+    for name, value in (("a.png", 9), ("b.png", 9), ("c.png", 200)):
+        banded = photo.convert("RGBA")
+        banded.putalpha(value)
+        banded.save(tmp_path / name)
+    (warning,) = source(str(tmp_path)).open().look()
+    assert "2 of the first 3 pictures are nearly transparent" in warning
+    photo.save(tmp_path / "opaque.png")
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "b.png").unlink()
+    assert source(str(tmp_path)).open().look() == []
+
+
+def test_float_and_many_band_tiffs_are_refused_in_words(tmp_path, photo):
+    Image.fromarray(np.zeros((9, 9), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(UnreadableError, match="its numbers are floats"):
+        image_files.decode(tmp_path / "float.tif")
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "bands.tif", np.zeros((7, 9, 9), np.uint8), planarconfig="separate")
+    with pytest.raises(UnreadableError, match="a TIFF of a kind that is not read"):
+        image_files.decode(tmp_path / "bands.tif")
+
+
+def test_text_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path, photo):
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    photo.save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    bomb = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(64 << 20)))
+    (tmp_path / "a.png").write_bytes(whole[:33] + bomb + whole[33:])
+    with pytest.raises(UnreadableError, match="too large"):
+        image_files.decode(tmp_path / "a.png")
+
+
+def test_few_small_pictures_are_told_with_the_share_that_would_skip_them(tmp_path):
+    for number in range(20):
+        size = (5, 5) if number < 6 else (32, 32)
+        Image.new("L", size, number).save(tmp_path / f"{number}.png")
+    folder = source(str(tmp_path))
+    assert folder.too_small(8) == (
+        " 6 of the 20 pictures are smaller than 8 px, and max_unreadable (0.1) forgives 2: 0.3 "
+        "would skip them."
+    )
+    assert source(str(tmp_path), max_unreadable=0.3).image_shape() == (32, 32, 3)
+    assert folder.too_small(64) == ""
+
+
+def test_missing_folder_above_names_the_nearest(tmp_path):
+    (tmp_path / "Pictures" / "cats").mkdir(parents=True)
+    with pytest.raises(SpecError, match=r"Did you mean .*/Pictures/cats\?"):
+        read(tmp_path / "picture" / "cats")
+    with pytest.raises(SpecError, match="Check its spelling"):
+        read(tmp_path / "nowhere" / "cats")

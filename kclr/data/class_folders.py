@@ -1,0 +1,224 @@
+"""Folders of labelled pictures: which are classes, and which are parts to fit or to judge on."""
+
+import os
+import re
+from dataclasses import dataclass
+
+from kclr.data.source_folder import Folder
+from kclr.errors import SpecError
+from kclr.spec.wording import printable
+
+_TRAIN = ("train", "training", "trn")
+# The part to judge on is the first of these that is there.
+_HELD_OUT = (
+    "test", "testing", "tst", "validation", "validate", "valid", "val", "dev", "eval",
+    "evaluation", "holdout", "heldout",
+)  # fmt: skip
+_ADDED = re.compile(r"[\W\d_]|(set|data|images?|pictures?|split|folder)$")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the labelled pictures of a folder are.
+
+    Attributes:
+        classes: their names, in order.
+        folders: of the pictures to fit on, as "train", and to judge on, as "test"; the same one
+            where it has to be divided.
+        within: names of the folders in each class with the pictures of "train" and "test"; empty
+            where the classes are not divided themselves.
+    """
+
+    classes: tuple[str, ...]
+    folders: dict[str, str]
+    within: dict[str, frozenset[str]]
+
+    @property
+    def divided(self) -> bool:
+        """Whether the pictures to judge on are apart from those to fit on."""
+        return bool(self.within) or self.folders["train"] != self.folders["test"]
+
+    def labels(self, split) -> tuple[Folder, list[int], list[int]]:
+        """The source of a split, the numbers of its pictures there, and each one's class.
+
+        Raises:
+            SpecError: some of them are in no class folder.
+        """
+        path = self.folders[split]
+        source = Folder(path=path, max_unreadable=1.0)
+        problem = source.problem()
+        if problem:
+            raise SpecError(problem)
+        root = os.path.expanduser(path)
+        rows, labels, strange = [], [], {}
+        for row, file in enumerate(source._files()):
+            first, *rest = os.path.relpath(file, root).split(os.sep)
+            if first not in self.classes or not rest or (self.within and len(rest) < 2):
+                strange[first] = bool(rest)
+            elif not self.within or rest[0] in self.within[split]:
+                rows.append(row)
+                labels.append(self.classes.index(first))
+        if strange:
+            raise SpecError(self._strange(path, strange))
+        return source, rows, labels
+
+    def _strange(self, path, strange):
+        names = sorted(strange)
+        known = f"{_listed(self.classes)}"
+        if self.within:
+            which = _listed(sorted({name for names in self.within.values() for name in names}))
+            cure = f"Move every picture to one of the folders {which} in its class."
+        elif all(strange.values()):
+            cure = f"Move {_them(names)} out of {_at(path)}, or fit on such pictures too."
+        else:
+            cure = "Move every picture to the folder of its class."
+        verb = "is" if len(names) == 1 else "are"
+        return (
+            f"{_at(path)}: {_listed(names)} {verb} in no class folder of the training images "
+            f"({known}). {cure}"
+        )
+
+
+def layout(path) -> Layout:
+    """Look at the folders below a path.
+
+    Three forms are known: PATH/class/picture, PATH/train/class/picture beside PATH/test, and
+    PATH/class/train/picture beside PATH/class/test. The names of the parts are the usual ones
+    ("Training", "val", "test_set"), in any case.
+
+    Raises:
+        SpecError: it is none of these; the message says what is there, and what to do.
+    """
+    problem = Folder(path=path).problem()
+    if problem:
+        raise SpecError(problem)
+    names = _folders(path)
+    train = [name for name in names if _plain(name) in _TRAIN]
+    held_out = _held_out(names)
+    others = [name for name in names if name not in train and name not in held_out]
+    if train and held_out:
+        return _divided(path, train, held_out)
+    if len(train) == 1 and _folders(os.path.join(path, train[0])):
+        inside = os.path.join(path, train[0])
+        if not others:
+            return layout(inside)
+        raise SpecError(
+            f"{_at(inside)} holds folders as a part to fit on does, and would be a class beside "
+            f"{_listed(others)}. Name {_at(inside)} itself to have a fifth of its pictures kept "
+            "for judging, or put a folder test beside it."
+        )
+    if held_out:
+        raise SpecError(
+            f"{_at(path)} holds {_listed(held_out)}, the name of a part to judge on, and no "
+            f"folder train{f', but {_listed(others)}' if others else ''}. "
+            f"{_move(held_out, path)}, or rename {_them(held_out)} if that is a class; put the "
+            "pictures to fit on into a folder train to have both used."
+        )
+    return _classes_alone(path)
+
+
+def _divided(path, train, held_out):
+    """PATH/train/class beside PATH/test/class."""
+    plain = [_plain(name) for name in held_out]
+    for several in (train, [name for name in held_out if plain.count(_plain(name)) > 1]):
+        if len(several) > 1:
+            raise SpecError(
+                f"{_at(path)} holds {' and '.join(map(printable, several))}, two names of one "
+                "part. Keep one of them there."
+            )
+    fit = os.path.join(path, train[0])
+    classes = _at_least_two(fit, _folders(fit))
+    for name in held_out:
+        judge = os.path.join(path, name)
+        if set(_folders(judge)) & set(classes):
+            return Layout(classes, {"train": fit, "test": judge}, {})
+    judge = os.path.join(path, held_out[0])
+    there = _folders(judge)
+    what = f"folders {_listed(there)}, none of them" if there else "pictures, but not in folders"
+    raise SpecError(
+        f"{_at(judge)} holds {what} of the classes of {_at(fit)} ({_listed(classes)}), so "
+        f"nothing says what its pictures show. {_move(held_out, path)}, and a fifth of each class "
+        f"of {_at(fit)} is kept for judging; or sort the pictures into "
+        f"{_at(judge, classes[0])} and so on."
+    )
+
+
+def _classes_alone(path):
+    """PATH/class, where each class may be divided in itself."""
+    classes = _at_least_two(path, _folders(path))
+    inside = {name: _folders(os.path.join(path, name)) for name in classes}
+    parts = {
+        name: (frozenset(n for n in own if _plain(n) in _TRAIN), _held_out(own))
+        for name, own in inside.items()
+    }
+    if not any(train and held_out for train, held_out in parts.values()):
+        return Layout(classes, {"train": path, "test": path}, {})
+    undivided = [name for name, (train, held_out) in parts.items() if not (train and held_out)]
+    if undivided:
+        divided = next(name for name in classes if name not in undivided)
+        raise SpecError(
+            f"{_at(path, divided)} is divided into "
+            f"{_listed(inside[divided])}, and {_listed(undivided)} beside it not. Divide all "
+            "classes alike, or none."
+        )
+    train = frozenset().union(*(train for train, _ in parts.values()))
+    common = [
+        word
+        for word in _HELD_OUT
+        if all(word in map(_plain, held_out) for _, held_out in parts.values())
+    ]
+    if not common:
+        called = sorted({name for _, names in parts.values() for name in names})
+        raise SpecError(
+            f"{_at(path)}: the folders to judge on are called otherwise from class to class "
+            f"({_listed(called)}). Call them alike."
+        )
+    judge = frozenset(n for _, own in parts.values() for n in own if _plain(n) == common[0])
+    return Layout(classes, {"train": path, "test": path}, {"train": train, "test": judge})
+
+
+def _at_least_two(path, names):
+    if len(names) < 2:
+        raise SpecError(
+            f"{_at(path)} has {len(names) or 'no'} class folder{'s' * (len(names) != 1)}, and "
+            "two are the least. Put the pictures of each class in a folder of its own: "
+            f"{_at(path, 'cats')}, {_at(path, 'dogs')}."
+        )
+    return tuple(names)
+
+
+def _folders(path):
+    """Names of the folders in a path, in order."""
+    try:
+        with os.scandir(os.path.expanduser(path)) as listed:
+            return sorted(e.name for e in listed if e.is_dir() and not e.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _plain(name):
+    """A part's name without what people add to it: "Test_set 2" is "test"."""
+    return _ADDED.sub("", _ADDED.sub("", name.lower()))
+
+
+def _held_out(names):
+    """Those that are called like parts to judge on, the best first."""
+    found = [name for name in names if _plain(name) in _HELD_OUT]
+    return sorted(found, key=lambda name: _HELD_OUT.index(_plain(name)))
+
+
+def _at(*parts):
+    return printable(os.path.join(*parts))
+
+
+def _move(names, path):
+    return f"Move {_them(names)} out of {_at(path)}"
+
+
+def _them(names):
+    return printable(names[0]) if len(names) == 1 else "them"
+
+
+def _listed(names):
+    shown = ", ".join(printable(name) for name in names[:5])
+    return f"{shown}, ..." if len(names) > 5 else shown
