@@ -155,9 +155,9 @@ def changed(value, path, choice, odd=ODD):
     key, *rest = path
     copy = dict(value) if isinstance(value, dict) else list(value)
     how = choice.random()
-    if rest or how < 0.7:
+    if rest or how < 0.75:
         copy[key] = changed(copy[key], rest, choice, odd)
-    elif how < 0.85:
+    elif how < 0.92:
         del copy[key]
     elif isinstance(copy, list):
         copy.insert(key, copy[key])
