@@ -53,7 +53,12 @@ def test_its_gradient_is_that_of_differences_and_dead_filters_do_no_harm(jit):
 
 
 @pytest.mark.parametrize(
-    ("policy", "jit"), [("float32", True), ("mixed_bfloat16", False), ("mixed_float16", False)]
+    ("policy", "jit"),
+    [
+        ("float32", True),
+        pytest.param("mixed_bfloat16", False, marks=pytest.mark.full),
+        pytest.param("mixed_float16", False, marks=pytest.mark.full),
+    ],
 )
 def test_a_training_adds_it_to_the_loss(policy, jit):
     losses = []

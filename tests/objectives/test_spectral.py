@@ -43,7 +43,7 @@ def test_loss_and_statistics_are_those_of_numpy(images, embeddings, shared, view
 
 
 @pytest.mark.parametrize("images", [[0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 2, 2]])
-@pytest.mark.parametrize("radius", [None, 0.6])
+@pytest.mark.parametrize("radius", [pytest.param(None, marks=pytest.mark.full), 0.6])
 def test_gradients_are_finite_differences(embeddings, images, radius):
     objective = Spectral(radius=radius)
     small = tf.constant(embeddings[:6, :3, ::20] - 0.4, tf.float64)

@@ -283,7 +283,13 @@ def test_a_random_choice_has_a_loss_that_numpy_gets_for_the_same_negatives(
 
 @pytest.mark.parametrize(
     ("mining", "margin"),
-    [("semi-hard", 1.0), ("random", 1.0), ("hardest", 1.0), ("all", 1.0), ("all", "soft")],
+    [
+        ("semi-hard", 1.0),
+        pytest.param("random", 1.0, marks=pytest.mark.full),
+        pytest.param("hardest", 1.0, marks=pytest.mark.full),
+        pytest.param("all", 1.0, marks=pytest.mark.full),
+        ("all", "soft"),
+    ],
 )
 def test_gradients_are_finite_differences(embeddings, mining, margin):
     objective = Triplet(mining=mining, margin=margin)

@@ -45,7 +45,13 @@ def test_every_classifier_takes_images_of_any_small_size_and_gives_logits(name, 
     assert logits.std(axis=0).min() > 0
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("zhao", "resnet") else pytest.param(name, marks=pytest.mark.full)
+        for name in SMALL
+    ],
+)
 def test_a_classifier_learns_digits_and_loads_again_in_safe_mode(name, tmp_path):
     from sklearn.datasets import load_digits
 

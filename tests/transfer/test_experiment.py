@@ -282,6 +282,7 @@ def test_repeats_can_be_added_and_filters_named_later(starts, tmp_path):
     assert [before[unit["arm"]] == unit for unit in kept[:2]] == [True, True]
 
 
+@pytest.mark.full
 def test_filters_that_keep_their_scale_are_another_unit(starts, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(starts[1], out)
@@ -356,7 +357,14 @@ def test_an_arm_that_fails_leaves_the_others_alone_and_can_be_tried_again(
     assert not (out / trace).exists()
 
 
-@pytest.mark.parametrize("fails", ["broken arm", "interrupted arm", "full results"])
+@pytest.mark.parametrize(
+    "fails",
+    [
+        pytest.param("broken arm", marks=pytest.mark.full),
+        "interrupted arm",
+        pytest.param("full results", marks=pytest.mark.full),
+    ],
+)
 def test_a_full_disk_or_ctrl_c_ends_an_experiment_and_what_is_finished_stays(
     broken_arm, tmp_path, monkeypatch, fails
 ):

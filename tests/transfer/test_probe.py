@@ -14,6 +14,7 @@ from kclr.errors import SpecError
 from kclr.learned import PlainLayer
 from kclr.probing.protocol import draw, hold_out
 from kclr.report.probe_table import probe_table
+from kclr.run import Run
 from kclr.transfer.baselines import baseline
 from kclr.transfer.probe import ProbeResult, as_json, probe_run, summaries
 
@@ -37,7 +38,8 @@ def run(tmp_path_factory):
     path.mkdir()
     (path / "resolved.yaml").write_text(SPEC)
     layers = [layer("conv1", 6, 6, 1, 12), layer("conv2", 3, 3, 12, 10)]
-    return SimpleNamespace(path=path, layers=baseline("random", layers, [], seed=5))
+    found = baseline("random", layers, [], seed=5)
+    return SimpleNamespace(path=path, layers=found, spec=Run(path).spec)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def plain_script(train, test, kernel, bias, held_out):
 
 def test_the_probe_agrees_with_a_plain_scikit_learn_script(run, digits):
     train, test = digits
-    first = SimpleNamespace(path=run.path, layers=run.layers[:1])
+    first = SimpleNamespace(path=run.path, layers=run.layers[:1], spec=run.spec)
     (result,) = probe_run(first, digits, classifiers=["ridge"])
     expected = plain_script(
         train, test, first.layers[0].kernel, first.layers[0].bias, hold_out(train.labels, 0)
@@ -121,7 +123,7 @@ def test_a_tenth_of_each_class_is_held_out_and_more_of_few(classes, held_out):
 
 def test_every_arm_amount_and_classifier_has_a_result_for_each_seed(run, digits):
     told = []
-    first = SimpleNamespace(path=run.path, layers=run.layers[:1])
+    first = SimpleNamespace(path=run.path, layers=run.layers[:1], spec=run.spec)
     results = probe_run(
         first,
         digits,
@@ -211,7 +213,9 @@ def test_a_labelled_set_is_shown_as_the_run_needs_it(run):
 
 
 def test_a_run_that_is_called_like_a_baseline_is_told_apart(run, digits):
-    namesake = SimpleNamespace(path=run.path.parent / "random", layers=run.layers[:1])
+    namesake = SimpleNamespace(
+        path=run.path.parent / "random", layers=run.layers[:1], spec=run.spec
+    )
     results = probe_run(namesake, digits, baselines=["random"], classifiers=["ridge"])
     assert [r.features for r in results] == ["run random", "random"]
 
