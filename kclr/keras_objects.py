@@ -5,7 +5,7 @@ import inspect
 
 import keras
 
-from kclr.errors import SpecError
+from kclr.errors import SpecError, reason
 from kclr.spec.findings import Finding, describe
 from kclr.spec.keras_parts import Optimizer, Schedule
 from kclr.spec.keras_values import KINDS
@@ -102,6 +102,28 @@ def keras_augmentation(patches: Patches):
             layers.append(_keras_object(keras.layers, augmentation.class_name, config, where))
     with dtype_policy("float32"):
         return keras.Sequential(layers)
+
+
+def augmentation_problem(patches: Patches, size: int, channels: int) -> str | None:
+    """Why Keras cannot apply the augmentations of a spec, tried once; None where it can.
+
+    Args:
+        patches: of the spec.
+        size: height and width of a patch, in px.
+        channels: of the images.
+    """
+    augment = keras_augmentation(patches)
+    if augment is None:
+        return None
+    shape = (size, size, channels)
+    try:
+        changed = tuple(augment(keras.ops.zeros((2, *shape)), training=True).shape[1:])
+    except Exception as error:  # of any kind: Keras, TensorFlow, somebody's layer
+        return f"Keras {keras.__version__} cannot apply them: {reason(error)}. Use others."
+    if changed != shape:
+        before, after = ("x".join(map(str, each)) for each in (shape, changed))
+        return f"patches of {before} become {after}. Use augmentations that keep the size."
+    return None
 
 
 def _keras_object(module, class_name, config, where):

@@ -36,7 +36,7 @@ from kclr.directories import (
 from kclr.distribution import ALONE, Cluster, open_cluster
 from kclr.errors import RunError, SpecError
 from kclr.health import check_images, check_learned
-from kclr.keras_objects import check_keras_objects
+from kclr.keras_objects import augmentation_problem, check_keras_objects
 from kclr.keys import (
     Made,
     adopt,
@@ -127,7 +127,7 @@ def train(
     if findings:
         raise SpecError(describe(name, findings))
     opened = {source: as_images(source) for source in sources(spec)}
-    _check_colours(spec, opened, name)
+    _check_augmentations(spec, opened, name)
     if tf.config.list_physical_devices("GPU"):
         # On a CPU the operations that are used here are deterministic as they are.
         tf.config.experimental.enable_op_determinism()
@@ -260,21 +260,22 @@ def _tell(cluster, below, finished):
         cluster.from_chief(arrays)
 
 
-def _check_colours(spec, opened, name):
-    """Refuse augmentations of colours for images that turned out to be gray.
+def _check_augmentations(spec, opened, name):
+    """Refuse augmentations that these images do not take, or Keras cannot apply.
 
     Raises:
         SpecError: there are some.
     """
-    findings = [
-        finding
-        for index, layer in enumerate(spec.stack)
-        for finding in colour_findings(
-            layer.patches.augment,
-            opened[layer.data or spec.data].channels,
-            *("stack", index, "patches", "augment"),
-        )
-    ]
+    findings = []
+    for index, layer in enumerate(spec.stack):
+        place = ("stack", index, "patches", "augment")
+        channels = opened[layer.data or spec.data].channels
+        found = colour_findings(layer.patches.augment, channels, *place)
+        if not found and layer.patches.augment:
+            size = layer_geometry(spec.stack, index).image_patch
+            problem = augmentation_problem(layer.patches, size, channels)
+            found = [Finding(place, problem)] if problem else []
+        findings += found
     if findings:
         raise SpecError(describe(name, findings))
 
