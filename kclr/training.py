@@ -169,15 +169,7 @@ def train_layers(
         facts["end_to_end"] = True
     if cluster.replicas > 1:
         facts["replicas"] = cluster.replicas
-    learned = []
-    evidence = zip(training.blocks, training.evidence(make()), strict=True)
-    for index, (block, ((dead, alike), answers, deviation)) in enumerate(evidence):
-        kernel, bias = (keras.ops.convert_to_numpy(part) for part in block.folded())
-        idle = {"dead_filters": len(dead), "duplicate_filters": len(alike)}
-        if reseed:
-            idle["reseeded"] = int(model.reseeded[index])
-        learned.append(Learned(kernel, bias, facts | idle, answers, deviation))
-    return learned
+    return training.learned(make(), facts)
 
 
 def _steps(train, images):
@@ -281,6 +273,18 @@ class _Training:
             if not np.isfinite(windows).all() or varies(windows):
                 break
         check_input(windows, generator.images.name, below)
+
+    def learned(self, batches, facts) -> list[Learned]:
+        """The layers as they are, each with the facts of all and those of its own filters."""
+        found = []
+        evidence = zip(self.blocks, self.evidence(batches), strict=True)
+        for index, (block, ((dead, alike), answers, deviation)) in enumerate(evidence):
+            kernel, bias = (keras.ops.convert_to_numpy(part) for part in block.folded())
+            own = {"dead_filters": len(dead), "duplicate_filters": len(alike)}
+            if self._layers[-1].train.reseed:
+                own["reseeded"] = int(self.model.reseeded[index])
+            found.append(Learned(kernel, bias, facts | own, answers, deviation))
+        return found
 
     def evidence(self, batches):
         """What the layers are judged by: the first batch, and more where nothing answers to it.
