@@ -205,3 +205,20 @@ def test_twelve_bits_in_sixteen_are_warned_of_and_range_spreads_them():
 def test_range_takes_floats_that_are_not_between_0_and_1():
     (image,) = as_images(np.array([[[-20.0, 0, 20, 40, 0]] * 4]), range=(-20, 20)).read()
     assert image[0, :, 0].tolist() == [0, 128, 255, 255, 128]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, list])
+def test_12_bits_in_16_are_warned_of_and_use_every_gray_level_by_their_range(photos, kind):
+    deep = photos.astype(np.uint16) * 16
+    plain, ranged = as_images(kind(deep)), as_images(kind(deep), range=(0, 4080))
+    list(plain.read())
+    (warning,) = plain.warnings
+    assert "16 of 256 gray levels" in warning
+    assert "as_images(images, range=[0, 4095])" in warning
+    np.testing.assert_array_equal(np.stack(list(ranged.read())), photos)
+    assert ranged.warnings == []
+    assert (
+        plain.fingerprint
+        != ranged.fingerprint
+        == as_images(kind(deep), range=(0, 4080)).fingerprint
+    )
