@@ -11,4 +11,5 @@ from .model import TripletModel as TripletModel
 from .run import load_run as load_run
 from .spec import load_spec as load_spec
 from .stack import train as train
+from .verify import verify_run as verify_run
 from .version import __version__ as __version__

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 import kclr
+from kclr import verify_run
 from kclr.cli import main
 from kclr.errors import RunError
 from kclr.spec import parse_spec
-from kclr.verify import verify_run
 
 
 @pytest.fixture
