@@ -252,7 +252,7 @@ class _Plain:
         self._check_tag(node, *_PLAIN)
         try:
             value = self.loader.construct_object(node)
-        except ValueError:  # int("9" * 5000), or a number tag on a word
+        except (ValueError, LookupError):  # int("9" * 5000), or a tag of a number on a word or none
             raise _NotReadError(
                 f"{_start(node.value)} is no number that can be read.", node
             ) from None

@@ -26,6 +26,7 @@ from kclr.spec.transfer import TransferSpec
 ROOT = Path(__file__).resolve().parents[2]
 SLOW = 20.0  # seconds for one spec, on a busy machine; most take a thousandth
 LONGEST = 1500  # characters of a line of a message
+SMALL_TIMES = 6  # so that nine in ten are small
 ODD = [
     None, True, False, 0, 1, -1, 2, 3.5, 0.5, 1e-300, 1e300, -1e300, float("nan"), float("inf"),
     10**9, 10**30, -(10**30), 10**400, "", " ", "x", "1", "1e3", "a.b", "photos", "triplet", "adam",
@@ -56,9 +57,14 @@ def originals():
     found = []
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if "spec" in value:  # an experiment of tools/experiments
+            continue
         found.append((value, TransferSpec if "arms" in value else Spec))
     found += [(yaml.safe_load(text), Spec) for text in DENSE]
-    return found + [(yaml.safe_load(text), TransferSpec) for text in DENSE_TRANSFER]
+    found += [(yaml.safe_load(text), TransferSpec) for text in DENSE_TRANSFER]
+    small = [(yaml.safe_load(text), Spec) for text in SMALL]
+    small += [(yaml.safe_load(text), TransferSpec) for text in SMALL_TRANSFER]
+    return found + small * SMALL_TIMES
 
 
 DENSE = (
@@ -99,16 +105,17 @@ stack:
     train: {steps: 20, batch_size: 8}
 search:
   space:
-    stack.1.block.filters: {int: [2, 9], step: 1, also: [stack.0.block.filters]}
+    stack.1.block.filters: {choice: [2, 4, 9], also: [stack.0.block.filters]}
     stack.1.objective.temperature: {float: [0.1, 1.0], sampling: log, when: {stack.1.block.filters:
-                                    [2, 3]}}
+                                    [2, 4]}}
     stack.1.train.reseed: {boolean: true}
     stack.1.learner.name: {choice: [contrastive, kmeans]}
   tuner: {name: hyperband, factor: 2, rounds: 2}
-  objective: {metric: loss, better: min}
+  objective: {metric: loss, direction: min}
   trials: 3
   minutes: 5
   keep: 2
+  layers: together
 """,
 )
 DENSE_TRANSFER = (
@@ -128,6 +135,38 @@ repeats: 2
 train: {epochs: 1, batch_size: 8, min_steps: 10, precision: float32,
         optimizer: {class_name: SGD, config: {momentum: 0.9}}}
 """,
+)
+
+
+# Of one section each, so that a change meets it, and thousands are tried in a minute.
+SMALL = (
+    "{name: a, data: {source: photos, tile: 64, channels: 1, limit: 9}, seed: 3, stack: [{}]}",
+    "stack: [{block: {filters: 8, kernel_size: 3, strides: 1, padding: same, pool_size: 2}}]",
+    "stack: [{block: {whitening: zca, whitening_epsilon: 0.1, contrast: patch, use_bias: false}}]",
+    "stack: [{patches: {patch_size: 7, crop_size: 9, stride: 1, augment: [RandomFlip]}}]",
+    "stack: [{patches: {max_shift: 2, augment: [{class_name: RandomBrightness, config: "
+    "{factor: 0.1}}], augment_views: positive}}]",
+    "stack: [{objective: {name: triplet, margin: 1.0, mining: all, distance: cosine}}, {}]",
+    "stack: [{objective: {name: infonce, temperature: 0.1, learn_temperature: true}}]",
+    "stack: [{objective: vicreg, embedding: {pool: grid, grid_size: 2, head: [8]}}]",
+    "stack: [{learner: {name: kmeans, windows: 1000, threshold: 0.5}}]",
+    "stack: [{train: {epochs: 2, batch_size: 16, crops_per_image: 2, jit: auto, log_every: 5}}]",
+    "stack: [{train: {steps: 9, optimizer: {class_name: AdamW, config: {weight_decay: 0.1}}}}]",
+    "stack: [{train: {steps: 9, optimizer: {class_name: SGD, config: {learning_rate: {class_name: "
+    "CosineDecay, config: {initial_learning_rate: 0.1, warmup_steps: 0.1}}}}}}]",
+    "{stack: [{}], export: {pool: grid, grid_size: 3, power: 0.5, all_layers: true, onnx: false}}",
+    "{stack: [{}], probe: {data: digits, every: 10, labels: 0.5, classifier: knn, grid: 2}}",
+    "{stack: [{}, {}], train: {end_to_end: true, distribute: none}, tensorboard: false}",
+    "{stack: [{}], probe: digits, search: {space: {stack.0.block.filters: {int: [2, 9]}}}}",
+    "{stack: [{}], search: {space: {stack.0.objective.margin: {float: [0.1, 1], sampling: log}}, "
+    "objective: loss, tuner: {name: bayesian, initial: 3}}}",
+)
+SMALL_TRANSFER = (
+    "{data: digits, arms: [random start, LSUV], labels: [2, 0.5], repeats: 2, seed: 1}",
+    "{data: digits, arms: [kclr frozen], pretrained: configs/layer1.yaml, scale: false, layers: 1}",
+    "{data: digits, arms: [k-means], classifier: {name: resnet, depth: 8}, train: {epochs: 1}}",
+    "{data: digits, arms: [random start], train: {optimizer: {class_name: SGD, config: {momentum: "
+    "0.9}}, batch_size: 8, min_steps: 10}, limit: 100}",
 )
 
 

@@ -13,6 +13,7 @@ import pytest
 import record
 import specs
 
+from kclr.spec import findings
 from kclr.spec.reading import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +59,11 @@ def test_a_kernel_that_differs_in_one_bit_and_a_file_left_over_are_seen(tmp_path
 def test_fuzzed_values_are_written_as_the_yaml_that_they_are():
     value = {"a": [1, -2.5, None, True, "x: y", "é\u2028"], "b": {"c": [float("inf")]}}
     assert read_yaml(specs.as_yaml(value), "spec").value == value
+
+
+def test_what_is_changed_was_right_before():
+    for value, root in specs.originals():
+        assert findings.draft(specs.as_yaml(value), (), "spec", root).finished()
 
 
 def test_a_case_is_the_same_each_time():

@@ -160,3 +160,10 @@ def test_a_programs_values_become_those_of_a_file():
     for odd in (endless, "x\0", 10**400):
         with pytest.raises(SpecError, match="^spec: "):
             reading.plain_value([odd], "spec")
+
+
+@pytest.mark.parametrize("tag", ["int", "float", "bool"])
+@pytest.mark.parametrize("word", ["''", "'-'", "x", "0x"])
+def test_a_tag_on_what_it_does_not_fit_is_refused_in_words(tag, word):
+    with pytest.raises(SpecError, match=r"spec:1:\d+: .*number that can be read"):
+        read_yaml(f"a: !!{tag} {word}", "spec")
