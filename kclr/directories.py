@@ -401,6 +401,8 @@ def _check_place(path, apart=()):
                     f"{path} {where} the folder of pictures to learn from, {pictures}: what kclr "
                     "draws would be learned from too. Choose another place with --out."
                 )
+    except RunError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         raise _unwritable(path, error) from None
 

@@ -193,8 +193,9 @@ def test_a_place_that_can_be_no_directory_is_named_with_the_reason(tmp_path):
         ("a\0b", "cannot be written to: .*null"),
         ("x" * 300, "cannot be written to: File name too long"),
     ):
-        with refused(words), writing(tmp_path / place, RUN):
-            pass
+        with pytest.raises(RunError, match=words) as caught:
+            enter(tmp_path / place, RUN)
+        assert str(caught.value).count("--out") == 1
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "link", "loop", "pipe"]
 
 

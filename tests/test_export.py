@@ -512,6 +512,18 @@ def test_a_file_in_the_place_of_the_directory_is_named(run, tmp_path):
     assert (tmp_path / "out").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["saved_model/saved_model.pb", "saved_model/notes.txt"])
+def test_a_saved_model_of_somebody_else_is_not_replaced(run, model, tmp_path, name):
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RunError, match="which kclr did not write"):
+        export.export_run(run, out=tmp_path)
+    with pytest.raises(RunError, match="which kclr did not write"):
+        export.write_saved_model(model, tmp_path / "saved_model")
+    assert [path.name for path in tmp_path.iterdir()] == ["saved_model"]
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_nothing_is_said_on_the_terminal(run, tmp_path, capfd):
     export.export_run(run, out=tmp_path, litert=True)
     printed = capfd.readouterr()

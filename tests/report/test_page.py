@@ -594,6 +594,20 @@ def test_somebodys_files_in_the_place_of_the_pictures_are_kept(tmp_path):
     assert (beside / "thesis.txt").read_text() == "years"
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_a_page_of_somebody_else_is_not_replaced(tmp_path, link):
+    run = make_run(tmp_path / "run")
+    page = tmp_path / "page.html"
+    page.write_text("<title>my thesis</title>")
+    if link:
+        page.rename(tmp_path / "thesis.html")
+        page.symlink_to(tmp_path / "thesis.html")
+    with pytest.raises(RunError, match=r"page\.html is .*, and is not replaced\. Move it"):
+        write_report([run], page)
+    assert page.read_text() == "<title>my thesis</title>"
+    assert not (tmp_path / "page-files").exists()
+
+
 def test_a_new_report_leaves_nothing_of_the_old_one(tmp_path):
     make_run(tmp_path / "long name")
     make_run(tmp_path / "short")
