@@ -83,7 +83,11 @@ def _check_kind(status, most):
 def read_bytes(path, inside=None, most=MOST_TEXT, cure="") -> bytes:
     """The content of a file; see `opened`."""
     with opened(path, inside, most, cure) as file:
-        return file.read() if most is None else file.read(most)
+        # Block by block: read(most) would set aside two gigabytes for a small array.
+        content = bytearray()
+        while (block := file.read(1 << 20)) and (most is None or len(content) < most):
+            content += block
+        return bytes(content)
 
 
 def read_text(path, inside=None, cure="", most=MOST_TEXT) -> str:

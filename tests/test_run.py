@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -289,3 +290,13 @@ def test_damaged_lines_of_the_metrics_are_named_and_dropped_by_a_resume(path):
     assert "metrics.jsonl: line 2 is damaged" in refused(path, lambda _: run.rows("conv1"))
     run.trim("metrics.jsonl", lambda row: True)
     assert run.rows("conv1") == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.5}]
+
+
+def test_reading_a_small_kernel_takes_little_memory(path):
+    layer = load_run(path).layers[0]
+    tracemalloc.start()
+    try:
+        assert layer.kernel.shape == (3, 3, 1, 4)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()

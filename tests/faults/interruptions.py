@@ -141,6 +141,9 @@ def _compare(case, work, place, reference, words):
     status = command.finish()
     if status != 0:
         case.wrong.append(f"it did not go on: status {status}: {_last(command)}")
+        trace = place / work.out / "error.txt"
+        if trace.is_file():
+            case.wrong.append(trace.read_text(encoding="utf-8")[-3000:])
         return
     end = end_of(work, place)
     wrong = differences(end, reference.end)

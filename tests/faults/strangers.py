@@ -50,6 +50,10 @@ class Strangers:
         os.chdir(self._place)
         warnings.simplefilter("ignore")
 
+    def close(self):
+        """Remove what the cases are made from."""
+        shutil.rmtree(self._place, ignore_errors=True)
+
     def case(self, number) -> str | None:
         """What is wrong with how damaged files were read: nothing, or words, or a trace."""
         choice = random.Random(number)

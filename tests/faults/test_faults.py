@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import record
 import specs
+import strangers
 
 from kclr.spec import findings
 from kclr.spec.reading import read_yaml
@@ -20,12 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.faults
-@pytest.mark.full
-def test_a_sample_of_kills_full_disks_and_strangers_files_does_no_harm():
-    counts = {"kills": 1, "disks": 1, "damages": 1, "files": 40, "jobs": 2}
-    words = [word for name, count in counts.items() for word in (f"--{name}", str(count))]
+def test_a_killed_training_and_one_without_room_end_as_an_undisturbed_one():
     done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "faults", "--of", "train", *words],
+        [sys.executable, ROOT / "tools/faults", "--of", "train", "--kills", "1", "--disks", "1"],
         capture_output=True,
         text=True,
     )
@@ -33,7 +32,20 @@ def test_a_sample_of_kills_full_disks_and_strangers_files_does_no_harm():
 
 
 @pytest.mark.faults
-@pytest.mark.full
+def test_a_sample_of_damaged_and_hostile_files_is_answered_in_words(
+    two_layers, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # and back from where the cases go
+    shutil.copytree(two_layers.path, tmp_path / "ends/train/out")
+    read = strangers.Strangers(tmp_path / "ends")
+    try:
+        wrong = [found for number in range(40) if (found := read.case(number))]
+    finally:
+        read.close()
+    assert not wrong, wrong[0]
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize("part", range(2))
 def test_a_sample_of_fuzzed_specs_is_taken_or_explained(part):
     fuzzed = specs.Specs()
