@@ -51,6 +51,7 @@ class Part(BaseModel):
         frozen=True,
         strict=True,
         allow_inf_nan=False,
+        ser_json_inf_nan="constants",  # options of somebody's classifier may be infinite
         # What a spec does not use is never built, which is a quarter of what `kclr check` takes.
         defer_build=True,
     )

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kclr.errors import SpecError
 from kclr.spec.transfer import TransferSpec, json_schema, parse_transfer
@@ -109,3 +110,10 @@ def test_the_schema_knows_every_key_and_says_what_it_means():
     assert set(schema["properties"]) == set(TransferSpec.model_fields)
     assert all(key["description"] for key in schema["properties"].values())
     assert schema["$defs"]["Classifier"]["anyOf"][0] == {"type": "string"}
+
+
+def test_an_infinite_option_of_a_classifier_is_the_same_in_the_resolved_spec():
+    spec = parse_transfer("{data: digits, classifier: {name: zhao, dense_units: .inf}}")
+    again = yaml.safe_dump(spec.model_dump(mode="json"))
+    assert parse_transfer(again) == spec
+    assert spec.classifier.options["dense_units"] == float("inf")
