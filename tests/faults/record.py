@@ -21,7 +21,7 @@ LOST = {
 
 
 def add(entries, command, wrong):
-    """Add counts to results.json; those of the same command and fault are replaced.
+    """Add counts to results.json; those of the same fault and command are replaced.
 
     Args:
         entries: for each fault how often it was tried, and how often survived.
@@ -30,7 +30,7 @@ def add(entries, command, wrong):
     """
     rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     for fault, (tried, survived) in entries.items():
-        rows = [row for row in rows if row["fault"] != fault]
+        rows = [row for row in rows if (row["fault"], row["command"]) != (fault, command)]
         own = {"fault": fault, "tried": tried, "survived": survived, "command": command}
         rows.append(own | {"commit": commit(), "open": wrong.get(fault, [])})
     text = json.dumps(rows, indent=1, ensure_ascii=False)
