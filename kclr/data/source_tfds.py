@@ -20,6 +20,7 @@ from kclr.spec.registry import register
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+$")
 _PROBED = ("storage.googleapis.com", "www.tensorflow.org")
+_DEEPEST = 3  # folders from the directory of all data sets to a version: name, config, version
 _BATCH = 256  # images of one size are decoded and handed to Python in batches
 
 
@@ -44,6 +45,9 @@ class Tfds(Source):
     def problem(self):
         place = self._place()
         if place is None:
+            elsewhere = self._elsewhere()
+            if elsewhere:
+                return elsewhere
             near = difflib.get_close_matches(self.name, self._on_disk(), n=1, cutoff=0.7)
             if near and near[0] != self.name:
                 return f"{self._missing()}. Did you mean tfds:{near[0]}, which is?"
@@ -126,10 +130,14 @@ class Tfds(Source):
         """The directory of all data sets, as it is written in messages."""
         return self.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
 
-    def _place(self):
-        """The directory of the wanted version, or None where it is not on disk."""
+    def _place(self, root=None):
+        """The directory of the wanted version, or None where it is not on disk.
+
+        Args:
+            root: in place of the directory of all data sets.
+        """
         name, _, version = self.name.partition(":")
-        folder = os.path.join(os.path.expanduser(self._root()), *name.split("/"))
+        folder = os.path.join(os.path.expanduser(root or self._root()), *name.split("/"))
         if not name or not os.path.isdir(folder):
             return None
         if not _versions(folder) and "/" not in name:
@@ -137,6 +145,22 @@ class Tfds(Source):
             folder = os.path.join(folder, config) if config else folder
         versions = [found for found in _versions(folder) if version in ("", found)]
         return os.path.join(folder, versions[-1]) if versions else None
+
+    def _elsewhere(self):
+        """Words for a `data_dir` that is a few folders off, or None."""
+        root = os.path.expanduser(self._root())
+        above = [root]
+        for _ in range(_DEEPEST):
+            above.append(os.path.dirname(os.path.abspath(above[-1])))
+        below = [os.path.join(root, name) for name in _folders(root)]
+        for folder in (*above[1:], *below):
+            place = self._place(folder)
+            if place:
+                return (
+                    f"tfds:{self.name} lies in {place}, so {self._root()} is not the directory of "
+                    f"all data sets. Use data_dir: {folder}, or set TFDS_DATA_DIR={folder}"
+                )
+        return None
 
     def _on_disk(self):
         """Names of the data sets on disk, with their configs."""
@@ -201,6 +225,10 @@ class Tfds(Source):
         Nothing is asked of the network before a quick look whether there is one: the library
         itself tries for minutes.
         """
+        elsewhere = self._elsewhere()
+        if elsewhere:
+            return elsewhere
+
         import urllib.parse
 
         import tensorflow_datasets as tfds

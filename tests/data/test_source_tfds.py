@@ -1,6 +1,7 @@
 """TensorFlow Datasets, from a tiny data set written with the library's own writer."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from kclr.data import source_tfds
+from kclr.data.labels import load_labelled
 from kclr.data.sources import source
 from kclr.errors import SpecError
 
@@ -155,6 +157,29 @@ def test_missing_data_set_without_a_network_says_so_at_once(data_dir, offline):
     )
     assert missing.problem() == str(error.value)
     assert len(offline) == 2
+
+
+@pytest.mark.parametrize("folder", ["tiny_digits", "tiny_digits/1.0.0", ".."])
+def test_data_dir_that_is_a_folder_off_names_the_right_one(data_dir, folder, monkeypatch):
+    monkeypatch.setattr(source_tfds, "reachable", lambda hosts: True)  # it would be downloaded
+    wrong = os.path.normpath(os.path.join(data_dir, folder))
+    missing = source("tfds:tiny_digits", data_dir=wrong)
+    assert missing.problem() == (
+        f"tfds:tiny_digits lies in {data_dir}/tiny_digits/1.0.0, so {wrong} is not the directory "
+        f"of all data sets. Use data_dir: {data_dir}, or set TFDS_DATA_DIR={data_dir}"
+    )
+    for read in (missing.open, lambda: load_labelled("tfds:tiny_digits", "train", data_dir=wrong)):
+        with pytest.raises(SpecError) as error:
+            read()
+        assert str(error.value) == missing.problem()
+    assert source("tfds:tiny_digits", data_dir=data_dir).problem() is None
+
+
+def test_data_dir_in_the_folder_of_a_config_names_the_right_one(data_dir, tmp_path, offline):
+    shutil.copytree(f"{data_dir}/tiny_digits", tmp_path / "tiny_digits" / "plain")
+    wrong = str(tmp_path / "tiny_digits" / "plain" / "1.0.0")
+    problem = source("tfds:tiny_digits/plain", data_dir=wrong).problem()
+    assert f"Use data_dir: {tmp_path}, or" in problem
 
 
 def test_misspelled_data_set_names_the_one_on_disk(data_dir, offline):
