@@ -25,6 +25,7 @@ import tensorflow as tf
 from kclr.distribution import put, value_of
 from kclr.errors import RunError
 from kclr.paths import as_path, atomic, is_remote, remove
+from kclr.safe_reading import opened
 
 _NUMBER = (), np.dtype(np.float64)
 _NAMED = ("last.", "guard.")  # numbers whose names depend on the objective
@@ -35,6 +36,10 @@ _HEADER = re.compile(
 )
 _OVERHEAD = 4096  # bytes of an array's header, and of its places in the zip file
 _MOST_NAMED = 500
+_UNUSABLE = (
+    OSError, ValueError, EOFError, OverflowError, RuntimeError, struct.error,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -262,12 +267,33 @@ def read_state(model, path, total=None) -> SavedState:
             floats = np.issubdtype(arrays[name].dtype, np.floating)
             if floats and id(variable) not in metrics and not np.isfinite(arrays[name]).all():
                 raise ValueError("its weights hold numbers that are not finite")
-    except (
-        OSError, ValueError, EOFError, OverflowError, RuntimeError, struct.error,
-        zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
+    except _UNUSABLE as error:
         raise RunError(f"{path}: this checkpoint cannot be used: {error}.") from None
     return state
+
+
+def read_progress(path) -> tuple[int, float]:
+    """Steps and seconds of training that a checkpoint says, whatever its model.
+
+    Raises:
+        RunError: it is not a checkpoint's file, or what it says cannot be.
+    """
+    path = as_path(path)
+    expected = {"step": ((), np.dtype(np.int64)), "seconds": _NUMBER}
+    try:
+        with opened(path, path.parent, None) as file, zipfile.ZipFile(file) as packed:
+            arrays = {}
+            for name, kind in expected.items():
+                entry = packed.getinfo(f"{name}.npy")
+                if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > _OVERHEAD:
+                    raise ValueError("it is not as kclr writes it")
+                with packed.open(entry) as stream:
+                    arrays[name] = _array(stream.read(), *kind)
+        state = _checked(arrays, None)
+    except (KeyError, *_UNUSABLE) as error:
+        words = error.args[0] if isinstance(error, KeyError) else error
+        raise RunError(f"{path}: this checkpoint cannot be used: {words}.") from None
+    return state.step, state.seconds
 
 
 def _arrays(file, expected):

@@ -245,17 +245,76 @@ class Search(Record):
 
 
 class Hyperparameters(Record):
-    """A trial's values."""
+    """keras-tuner's space, and values in it."""
 
-    values: dict[ShortWords, Any]
+    space: list[dict[ShortWords, Any]]
+    values: dict[ShortWords, bool | int | FiniteFloat | Words]
 
 
 class TunersTrial(Record):
     """`trial.json`, which keras-tuner writes."""
 
     trial_id: ShortWords
-    status: ShortWords
+    status: Literal["RUNNING", "IDLE", "INVALID", "STOPPED", "COMPLETED", "FAILED"]
     hyperparameters: Hyperparameters
+    metrics: dict[str, Any]
+    score: FiniteFloat | None
+    best_step: Count | None
+    message: str | None
+
+    @model_validator(mode="after")
+    def _whole(self):
+        if self.status == "COMPLETED" and self.score is None:
+            raise ValueError("it is completed without a score")
+        return self
+
+
+class Entry(Record):
+    """A trial in a round of Hyperband."""
+
+    id: ShortWords
+    past_id: ShortWords | None
+
+
+class Bracket(Record):
+    """Rounds of Hyperband, each with the better trials of the one before."""
+
+    bracket_num: Count
+    rounds: list[list[Entry]]
+
+    @model_validator(mode="after")
+    def _whole(self):
+        if len(self.rounds) != self.bracket_num + 1:
+            raise ValueError(f"bracket {self.bracket_num} has {len(self.rounds)} rounds")
+        return self
+
+
+class OracleState(Record):
+    """`oracle.json`, which keras-tuner writes, with the seconds so far."""
+
+    ongoing_trials: dict[ShortWords, ShortWords]
+    hyperparameters: Hyperparameters
+    start_order: list[ShortWords]
+    end_order: list[ShortWords]
+    run_times: dict[ShortWords, Count]
+    retry_queue: list[ShortWords]
+    seed: Count
+    seed_state: Count
+    tried_so_far: list[ShortWords]
+    id_to_hash: dict[ShortWords, ShortWords | None]
+    display: dict[ShortWords, Any]
+    seconds: Seconds
+    brackets: list[Bracket] = []
+    current_bracket: Count = 0
+    current_iteration: Count = 0
+
+    def trials(self) -> set[str]:
+        """The numbers of all trials that it names."""
+        entries = (entry for own in self.brackets for round_ in own.rounds for entry in round_)
+        named = {name for entry in entries for name in (entry.id, entry.past_id) if name}
+        return named.union(
+            self.ongoing_trials.values(), self.start_order, self.end_order, self.retry_queue
+        )
 
 
 class ProbeRow(Record):

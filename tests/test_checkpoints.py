@@ -1,6 +1,7 @@
 """Checkpoints: damage and hostile content are told of before anything is put into a model."""
 
 import os
+import shutil
 import signal
 import types
 import zipfile
@@ -10,7 +11,15 @@ import numpy as np
 import pytest
 
 from kclr.callbacks import StepHistory
-from kclr.checkpoints import TrainingState, forget, kept, previous, read_state, restored
+from kclr.checkpoints import (
+    TrainingState,
+    forget,
+    kept,
+    previous,
+    read_progress,
+    read_state,
+    restored,
+)
 from kclr.errors import RunError
 
 TOTAL = 10
@@ -123,6 +132,16 @@ def test_a_damaged_newest_falls_back_to_the_one_before_in_words(model, saved, na
     (words,) = said
     assert words.startswith(f"{saved}: this checkpoint cannot be used: ")
     assert words.endswith("goes on from the one before it, saved after 3 steps.")
+
+
+def test_how_far_a_training_came_is_read_without_its_model_and_never_unpickled(saved):
+    assert read_progress(saved) == (6, 1.5)
+    for name in ("empty", "text", "cut", "a pipe", "step -5", "half a step", "no step", "endless"):
+        saved.unlink()
+        shutil.copy(previous(saved), saved)
+        DAMAGES[name](saved)
+        with pytest.raises(RunError, match="cannot be (used|read)"):
+            read_progress(saved)
 
 
 def test_where_both_are_damaged_the_cure_is_said_and_nothing_is_changed(model, saved):

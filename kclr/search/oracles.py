@@ -14,12 +14,20 @@ from keras_tuner.engine.trial import TrialStatus
 
 from kclr.directories import RUN as RUN_FILES
 from kclr.directories import discard
+from kclr.errors import RunError, reason
 from kclr.paths import atomic
+from kclr.records import OracleState, TunersTrial, read_record
 from kclr.spec.search import Search
 
 # So many failures in a row, and the search is at fault.
 MOST_FAILURES = 10
 RUN = "run"  # of a trial, in its directory
+MEND = "Copy it back, or start the search anew with --overwrite."
+# What the spec says, which is the same while a search goes on.
+_FIXED = {
+    *("seed", "hyperband_iterations", "max_epochs", "min_epochs", "factor"),
+    *("num_initial_points", "alpha", "beta"),
+}
 
 
 class _Lasting(keras_tuner.Oracle):
@@ -101,13 +109,57 @@ class _Lasting(keras_tuner.Oracle):
 
     def reload(self):
         """As keras-tuner's, but what is run again is what has not ended, whatever the state says:
-        it is written while a trial ends, and not at all where the process is killed first."""
-        super().reload()
+        it is written while a trial ends, and not at all where the process is killed first.
+
+        Raises:
+            RunError: a file is damaged, or of another search.
+        """
+        self._check_files()
+        try:
+            super().reload()
+        except Exception as error:  # keras-tuner takes what is in them as it stands
+            raise self._unlike(f"keras-tuner cannot read it ({reason(error)})") from error
         self._retry_queue = [
             name
             for name, trial in sorted(self.trials.items(), reverse=True)
             if trial.status in (TrialStatus.RUNNING, TrialStatus.INVALID)
         ]
+
+    def _check_files(self):
+        place, cure = Path(self._project_dir), MEND
+        own = json.loads(json.dumps(self.get_state()))
+        values = {}
+        for path in place.glob("trial_*/trial.json"):
+            trial = read_record(path, TunersTrial, place, "keras-tuner", cure)
+            if path.parent.name != f"trial_{trial['trial_id']}":
+                raise self._unlike(f"{path} says that it is trial {trial['trial_id']}")
+            values[trial["trial_id"]] = trial["hyperparameters"]["values"]
+        path = place / "oracle.json"
+        state = read_record(path, OracleState, place, "keras-tuner", cure)
+        for key in _FIXED & own.keys():
+            if state.get(key) != own[key]:
+                raise self._unlike(f"its {key} is {str(state.get(key))[:60]}, not {own[key]}")
+        named = OracleState.model_validate(state).trials()
+        named |= {each["tuner/trial_id"] for each in values.values() if "tuner/trial_id" in each}
+        if missing := sorted(map(str, named - values.keys())):
+            raise self._unlike(f"trial {missing[0]} is named in it, and is not there")
+        for trial_id, each in values.items():
+            for parameter in self.hyperparameters.space:
+                self._check_value(trial_id, each, parameter.name, parameter.value_to_prob)
+            epochs = range(own.get("max_epochs", 0) + 1)
+            self._check_value(trial_id, each, "tuner/epochs", epochs.index)
+
+    def _check_value(self, trial_id, values, name, place_of):
+        try:
+            if name in values:
+                place_of(values[name])
+        except Exception:  # each kind of hyperparameter fails in its own way
+            words = f"{name} of trial {trial_id} is {str(values[name])[:60]!r}"
+            raise self._unlike(f"{words}, which is not a value of it") from None
+
+    def _unlike(self, words):
+        path = Path(self._project_dir) / "oracle.json"
+        return RunError(f"{path}: this search cannot go on: {words}. {MEND}")
 
 
 class Random(_Lasting, keras_tuner.oracles.RandomSearchOracle):

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from keras_tuner.engine.trial import TrialStatus
 
 from kclr.paths import atomic
@@ -14,8 +13,9 @@ from kclr.report.search_plots import front, short_names, trials_png
 from kclr.report.searches import best_first, table_rows
 from kclr.report.sections import write_csv
 from kclr.run import Run
+from kclr.search.oracles import MEND
 from kclr.search.space import Stage, with_values, yaml_of
-from kclr.search.tuner import MEND, result_of
+from kclr.search.tuner import result_of
 from kclr.spec.schema import Spec
 from kclr.spec.search import rounded
 from kclr.spec.wording import printable
@@ -89,7 +89,7 @@ def write_results(run: Run, spec: Spec, plain: dict[str, Any], found) -> dict[st
         "objective": {"metric": search.objective.metric, "direction": search.objective.better},
         "rows": rows,
         "best": [{"layer": stage.name, **own} for stage, _, own in found],
-        "spec": yaml.safe_load(yaml_of(spec.model_dump(mode="json"))),
+        "spec": spec.model_dump(mode="json"),
         "versions": versions(),
         "hardware": hardware(),
     }

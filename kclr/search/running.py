@@ -22,11 +22,11 @@ from kclr.run import Run
 from kclr.search.chief import Watch, leading, watch_chief
 from kclr.search.hypermodel import check_search
 from kclr.search.listening import SearchListener
-from kclr.search.oracles import RUN, make_oracle
+from kclr.search.oracles import MEND, RUN, make_oracle
 from kclr.search.results import best_of, rows_of, write_results
 from kclr.search.space import Stage, declare, key_of, stages, trial_spec, with_values
 from kclr.search.trials import Trials
-from kclr.search.tuner import MEND, StackTuner
+from kclr.search.tuner import StackTuner
 from kclr.spec.schema import Spec
 
 BEST = "best.json"  # of a stage, when it has ended

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras_tuner.errors import FailedTrialError
 
 from kclr.callbacks import CollapseError
+from kclr.checkpoints import read_progress
 from kclr.data.labels import load_labelled
 from kclr.data.sources import as_images
 from kclr.directories import locked
@@ -131,8 +131,8 @@ class Trials:
         rows = run.rows(top.name)
         facts = rows[-1] if rows else {}
         if paused:
-            with np.load(run.checkpoint(len(spec.stack) - 1, top.name)) as saved:
-                own = {"steps": int(saved["step"]), "seconds": float(saved["seconds"])}
+            steps, spent = read_progress(run.checkpoint(len(spec.stack) - 1, top.name))
+            own = {"steps": steps, "seconds": spent}
             own["probe_seconds"] = sum(row.get("probe_seconds", 0) for row in rows)
             seconds += _training_seconds(own)
             facts = facts | told.metrics | {"steps": own["steps"]}

@@ -18,11 +18,10 @@ from kclr.paths import atomic, remove
 from kclr.records import TrialResult, read_record
 from kclr.search.chief import Watch
 from kclr.search.listening import SearchListener
-from kclr.search.oracles import RUN
+from kclr.search.oracles import MEND, RUN
 from kclr.search.trials import Trials, copy_run
 
 RESULT = "result.json"  # of a trial, in its directory
-MEND = "Copy it back, or start the search anew with --overwrite."
 
 
 class StackTuner(keras_tuner.Tuner):

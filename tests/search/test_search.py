@@ -2,6 +2,9 @@
 
 import errno
 import json
+import math
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from kclr.search import trials as trials_module
 from kclr.search.listening import Lines
 from kclr.search.running import run_search
 from kclr.spec import load_spec, parse_spec
+from tests.search.conftest import QUICK
 
 
 def search(plain, out, **options):
@@ -198,6 +202,81 @@ def test_a_search_goes_on_with_more_trials_and_not_with_another_spec(quick, tmp_
     quick["seed"] = 1
     with pytest.raises(SpecError, match="other settings"):
         search(quick, tmp_path / "s", resume=True)
+
+
+@pytest.fixture(scope="module")
+def halted(tmp_path_factory):
+    """A search of two trials that can go on, and its plain value."""
+    plain = yaml.safe_load(QUICK)
+    plain["search"]["trials"] = 2
+    plain["stack"] = plain["stack"][:1]
+    plain["search"]["space"] = {"stack.0.learner.threshold": {"float": [0.1, 1.0]}}
+    out = tmp_path_factory.mktemp("halted") / "s"
+    search(plain, out)
+    plain["search"]["trials"] = 3
+    return plain, out
+
+
+def changed(**values):
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def link_out(path):
+    path.rename(other := path.parents[3] / "other.json")
+    path.symlink_to(other)
+
+
+ANY_FILE = [
+    cut,
+    pipe,
+    link_out,
+    lambda path: path.write_text(""),
+    lambda path: path.write_text("[]"),
+]
+ANY_FILE.append(lambda path: path.write_text("[" * 100_000))
+OF_ORACLE = [
+    changed(seed=7),
+    changed(run_times=[]),
+    changed(seconds=math.nan),
+    changed(hyperparameters={"space": [{"class_name": "os"}], "values": {}}),
+    changed(ongoing_trials={"tuner0": "../../else"}),
+    changed(display={}),
+]
+OF_TRIAL = [
+    changed(trial_id="../../else"),
+    changed(score=math.nan),
+    changed(score=None),
+    changed(status="LOST"),
+    changed(metrics=3),
+    changed(hyperparameters={"space": [], "values": {"stack.0.learner.threshold": "much"}}),
+    changed(hyperparameters={"space": [], "values": {"tuner/trial_id": "../../else"}}),
+    changed(hyperparameters={"space": [], "values": {"tuner/epochs": 0.5}}),
+]
+DAMAGE = [("oracle.json", each) for each in [*ANY_FILE, *OF_ORACLE]]
+DAMAGE += [("trial_0/trial.json", each) for each in [*ANY_FILE, *OF_TRIAL]]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes with names")
+def test_a_damaged_file_of_keras_tuners_is_one_line_with_the_cure(halted, tmp_path):
+    plain, whole = halted
+    for number, (name, damage) in enumerate(DAMAGE):
+        out = tmp_path / f"{number}"
+        shutil.copytree(whole, out)
+        (path,) = out.glob(f"*/{name}")
+        damage(path)
+        with pytest.raises(RunError, match=r"\.json: .*start the search anew with --overwrite"):
+            search(plain, out, resume=True)
+        shutil.rmtree(out)
+    assert len(search(plain, whole, resume=True)["rows"]) == 3
 
 
 def test_grid_search_goes_on_where_it_was(quick, tmp_path):
