@@ -15,6 +15,7 @@ from kclr.report.search_plots import (
 )
 from kclr.report.sections import NOTHING, Names, hardware, versions, write_csv
 from kclr.safe_reading import sha256
+from kclr.spec.wording import printable
 
 
 def search_section(
@@ -94,8 +95,20 @@ def _stage(anchor, layer, found, objective):
             ]
             for row in done
         ],
-        "failed": [(row["trial"], row["failed"]) for row in rows if "failed" in row],
+        "failed": _by_message((row["failed"], row["trial"]) for row in rows if "failed" in row),
+        "warnings": _by_message(
+            (message, row["trial"]) for row in rows for message in row.get("warnings", ())
+        ),
     }
+
+
+def _by_message(said):
+    """The trials that had the same to say, and what; printable."""
+    trials: dict[str, list[str]] = {}
+    for message, trial in said:
+        words = printable(" ".join(message.split()))
+        trials.setdefault(words, []).append(printable(trial))
+    return [(", ".join(dict.fromkeys(own)), words) for words, own in trials.items()]
 
 
 def _words(value):

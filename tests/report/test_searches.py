@@ -136,3 +136,17 @@ def test_a_search_that_is_not_finished_or_damaged_is_named_with_the_cure(tmp_pat
     (tmp_path / "s/search.json").write_text("{}")
     with pytest.raises(RunError, match="not as `kclr search` writes it"):
         write_report([tmp_path / "s"], tmp_path / "report.html")
+
+
+def test_warnings_of_trials_stand_below_the_table_and_can_do_nothing(tmp_path):
+    written = made(6)
+    hostile = "skipped <script>alert(1)</script>\x1b[2J"
+    for number, said in ((1, ["a 16-bit file"]), (2, ["a 16-bit file", hostile]), (3, [hostile])):
+        written["rows"][number]["warnings"] = said  # the third failed
+    (tmp_path / "search.json").write_text(json.dumps(written))
+    write_report([tmp_path], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<li>trial 01, 02: a 16-bit file</li>" in page
+    assert "<li>trial 02, 03: skipped &lt;script&gt;" in page
+    assert "<script>alert" not in page
+    assert "\x1b" not in page
