@@ -108,6 +108,12 @@ def load_labelled(name, split, channels=None, limit=None, data_dir=None, memory=
     return _kept(loaders[scheme](split, channels, **argument), name, limit, memory)
 
 
+def folder_of(name) -> list[str]:
+    """The folder of pictures that labelled images are read from; empty for others."""
+    scheme, argument = split_source(name)
+    return [argument["path"]] if scheme == "folder" and "path" in argument else []
+
+
 def _kept(found, name, limit, memory):
     """The first `limit` images, in memory where they fit."""
     import numpy as np

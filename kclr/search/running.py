@@ -11,6 +11,7 @@ import keras_tuner
 from keras_tuner.engine.trial import TrialStatus
 from keras_tuner.errors import FatalError
 
+from kclr.data.source_folder import Folder
 from kclr.data.sources import as_images
 from kclr.directories import SEARCH, writing
 from kclr.errors import RunError
@@ -103,7 +104,8 @@ def begun(spec, plain, out, text, resume, overwrite, tell=None) -> Iterator[Run]
         SpecError: it holds the search of another spec, or one on other images.
         RunError: see `kclr.directories.writing`.
     """
-    with writing(out, SEARCH, resume, overwrite) as place:
+    pictures = [source.path for source in sources(spec) if isinstance(source, Folder)]
+    with writing(out, SEARCH, resume, overwrite, apart=pictures) as place:
         run = Run(place)
         search = {key: value for key, value in plain["search"].items() if key not in _CHANGEABLE}
         opened = [as_images(source) for source in sources(spec)]

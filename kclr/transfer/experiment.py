@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 import yaml
 
-from kclr.data.labels import Labelled
+from kclr.data.labels import Labelled, folder_of
 from kclr.directories import TRACE, TRANSFER, writing
 from kclr.errors import SpecError
 from kclr.keras_objects import dtype_policy
@@ -87,7 +87,7 @@ def run_experiment(
         check_training(spec.train, shape)
         with dtype_policy(spec.train.precision):
             new_classifier(spec.classifier, shape, len(training.classes), spec.seed)
-        with writing(out, TRANSFER, resume, overwrite) as place:
+        with writing(out, TRANSFER, resume, overwrite, apart=folder_of(spec.data)) as place:
             results = Results(place)
             resolved = spec.model_dump(mode="json")
             dumped = yaml.safe_dump(resolved, sort_keys=False)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from PIL import Image
 
 import kclr
 from kclr.errors import RunError, SpecError
@@ -277,6 +278,14 @@ def test_a_damaged_file_of_keras_tuners_is_one_line_with_the_cure(halted, tmp_pa
             search(plain, out, resume=True)
         shutil.rmtree(out)
     assert len(search(plain, whole, resume=True)["rows"]) == 3
+
+
+def test_a_search_does_not_lie_among_its_pictures(quick, tmp_path):
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "one.png")
+    quick["data"] = str(tmp_path)
+    with pytest.raises(RunError, match="lies in the folder of pictures"):
+        search(quick, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 def test_grid_search_goes_on_where_it_was(quick, tmp_path):

@@ -439,6 +439,22 @@ def test_mistakes_are_found_before_anything_is_trained(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_experiment_does_not_lie_among_its_labelled_pictures(tmp_path):
+    random = np.random.default_rng(0)
+    for part, count in (("train", 4), ("test", 2)):
+        for name in ("cats", "dogs"):
+            folder = tmp_path / "pictures" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 255, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    data = f"data=folder:{tmp_path / 'pictures'}"
+    inside = tmp_path / "pictures/train/out"
+    with pytest.raises(RunError, match="lies in the folder of pictures"):
+        experiment(STARTS, inside, [data, "limit=null", "test_limit=null"])
+    assert not inside.exists()
+
+
 def told(listener, unit, row):
     """A listener is told of an experiment with one finished and one failed unit."""
     place = {key: unit[key] for key in ("arm", "labels", "seed")}
