@@ -86,6 +86,9 @@ class CollapseGuard(keras.callbacks.Callback):
         warn: function of the message.
         start: int, steps done before this training.
         total: int, steps of the whole training; None where they are not known.
+        excess: function without arguments that says in words whether filters answer beyond all
+            measure, and is empty where none does. It is asked at every look, and ends the training
+            where `patience` looks agree and the action is "stop".
 
     Attributes:
         state: dict of floats, what it has seen. A training that is gone on with sets it.
@@ -94,7 +97,17 @@ class CollapseGuard(keras.callbacks.Callback):
         CollapseError: from `fit`, with the reason and what to try.
     """
 
-    def __init__(self, ceiling, every, patience=3, action="stop", warn=print, start=0, total=None):
+    def __init__(
+        self,
+        ceiling,
+        every,
+        patience=3,
+        action="stop",
+        warn=print,
+        start=0,
+        total=None,
+        excess=None,
+    ):
         super().__init__()
         if action not in ("stop", "warn"):
             raise ValueError(f"action must be 'stop' or 'warn'; got {action!r}")
@@ -102,12 +115,14 @@ class CollapseGuard(keras.callbacks.Callback):
         self.action, self.warn, self.total = action, warn, total
         self._steps, self._epoch_start, self._agreed, self._warned = start, start, 0, False
         self._largest, self._before = {}, {}
+        self._excess, self._exceeded = excess, 0
 
     @property
     def state(self) -> dict[str, float]:
         return {
             "agreed": float(self._agreed),
             "warned": float(self._warned),
+            "exceeded": float(self._exceeded),
             **{f"largest.{name}": value for name, value in self._largest.items()},
             **{f"before.{name}": value for name, value in self._before.items()},
         }
@@ -115,6 +130,7 @@ class CollapseGuard(keras.callbacks.Callback):
     @state.setter
     def state(self, seen):
         self._agreed, self._warned = int(seen.get("agreed", 0)), bool(seen.get("warned", 0))
+        self._exceeded = int(seen.get("exceeded", 0))
         for kind, numbers in (("largest.", self._largest), ("before.", self._before)):
             numbers.clear()
             numbers |= {
@@ -141,6 +157,11 @@ class CollapseGuard(keras.callbacks.Callback):
                 )
         if not looks:
             return
+        if self._excess and self.action == "stop":
+            words = self._excess()
+            self._exceeded = self._exceeded + 1 if words else 0
+            if self._exceeded >= self.patience:
+                raise CollapseError(f"after {self._steps} steps {words}")
         self._agreed = self._agreed + 1 if self._alike(logs) else 0
         if self._agreed < self.patience or self._warned:
             return

@@ -349,7 +349,7 @@ def _checked(arrays, total):
         }
         for kind in _NAMED
     )
-    if not math.isfinite(guard.get("agreed", 0)):
+    if not all(math.isfinite(guard.get(name, 0)) for name in ("agreed", "exceeded")):
         raise ValueError("it is not as kclr writes it")
     if step == total and not last.keys() >= {"loss", "effective_rank"}:
         raise ValueError("it lacks the last row of the history, as that of an earlier kclr does")

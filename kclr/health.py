@@ -14,7 +14,7 @@ from kclr.spec.wording import any_of
 LOUD = 1e4  # what a filter's answers may vary by, against an input that varies by 1
 STILL = 1e-6  # of the largest number, a variation that is rounding
 _MOST_COMPARED = 10_000
-_SMALLER_STEPS = [
+SMALLER_STEPS = [
     "a smaller learning_rate",
     "precision: float32",
     "clipnorm in the optimizer's config",
@@ -120,7 +120,7 @@ def check_learned(learned: Learned, layer, warn) -> None:
     elif what == "dead":
         cures = ["a smaller threshold" if threshold else "other images"]
     else:
-        cures = _SMALLER_STEPS if contrastive else ["a larger whitening_epsilon"]
+        cures = SMALLER_STEPS if contrastive else ["a larger whitening_epsilon"]
     message = f"layer {layer.name} is of no use: {words}. Try {any_of(cures)}."
     if contrastive and what != "not finite" and layer.train.on_collapse == "warn":
         warn(message)

@@ -12,9 +12,9 @@ from kclr.callbacks import CollapseGuard, KeepMetrics, StepHistory
 from kclr.checkpoints import TrainingState, restored, state_variables
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import as_images
-from kclr.distribution import ALONE, Cluster, is_seed
+from kclr.distribution import ALONE, Cluster, is_seed, value_of
 from kclr.errors import CollapseError
-from kclr.health import check_input, check_learned, fault, varies
+from kclr.health import SMALLER_STEPS, check_input, check_learned, fault, varies
 from kclr.keras_objects import dtype_policy, keras_augmentation, keras_optimizer
 from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches, stacked
 from kclr.layers.fast import several_replicas
@@ -24,12 +24,14 @@ from kclr.model import TripletModel
 from kclr.reseeding import Reseed
 from kclr.spec.geometry import LayerGeometry
 from kclr.spec.schema import Embedding, Layer
+from kclr.spec.wording import any_of
 from kclr.whitening import WindowStatistics, contrast_normalized, standardizing, zca
 from kclr.windows import idle_filters
 
 STATISTICS_CROPS = 20_000
 _TOGETHER = 512  # of them at once, whatever the batch size
 _MOST_JUDGED = 20  # batches to look at before a layer is taken for dead
+_LARGE = 100.0  # the largest number of a kernel that no healthy training comes to
 
 
 def train_layers(
@@ -113,6 +115,7 @@ def train_layers(
         warn=listener.warned,
         start=start,
         total=total,
+        excess=training.excess(make) if cluster.replicas == 1 else None,
     )
     if saved:
         guard.state = saved.guard
@@ -285,6 +288,22 @@ class _Training:
                 own["reseeded"] = int(self.model.reseeded[index])
             found.append(Learned(kernel, bias, facts | own, answers, deviation))
         return found
+
+    def excess(self, make):
+        """A function that says, while it is trained, whether filters answer beyond all measure.
+
+        Only kernels beyond those of any healthy training are tried on images, so that others cost
+        nothing.
+        """
+
+        def words():
+            if max(np.abs(value_of(block.kernel)).max() for block in self.blocks) < _LARGE:
+                return ""
+            faults = filter(None, map(fault, self.learned(make(), {})))
+            loud = next((said for what, said in faults if what == "loud"), "")
+            return loud and f"{loud}. Try {any_of(SMALLER_STEPS)}."
+
+        return words
 
     def evidence(self, batches):
         """What the layers are judged by: the first batch, and more where nothing answers to it.

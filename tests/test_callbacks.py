@@ -208,6 +208,24 @@ def test_a_guard_that_is_interrupted_stops_where_an_uninterrupted_one_does():
     looks(guarding(25), 5, 1)  # without what was seen before it would go on
 
 
+def test_answers_beyond_all_measure_stop_a_training_where_looks_in_a_row_agree():
+    def looks(said, action="stop", seen=None):
+        guard = CollapseGuard(1.0, 1, action=action, excess=iter(said).__next__)
+        guard.set_model(types.SimpleNamespace(loss=None))
+        guard.state = seen or {}
+        guard.on_epoch_begin(0)
+        for step in range(len(said)):
+            guard.on_train_batch_end(step, {"loss": 0.5, "spread": 1.0, "effective_rank": 1.0})
+        return guard.state
+
+    with pytest.raises(CollapseError, match="after 4 steps it is loud"):
+        looks(["", *["it is loud"] * 3])
+    looks(["it is loud"] * 5, action="warn")
+    seen = looks(["it is loud", "", "it is loud", "it is loud"])
+    with pytest.raises(CollapseError, match="after 1 steps"):
+        looks(["it is loud"], seen=seen)
+
+
 def test_the_first_and_the_last_step_are_looked_at_between_two_rows_too():
     for step, total in ((1, None), (7, 7)):
         guard = CollapseGuard(1.0, 50, total=total)

@@ -135,3 +135,15 @@ def test_a_training_that_leaves_all_bounds_before_its_first_row_writes_no_layer(
     with pytest.raises(CollapseError, match="learning_rate"):
         train(parse_spec(text), tmp_path / "run")
     assert not (tmp_path / "run" / "layers").exists()
+
+
+def test_a_long_training_that_leaves_all_bounds_ends_after_a_few_looks(tmp_path):
+    text = """
+    data: {source: photos, limit: 300}
+    stack:
+      - block: {filters: 4}
+        train: {steps: 1000000, batch_size: 16, log_every: 2, jit: false,
+                optimizer: {class_name: Adam, config: {learning_rate: 1000000}}}
+    """
+    with pytest.raises(CollapseError, match=r"after 6 steps its filters' answers vary by .*Try a"):
+        train(parse_spec(text), tmp_path / "run")
