@@ -33,7 +33,7 @@ def test_a_probe_is_off_unless_asked_for_and_has_defaults():
     ("text", "words"),
     [
         ("{}", "probe.data: "),
-        ("{data: digits, every: 0}", "probe.every: 0 is out of range. Use 1 or more."),
+        ("{data: digits, every: 0}", "probe.every: 0 is out of range. Use 1 to 2147483647."),
         ("{data: digits, evry: 5}", "probe.evry: no such key. Did you mean 'every'?"),
         ("{data: digits, labels: 1.5}", "probe.labels: 1.5 is no amount of labels."),
         ("{data: digits, limit: 1}", "probe.limit: 1 is out of range. Use 2 or more."),
