@@ -1,10 +1,11 @@
 """Picture files to pixels, with PIL: every mode, depth and rotation, and every way to be broken."""
 
 import contextlib
+import importlib
 import os
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,7 @@ _FORMATS = (
     "PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF", "QOI", "PCX", "SGI",
     "SUN",
 )  # fmt: skip
+_COMMON = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 _TARGA = (".tga", ".vda", ".vst", ".icb")  # nothing in these files says what they are
 EXTENSIONS = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo", ".webp", ".gif",
@@ -124,6 +126,19 @@ def is_picture(path) -> bool:
     )
 
 
+def _readers(head, targa) -> Iterator[tuple[Any, Any]]:
+    """PIL's readers to try for a file that begins so: (accepts, opens) each."""
+    for signature, name in _COMMON.items():
+        if head.startswith(signature):
+            from PIL import Image
+
+            # PIL has more than forty readers, and loading them takes longer than all of a check.
+            importlib.import_module(f"PIL.{name.capitalize()}ImagePlugin")
+            opens, accepts = Image.OPEN[name]
+            yield accepts, opens
+    yield from _openers(targa)
+
+
 @cache
 def _openers(targa) -> tuple[Any, ...]:
     """PIL's readers of what is read: (accepts, opens) each."""
@@ -145,7 +160,7 @@ def _open(path):
 
     with _open_regular(path) as file:
         head = file.read(16)
-        for accepts, opens in _openers(os.fspath(path).lower().endswith(_TARGA)):
+        for accepts, opens in _readers(head, os.fspath(path).lower().endswith(_TARGA)):
             accepted = accepts(head) if accepts else True
             if not accepted or isinstance(accepted, str):  # a text says what PIL was built without
                 continue

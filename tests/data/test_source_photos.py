@@ -1,8 +1,10 @@
 """The embedded photographs."""
 
 import numpy as np
+import pytest
 from sklearn.datasets import load_sample_image
 
+from kclr.data import image_files
 from kclr.data.sources import source
 
 
@@ -34,3 +36,9 @@ def test_options_change_the_fingerprint():
     options = ({}, {"limit": 3}, {"channels": 1}, {"tile": 32}, {"memory": 3})
     assert len({source("photos", **chosen).open().fingerprint for chosen in options}) == 5
     assert source("photos").open().fingerprint == source("photos", limit=None).open().fingerprint
+
+
+def test_check_does_not_load_every_reader_of_pil_to_know_the_sizes_of_photographs(monkeypatch):
+    monkeypatch.setattr(image_files, "_openers", lambda targa: pytest.fail("all are loaded"))
+    assert source("photos").image_shape() == (64, 64, 3)
+    assert source("photos", tile=1024).image_shape() == (300, 451, 3)
