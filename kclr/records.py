@@ -303,7 +303,7 @@ class OracleState(Record):
     tried_so_far: list[ShortWords]
     id_to_hash: dict[ShortWords, ShortWords | None]
     display: dict[ShortWords, Any]
-    seconds: Seconds
+    seconds: FiniteFloat  # a rounding below 0, where an earlier kclr had not begun
     brackets: list[Bracket] = []
     current_bracket: Count = 0
     current_iteration: Count = 0

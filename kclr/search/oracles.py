@@ -50,7 +50,8 @@ class _Lasting(keras_tuner.Oracle):
     @property
     def seconds(self):
         """Of the search so far."""
-        return self.spent + time.monotonic() - getattr(self, "_began", time.monotonic())
+        now = time.monotonic()
+        return self.spent + now - getattr(self, "_began", now)
 
     @property
     def failing(self) -> bool:
