@@ -9,6 +9,7 @@ from kclr.errors import SpecError
 from kclr.spec.augmentations import colour_findings
 from kclr.spec.findings import Draft, read_draft
 from kclr.spec.geometry import output_size
+from kclr.spec.registry import parts
 from kclr.spec.schema import Spec
 from kclr.spec.sizes import image_findings, least_image, whitening_findings
 from kclr.spec.wording import Finding, nearest, shown
@@ -109,7 +110,8 @@ def labelled_findings(name: str, path: tuple) -> list[Finding]:
     if scheme not in LABELLED:
         forms = ["tfds:NAME", "folder:PATH", "digits"]
         close = nearest(scheme, LABELLED, forms)
-        if "mean" not in close and re.fullmatch(r"[\w.-]{1,60}", name):
+        unknown = scheme not in parts("source")
+        if unknown and "mean" not in close and re.fullmatch(r"[\w.-]{1,60}", name):
             close = f" Did you mean tfds:{name}, or the folder folder:{name}?{close}"
         words = f"{shown(name)} names no labelled images.{close}"
         return [Finding(path, words)]
