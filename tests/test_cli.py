@@ -69,10 +69,10 @@ def test_json_lines_can_be_followed_by_a_machine(tmp_path):
     result = kclr("train", "tiny.yaml", "--json", "--out", "run", cwd=tmp_path)
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert [event["event"] for event in events] == [
-        "layer", "started", "row", "row", "learned", "finished",
+        "layer", "images", "started", "row", "row", "learned", "finished",
     ]  # fmt: skip
-    assert events[3]["step"] == 6
-    assert events[3]["loss"] > 0
+    assert events[4]["step"] == 6
+    assert events[4]["loss"] > 0
 
 
 def test_show_prints_a_row_for_each_layer(trained, capsys):

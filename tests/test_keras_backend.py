@@ -37,6 +37,7 @@ def test_another_backend_is_named_with_the_cure(monkeypatch):
         r"^kclr\.train needs Keras on TensorFlow, and its backend is jax \(by KERAS_BACKEND\)\. "
     )
     monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.delitem(vars(kclr), "train", raising=False)  # as before its first use
     with pytest.raises(kclr.RunError, match=words + r"Set .*=tensorflow before"):
         _ = kclr.train
     monkeypatch.delenv("KERAS_BACKEND")

@@ -106,6 +106,7 @@ def test_what_is_written_is_what_is_returned(all_arms):
     results, out = all_arms
     assert load_results(out) == json.loads(json.dumps(results))
     unit = json.loads((out / "units/kclr-fine-tuned/labels-1/seed-0.json").read_text())
+    assert unit.pop("made_of")  # of the file alone
     assert unit in results["units"]
     assert [row["epoch"] for row in unit["history"]] == [1, 2]
     assert unit["accuracy"] == unit["history"][-1]["test_accuracy"]
