@@ -5,6 +5,7 @@ scikit-learn's handwritten digits, which need no download.
 """
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -225,6 +226,8 @@ def _folder(split, channels, path):
     found = layout(path)
     source, *numbers = found.labels(split)
     images = source.model_copy(update={"channels": channels}).open()
+    for words in images.warnings:  # which files are left out
+        warnings.warn(words, stacklevel=2)
     rows, labels = (np.array(column, np.int64) for column in numbers)
     if found.divided:
         whole = len(rows) == images.count

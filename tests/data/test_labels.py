@@ -212,6 +212,13 @@ def test_a_class_of_one_picture_cannot_be_divided(tmp_path):
         load_labelled(str(tmp_path), "train")
 
 
+def test_labelled_pictures_that_are_left_out_are_counted(animals):
+    for name in ("one.psd", "two.PSD"):
+        (animals / "cat" / name).write_bytes(b"8BPS")
+    with pytest.warns(UserWarning, match=r"2 \.psd.* left out"):
+        load_labelled(f"folder:{animals}", "train")
+
+
 @pytest.mark.parametrize("memory", [1, 1024])
 def test_all_broken_pictures_are_named_at_once(tmp_path, memory):
     for folder in ("train/a", "train/b", "test/a", "test/b"):
