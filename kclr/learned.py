@@ -98,4 +98,5 @@ def skipped_words(pictures) -> str:
     """That pictures were skipped, given their names and reasons, in a warning's words."""
     shown = "; ".join(f"{name}: {reason}" for name, reason in pictures[:5])
     more = f"; and {len(pictures) - 5} more" if len(pictures) > 5 else ""
-    return f"{len(pictures)} unusable pictures were skipped ({shown}{more})"
+    what = "pictures were" if len(pictures) > 1 else "picture was"
+    return f"{len(pictures)} unusable {what} skipped ({shown}{more})"

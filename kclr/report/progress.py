@@ -223,5 +223,6 @@ def describe(facts) -> str:
         if facts[key]:
             words += f", {facts[key]} {noun} filter{'s' if facts[key] > 1 else ''}"
     if facts.get("skipped_images"):
-        words += f", {facts['skipped_images']} images skipped"
+        count = facts["skipped_images"]
+        words += f", {count} image{'s' if count > 1 else ''} skipped"
     return words
