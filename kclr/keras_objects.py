@@ -87,10 +87,13 @@ def _as_float(value):
 def keras_augmentation(patches: Patches):
     """The augmentations of a spec as one Keras layer, or None where there are none.
 
-    They compute in float32 whatever the dtype policy is: several do not take float16.
+    Where the dtype policy computes in float16, which several of them do not take, they compute in
+    float32.
     """
     if not patches.augment:
         return None
+    policy = keras.config.dtype_policy()
+    policy = "float32" if policy.compute_dtype == "float16" else policy.name
     layers = []
     for index, augmentation in enumerate(patches.augment):
         config = dict(augmentation.config)
@@ -98,9 +101,9 @@ def keras_augmentation(patches: Patches):
         if layer_class and "value_range" in inspect.signature(layer_class).parameters:
             config.setdefault("value_range", (0, 1))  # Keras assumes 0 to 255
         where = f"patches.augment.{index}"
-        with dtype_policy("float32"):
+        with dtype_policy(policy):
             layers.append(_keras_object(keras.layers, augmentation.class_name, config, where))
-    with dtype_policy("float32"):
+    with dtype_policy(policy):
         return keras.Sequential(layers)
 
 
