@@ -5,6 +5,7 @@ import struct
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
@@ -174,6 +175,10 @@ def test_picture_larger_than_the_memory_is_not_decoded(tmp_path):
     assert read(tmp_path, memory=1, max_pixels=300_000)[0].shape == (500, 600, 3)
 
 
+@pytest.mark.skipif(
+    int(PIL.__version__.split(".")[0]) < 12,
+    reason="its crop minds the bound too, which the strips of large pictures are far below",
+)
 def test_pil_does_not_warn_of_bombs(tmp_path, photo, monkeypatch, recwarn):
     photo.save(tmp_path / "bomb.png")
     for bound in (5000, 1000):  # PIL warns of one, and refuses the other
@@ -336,7 +341,7 @@ def test_text_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path, photo):
     whole = (tmp_path / "a.png").read_bytes()
     bomb = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(64 << 20)))
     (tmp_path / "a.png").write_bytes(whole[:33] + bomb + whole[33:])
-    with pytest.raises(UnreadableError, match="too large"):
+    with pytest.raises(UnreadableError, match="(?i)too large"):
         image_files.decode(tmp_path / "a.png")
 
 
