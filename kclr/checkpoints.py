@@ -24,8 +24,8 @@ import tensorflow as tf
 
 from kclr.distribution import put, value_of
 from kclr.errors import RunError
-from kclr.paths import as_path, atomic, is_remote, remove
-from kclr.safe_reading import opened
+from kclr.runs.paths import as_path, atomic, is_remote, remove
+from kclr.runs.safe_reading import opened
 
 _NUMBER = (), np.dtype(np.float64)
 _NAMED = ("last.", "guard.")  # numbers whose names depend on the objective

@@ -16,7 +16,7 @@ from pathlib import Path
 from kclr.arguments import parser
 from kclr.errors import RunError, SpecError, reason
 from kclr.keras_backend import require_tensorflow
-from kclr.paths import is_full
+from kclr.runs.paths import is_full
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -156,7 +156,7 @@ def _train(options):
 
 
 def _out(options, spec, folder):
-    from kclr.paths import as_path
+    from kclr.runs.paths import as_path
 
     return as_path(options.out or Path(folder) / (spec.name or Path(options.spec).stem))
 
@@ -189,7 +189,7 @@ def _interruptible(options, out):
 
 def _traced(error, out=None):
     """The file that says where an error comes from, in the run `out` where there is one."""
-    from kclr.directories import TRACE, kind_of, write_trace
+    from kclr.runs.directories import TRACE, kind_of, write_trace
 
     if out is not None and kind_of(out) and write_trace(out / TRACE, error):
         return out / TRACE
@@ -240,7 +240,7 @@ def _import_tensorflow():
 
 
 def _show(options):
-    from kclr.run import load_run
+    from kclr.runs.run import load_run
 
     run = load_run(options.run)
     run.check_arrays()
@@ -272,7 +272,7 @@ def _verify(options):
 def _export(options):
     _import_tensorflow()
     from kclr.export import export_run
-    from kclr.run import load_run
+    from kclr.runs.run import load_run
 
     written = export_run(
         load_run(options.run),
@@ -293,7 +293,7 @@ def _export(options):
 def _probe(options):
     from kclr.report.probe_table import print_probe
     from kclr.report.progress import status
-    from kclr.run import load_run
+    from kclr.runs.run import load_run
 
     with status("loading TensorFlow") as tell:
         _import_tensorflow()

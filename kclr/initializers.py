@@ -36,8 +36,8 @@ from keras import ops
 
 from kclr import kernels
 from kclr.errors import RunError, SpecError
-from kclr.paths import as_path
-from kclr.run import Run
+from kclr.runs.paths import as_path
+from kclr.runs.run import Run
 
 
 @keras.saving.register_keras_serializable(package="kclr")

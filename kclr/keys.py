@@ -13,14 +13,14 @@ import yaml
 
 from kclr.data.fingerprints import Tell
 from kclr.data.sources import Images, as_images
-from kclr.directories import RUN, mark
+from kclr.runs.directories import RUN, mark
 from kclr.distribution import ALONE, Cluster
 from kclr.errors import RunError, SpecError
 from kclr.health import fault
 from kclr.learned import Learned
-from kclr.paths import atomic
-from kclr.run import Run, TrainedLayer
-from kclr.safe_reading import parsed
+from kclr.runs.paths import atomic
+from kclr.runs.run import Run, TrainedLayer
+from kclr.runs.safe_reading import parsed
 from kclr.spec.schema import Spec
 from kclr.spec.wording import printable
 

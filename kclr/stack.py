@@ -22,7 +22,7 @@ from kclr.data.checks import source_findings
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.source_folder import Folder
 from kclr.data.sources import Images, as_images, as_source
-from kclr.directories import (
+from kclr.runs.directories import (
     CHECKPOINTS,
     LAYER,
     LOCK,
@@ -49,15 +49,15 @@ from kclr.keys import (
 )
 from kclr.layers import stacked
 from kclr.learned import Learned, Listener, PlainLayer, skipped_words
-from kclr.paths import atomic, remove
+from kclr.runs.paths import atomic, remove
 from kclr.probing.callback import probe_columns
 from kclr.probing.stack_probe import StackProbe
-from kclr.provenance import hardware, versions
+from kclr.runs.provenance import hardware, versions
 from kclr.report import plots
 from kclr.report.filters import filter_order, top_patches
 from kclr.report.progress import is_watched, listener_for
-from kclr.run import Run, TrainedLayer, write_arrays
-from kclr.safe_reading import sha256
+from kclr.runs.run import Run, TrainedLayer, write_arrays
+from kclr.runs.safe_reading import sha256
 from kclr.spec.augmentations import colour_findings
 from kclr.spec.findings import Finding, describe, load_spec
 from kclr.spec.geometry import LayerGeometry, layer_geometry

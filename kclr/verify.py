@@ -2,7 +2,7 @@
 
     kclr verify runs/my --retrain
 
-Everything is read as whoever uses the run reads it (`kclr.run`), each part by itself, so that one
+Everything is read as whoever uses the run reads it (`kclr.runs.run`), each part by itself, so that one
 that is damaged hides no other. `verify_run` returns what was looked at; read it from top to bottom.
 """
 
@@ -13,12 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from kclr.directories import RUN, contents
+from kclr.runs.directories import RUN, contents
 from kclr.errors import RunError, SpecError
 from kclr.learned import Listener
-from kclr.paths import shown
-from kclr.run import Run, TrainedLayer
-from kclr.safe_reading import read_json, sha256
+from kclr.runs.paths import shown
+from kclr.runs.run import Run, TrainedLayer
+from kclr.runs.safe_reading import read_json, sha256
 from kclr.spec.schema import Spec
 from kclr.spec.wording import printable
 
@@ -305,7 +305,7 @@ def _repeated(run, spec, layers, most, tell) -> Iterator[Check]:
 
 def _again(run, spec, first, top, layers, images, most) -> list[Check]:
     """One training again, and how far it is from what is on disk."""
-    from kclr.provenance import hardware, versions
+    from kclr.runs.provenance import hardware, versions
     from kclr.stack import learn
 
     layer, place = layers[top], f"layers/{layers[top].directory.name}"

@@ -179,7 +179,7 @@ def test_relative_imports_of_a_package_are_its_own():
         "import kclr",
         "import kclr.cli",
         "import kclr.spec",
-        "import kclr.run, kclr.report",
+        "import kclr.runs.run, kclr.report",
         "from kclr.spec.registry import parts; parts('source'), parts('objective')",
     ],
 )

@@ -11,7 +11,7 @@ import yaml
 
 from kclr.__main__ import main as whole_program
 from kclr.cli import main
-from kclr.directories import RUN, writing
+from kclr.runs.directories import RUN, writing
 
 SPEC = """
 stack:
@@ -115,7 +115,7 @@ def test_every_command_can_be_interrupted_without_a_traceback(capsys, monkeypatc
     def interrupted(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kclr.run.load_run", interrupted)
+    monkeypatch.setattr("kclr.runs.run.load_run", interrupted)
     assert main(["show", "run"]) == 130
     assert capsys.readouterr().err == "\nInterrupted\n"
 

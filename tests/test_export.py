@@ -16,8 +16,8 @@ from kclr import export
 from kclr.errors import RunError, SpecError
 from kclr.layers import smallest_image
 from kclr.pooling import pool_maps
-from kclr.run import load_run
-from kclr.safe_reading import sha256
+from kclr.runs.run import load_run
+from kclr.runs.safe_reading import sha256
 
 BLOCKS = (
     {

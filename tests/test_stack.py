@@ -14,7 +14,7 @@ import yaml
 import kclr
 import kclr.learned
 from kclr.data.sources import as_images
-from kclr.directories import RUN, writing
+from kclr.runs.directories import RUN, writing
 from kclr.spec import parse_spec
 
 ONE_LAYER = """
@@ -87,7 +87,7 @@ def test_the_summary_says_what_was_done_and_its_hashes_are_those_of_the_files(ru
     assert summary["seed"] == 0
     assert "layers/01-conv1/kernel.npy" in summary["sha256"]
     for name, digest in summary["sha256"].items():
-        assert kclr.run.sha256(run.path / name) == digest
+        assert kclr.runs.run.sha256(run.path / name) == digest
 
 
 def test_the_history_has_a_row_for_each_interval_and_one_for_the_rest(run):
@@ -343,7 +343,7 @@ def test_a_layer_is_finished_with_its_picture_or_not_at_all(tmp_path, monkeypatc
     monkeypatch.setattr("kclr.stack._draw", full)
     with pytest.raises(OSError, match="No space left"):
         train(QUICK, tmp_path / "run")
-    assert not kclr.run.Run(tmp_path / "run").layers
+    assert not kclr.runs.run.Run(tmp_path / "run").layers
     monkeypatch.undo()
     run = train(QUICK, tmp_path / "run", resume=True)
     assert (run.layers[0].directory / "filters.png").exists()

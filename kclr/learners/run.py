@@ -8,7 +8,7 @@ from pydantic import Field
 
 from kclr.errors import RunError, SpecError
 from kclr.learned import Learned
-from kclr.run import Run, TrainedLayer, load_run
+from kclr.runs.run import Run, TrainedLayer, load_run
 from kclr.spec.registry import Part, register, splits
 from kclr.spec.schema import NAME
 

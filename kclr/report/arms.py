@@ -18,7 +18,7 @@ from kclr.report.sections import (
     without,
     write_csv,
 )
-from kclr.safe_reading import sha256
+from kclr.runs.safe_reading import sha256
 
 
 def transfer_section(
@@ -27,7 +27,7 @@ def transfer_section(
     """The charts and the arms' table of an experiment.
 
     Args:
-        path: its directory. results: what its `results.json` says (`kclr.records.Results`).
+        path: its directory. results: what its `results.json` says (`kclr.runs.records.Results`).
         folder: where plots and tables go. names: those taken in the page so far.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kclr.report.plots import filters_png
-from kclr.run import Run, load_run
+from kclr.runs.run import Run, load_run
 
 
 def first_layers(

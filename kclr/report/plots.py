@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from kclr.paths import atomic
+from kclr.runs.paths import atomic
 from kclr.report.filters import filter_order
 
 MOST_FILTERS = 256

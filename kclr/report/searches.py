@@ -14,7 +14,7 @@ from kclr.report.search_plots import (
     trials_png,
 )
 from kclr.report.sections import NOTHING, Names, hardware, versions, write_csv
-from kclr.safe_reading import sha256
+from kclr.runs.safe_reading import sha256
 from kclr.spec.wording import printable
 
 
@@ -24,7 +24,7 @@ def search_section(
     """The trials of a search.
 
     Args:
-        path: its directory. found: what its `search.json` says (`kclr.records.Search`).
+        path: its directory. found: what its `search.json` says (`kclr.runs.records.Search`).
         folder: where plots and tables go. names: those taken in the page so far.
     """
     name, objective = found["name"], found["objective"]

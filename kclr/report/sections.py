@@ -14,8 +14,8 @@ from typing import Any
 from kclr.report.charts import history_svgs
 from kclr.report.plots import curves_png, filters_png
 from kclr.report.probe_table import CLASSIFIERS, filters_name
-from kclr.run import Run
-from kclr.safe_reading import read_bytes, sha256
+from kclr.runs.run import Run
+from kclr.runs.safe_reading import read_bytes, sha256
 
 NOTHING = "\N{EN DASH}"
 
@@ -146,7 +146,7 @@ def probe_section(
     """The table of a probe.
 
     Args:
-        path: its file. found: what it says (`kclr.records.Probed`).
+        path: its file. found: what it says (`kclr.runs.records.Probed`).
         folder: where the table goes. names: those taken in the page so far.
     """
     summaries = found["summaries"]

@@ -10,7 +10,7 @@ from kclr.spec.schema import Spec
 from kclr.spec.wording import printable
 
 if TYPE_CHECKING:
-    from kclr.run import Run
+    from kclr.runs.run import Run
 
 EXAMPLE = (96, 96, 3)
 
@@ -143,7 +143,7 @@ def print_run(run: "Run") -> None:
 
 def print_uses(path) -> None:
     """What a finished run has, and the three lines of Python that use it."""
-    from kclr.run import load_run
+    from kclr.runs.run import load_run
 
     run = load_run(path)
     first = run.layers[0]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from kclr.errors import RunError, reason
-from kclr.paths import atomic
-from kclr.safe_reading import read_json
+from kclr.runs.paths import atomic
+from kclr.runs.safe_reading import read_json
 
 STATE = "chief.json"  # in the search's directory
 BEAT = 2.0  # seconds between two signs of life

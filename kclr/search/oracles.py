@@ -12,11 +12,11 @@ from pathlib import Path
 import keras_tuner
 from keras_tuner.engine.trial import TrialStatus
 
-from kclr.directories import RUN as RUN_FILES
-from kclr.directories import discard
+from kclr.runs.directories import RUN as RUN_FILES
+from kclr.runs.directories import discard
 from kclr.errors import RunError, reason
-from kclr.paths import atomic
-from kclr.records import OracleState, TunersTrial, read_record
+from kclr.runs.paths import atomic
+from kclr.runs.records import OracleState, TunersTrial, read_record
 from kclr.spec.search import Search
 
 # So many failures in a row, and the search is at fault.

@@ -13,13 +13,13 @@ from keras_tuner.errors import FatalError
 
 from kclr.data.source_folder import Folder
 from kclr.data.sources import as_images
-from kclr.directories import SEARCH, writing
+from kclr.runs.directories import SEARCH, writing
 from kclr.errors import RunError
 from kclr.keras_objects import check_keras_objects
 from kclr.keys import adopt, check_same, image_facts, made, sources
-from kclr.paths import atomic
-from kclr.records import Best, read_record
-from kclr.run import Run
+from kclr.runs.paths import atomic
+from kclr.runs.records import Best, read_record
+from kclr.runs.run import Run
 from kclr.search.chief import Watch, leading, watch_chief
 from kclr.search.hypermodel import check_search
 from kclr.search.listening import SearchListener
@@ -102,7 +102,7 @@ def begun(spec, plain, out, text, resume, overwrite, tell=None) -> Iterator[Run]
 
     Raises:
         SpecError: it holds the search of another spec, or one on other images.
-        RunError: see `kclr.directories.writing`.
+        RunError: see `kclr.runs.directories.writing`.
     """
     pictures = [source.path for source in sources(spec) if isinstance(source, Folder)]
     with writing(out, SEARCH, resume, overwrite, apart=pictures) as place:

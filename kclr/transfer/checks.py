@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kclr.data.checks import labelled_findings, load_checked, source_findings
 from kclr.errors import RunError, SpecError
-from kclr.run import Run, load_run
+from kclr.runs.run import Run, load_run
 from kclr.spec.findings import describe, read_draft
 from kclr.spec.schema import Spec
 from kclr.spec.transfer import TransferSpec

@@ -13,13 +13,13 @@ import tensorflow as tf
 import yaml
 
 from kclr.data.labels import Labelled, folder_of
-from kclr.directories import TRACE, TRANSFER, writing
+from kclr.runs.directories import TRACE, TRANSFER, writing
 from kclr.errors import SpecError
 from kclr.keras_objects import dtype_policy
 from kclr.keys import Made, check_same, made
-from kclr.paths import is_full, remove
+from kclr.runs.paths import is_full, remove
 from kclr.probing.protocol import draw
-from kclr.provenance import hardware, versions
+from kclr.runs.provenance import hardware, versions
 from kclr.spec.findings import describe
 from kclr.spec.transfer import MOST_LAYERS, TransferSpec
 from kclr.transfer.arms import Arm, arms

@@ -13,14 +13,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from kclr import records
-from kclr.directories import TRACE, write_trace
+from kclr.runs import records
+from kclr.runs.directories import TRACE, write_trace
 from kclr.errors import RunError, SpecError, reason
-from kclr.paths import atomic
+from kclr.runs.paths import atomic
 from kclr.report import claims
 from kclr.report.charts import amount
 from kclr.report.summary import Row, summarize
-from kclr.run import Run
+from kclr.runs.run import Run
 from kclr.spec.wording import printable
 from kclr.transfer.arms import arms
 from kclr.transfer.progress import describe, failure

@@ -17,7 +17,7 @@ import numpy as np
 
 from kclr import kernels
 from kclr.errors import SpecError
-from kclr.run import load_run
+from kclr.runs.run import load_run
 from kclr.spec.wording import printable
 from kclr.transfer.lsuv import few_images, kernel_name, lsuv, output_stds, watched
 

@@ -14,15 +14,15 @@ import numpy as np
 import yaml
 
 from kclr.data.labels import Labelled
-from kclr.directories import RUN, check_ours, mark
+from kclr.runs.directories import RUN, check_ours, mark
 from kclr.errors import RunError
 from kclr.keras_objects import dtype_policy
-from kclr.paths import atomic
-from kclr.provenance import hardware, versions
+from kclr.runs.paths import atomic
+from kclr.runs.provenance import hardware, versions
 from kclr.report.filters import filter_order
 from kclr.report.plots import filters_png
 from kclr.report.sections import write_csv
-from kclr.run import Run, load_run, write_arrays
+from kclr.runs.run import Run, load_run, write_arrays
 from kclr.spec.transfer import TransferSpec
 from kclr.transfer.arms import first_convolutions
 from kclr.transfer.lsuv import kernel_name

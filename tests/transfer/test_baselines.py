@@ -8,7 +8,7 @@ from kclr import windows as windows_room
 from kclr.errors import SpecError
 from kclr.layers import stacked
 from kclr.learned import PlainLayer
-from kclr.run import Run
+from kclr.runs.run import Run
 from kclr.transfer import baselines
 from kclr.transfer.baselines import BASELINES, baseline, run_images
 

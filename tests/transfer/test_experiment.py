@@ -13,9 +13,9 @@ from PIL import Image
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError, SpecError
 from kclr.layers import stacked
-from kclr.records import Unit
+from kclr.runs.records import Unit
 from kclr.report.summary import summarize
-from kclr.run import load_run
+from kclr.runs.run import load_run
 from kclr.spec.transfer import parse_transfer
 from kclr.transfer.arms import Arm, _arms, arms
 from kclr.transfer.baselines import baseline
@@ -371,7 +371,7 @@ def test_a_full_disk_or_ctrl_c_ends_an_experiment_and_what_is_finished_stays(
 ):
     def prepare(model, start):
         if fails == "full results":
-            monkeypatch.setattr("kclr.paths.os.replace", full)
+            monkeypatch.setattr("kclr.runs.paths.os.replace", full)
             return
         raise KeyboardInterrupt if fails == "interrupted arm" else full()
 

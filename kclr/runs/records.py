@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from kclr.errors import RunError
-from kclr.paths import as_path
-from kclr.safe_reading import read_json
+from kclr.runs.paths import as_path
+from kclr.runs.safe_reading import read_json
 from kclr.spec.schema import NAME
 
 LARGEST = 65536
@@ -340,7 +340,7 @@ def read_record(path, model: type[Record], inside, command, cure) -> dict[str, A
     """What a JSON file says, as plain values that are as `model` has them.
 
     Args:
-        path: of the file. inside: see `kclr.safe_reading.opened`.
+        path: of the file. inside: see `kclr.runs.safe_reading.opened`.
         model: what it holds at least.
         command: that writes such files, as "kclr train".
         cure: last sentence of the message.

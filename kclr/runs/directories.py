@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kclr.errors import RunError
-from kclr.paths import as_path, atomic, is_full, is_remote, recover, shown
+from kclr.runs.paths import as_path, atomic, is_full, is_remote, recover, shown
 
 MARKER = ".kclr"
 LOCK = ".lock"

@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import kclr
 from kclr.learned import Listener
-from kclr.paths import append, as_path, atomic, files, is_full, recover, remove, shown
+from kclr.runs.paths import append, as_path, atomic, files, is_full, recover, remove, shown
 from kclr.spec import parse_spec
 
 SPEC = """
@@ -138,8 +138,8 @@ def test_a_directory_is_there_whenever_another_takes_its_place(tmp_path, monkeyp
 
         return seeing
 
-    monkeypatch.setattr("kclr.paths.os.replace", watched(replace))
-    monkeypatch.setattr("kclr.paths.shutil.rmtree", watched(remove_tree))
+    monkeypatch.setattr("kclr.runs.paths.os.replace", watched(replace))
+    monkeypatch.setattr("kclr.runs.paths.shutil.rmtree", watched(remove_tree))
     write()
     assert [names for names in seen if names not in (["a.txt"], ["b.txt"])] == []
     assert [entry.name for entry in path.iterdir()] == ["b.txt"]
@@ -153,7 +153,7 @@ def test_a_directory_that_is_replaced_is_never_lost(tmp_path, monkeypatch, swaps
     path = tmp_path / "d"
     write = old_and_new(path)
     if not swaps:
-        monkeypatch.setattr("kclr.paths._exchange", lambda one, other: False)
+        monkeypatch.setattr("kclr.runs.paths._exchange", lambda one, other: False)
     calls = []
 
     def killing(call):
@@ -166,8 +166,8 @@ def test_a_directory_that_is_replaced_is_never_lost(tmp_path, monkeypatch, swaps
         return killed
 
     with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
-        patch.setattr("kclr.paths.os.replace", killing(os.replace))
-        patch.setattr("kclr.paths.shutil.rmtree", killing(shutil.rmtree))
+        patch.setattr("kclr.runs.paths.os.replace", killing(os.replace))
+        patch.setattr("kclr.runs.paths.shutil.rmtree", killing(shutil.rmtree))
         write()
     recover(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["d"]

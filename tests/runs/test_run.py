@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kclr.errors import RunError
-from kclr.run import Run, load_run
+from kclr.runs.run import Run, load_run
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The run directory: written atomically, checked when read, never overwritten by accident.
 
 Whoever reads a run, goes through `Run`, which knows what is a layer of it and what is not, and
-opens nothing but regular files inside it (`kclr.safe_reading`).
+opens nothing but regular files inside it (`kclr.runs.safe_reading`).
 """
 
 import contextlib
@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kclr.errors import RunError, SpecError
-from kclr.paths import append, as_path, atomic
-from kclr.safe_reading import MOST_ROWS, parsed, read_array, read_numbers, read_text, sha256
+from kclr.runs.paths import append, as_path, atomic
+from kclr.runs.safe_reading import MOST_ROWS, parsed, read_array, read_numbers, read_text, sha256
 from kclr.spec import parse_spec
 from kclr.spec.reading import read_yaml
 from kclr.spec.schema import NAME, Spec
@@ -210,7 +210,7 @@ class Run:
         directory = self.layer_directory(number - 1, name)
         file = directory / "layer.json"
         # Building these classes takes a tenth of the time of `kclr check`, which reads no run.
-        from kclr.records import LayerFacts, read_record
+        from kclr.runs.records import LayerFacts, read_record
 
         facts = read_record(file, LayerFacts, self.path, "kclr train", _mend(file))
         if facts["name"] != name:
@@ -240,7 +240,7 @@ class Run:
         path = self.path / "summary.json"
         if not path.exists():
             return None
-        from kclr.records import Summary, read_record
+        from kclr.runs.records import Summary, read_record
 
         return read_record(path, Summary, self.path, "kclr train", _mend(path))
 

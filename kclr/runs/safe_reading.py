@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kclr.errors import RunError
-from kclr.paths import as_path, is_remote
+from kclr.runs.paths import as_path, is_remote
 
 if TYPE_CHECKING:
     import numpy as np
