@@ -115,8 +115,8 @@ def _check(options):
 
 
 def _train(options):
-    from kclr import workers
     from kclr.report.progress import listener_for
+    from kclr.training import workers
 
     spec = _load(options)
     if options.workers and "TF_CONFIG" not in os.environ:

@@ -19,14 +19,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kclr.runs.directories import SAVED_MODEL, check_ours, share
 from kclr.errors import RunError, SpecError
-from kclr.keras_objects import dtype_policy
 from kclr.layers import smallest_image, stacked
-from kclr.runs.paths import as_path, atomic
 from kclr.pooling import POOLS, MapPooling, grid_of_each, hyphened, power_of_each
 from kclr.probing.features import all_maps
+from kclr.runs.directories import SAVED_MODEL, check_ours, share
+from kclr.runs.paths import as_path, atomic
 from kclr.runs.run import Run
+from kclr.training.keras_objects import dtype_policy
 
 # What the SavedModel's functions take as it is; numpy turns images / 255 into float64.
 IMAGE_DTYPES = ("float32", "uint8", "float16", "bfloat16", "float64")

@@ -13,16 +13,16 @@ import yaml
 
 from kclr.data.fingerprints import Tell
 from kclr.data.sources import Images, as_images
-from kclr.runs.directories import RUN, mark
-from kclr.distribution import ALONE, Cluster
 from kclr.errors import RunError, SpecError
 from kclr.health import fault
 from kclr.learned import Learned
+from kclr.runs.directories import RUN, mark
 from kclr.runs.paths import atomic
 from kclr.runs.run import Run, TrainedLayer
 from kclr.runs.safe_reading import parsed
 from kclr.spec.schema import Spec
 from kclr.spec.wording import printable
+from kclr.training.distribution import ALONE, Cluster
 
 FORMAT = 3  # goes up with whatever makes the same facts give other kernels
 PICTURES = "pictures.json"  # of a run: the hash of each picture that it was trained on

@@ -17,26 +17,13 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from kclr import checkpoints, export
+from kclr import export
 from kclr.data.checks import source_findings
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.source_folder import Folder
 from kclr.data.sources import Images, as_images, as_source
-from kclr.runs.directories import (
-    CHECKPOINTS,
-    LAYER,
-    LOCK,
-    MARKER,
-    RUN,
-    check_ours,
-    contents,
-    discard,
-    writing,
-)
-from kclr.distribution import ALONE, Cluster, open_cluster
 from kclr.errors import RunError, SpecError
 from kclr.health import check_images, check_learned
-from kclr.keras_objects import augmentation_problem, check_keras_objects
 from kclr.keys import (
     Made,
     adopt,
@@ -49,20 +36,34 @@ from kclr.keys import (
 )
 from kclr.layers import stacked
 from kclr.learned import Learned, Listener, PlainLayer, skipped_words
-from kclr.runs.paths import atomic, remove
 from kclr.probing.callback import probe_columns
 from kclr.probing.stack_probe import StackProbe
-from kclr.runs.provenance import hardware, versions
 from kclr.report import plots
 from kclr.report.filters import filter_order, top_patches
 from kclr.report.progress import is_watched, listener_for
+from kclr.runs.directories import (
+    CHECKPOINTS,
+    LAYER,
+    LOCK,
+    MARKER,
+    RUN,
+    check_ours,
+    contents,
+    discard,
+    writing,
+)
+from kclr.runs.paths import atomic, remove
+from kclr.runs.provenance import hardware, versions
 from kclr.runs.run import Run, TrainedLayer, write_arrays
 from kclr.runs.safe_reading import sha256
 from kclr.spec.augmentations import colour_findings
 from kclr.spec.findings import Finding, describe, load_spec
 from kclr.spec.geometry import LayerGeometry, layer_geometry
 from kclr.spec.schema import Spec
-from kclr.training import train_layers
+from kclr.training import checkpoints
+from kclr.training.distribution import ALONE, Cluster, open_cluster
+from kclr.training.fit import train_layers
+from kclr.training.keras_objects import augmentation_problem, check_keras_objects
 
 PICTURE_CROPS = 20_000
 

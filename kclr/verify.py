@@ -2,8 +2,9 @@
 
     kclr verify runs/my --retrain
 
-Everything is read as whoever uses the run reads it (`kclr.runs.run`), each part by itself, so that one
-that is damaged hides no other. `verify_run` returns what was looked at; read it from top to bottom.
+Everything is read as whoever uses the run reads it (`kclr.runs.run`), each part by itself, so that
+one that is damaged hides no other. `verify_run` returns what was looked at; read it from top to
+bottom.
 """
 
 import tempfile
@@ -13,9 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from kclr.runs.directories import RUN, contents
 from kclr.errors import RunError, SpecError
 from kclr.learned import Listener
+from kclr.runs.directories import RUN, contents
 from kclr.runs.paths import shown
 from kclr.runs.run import Run, TrainedLayer
 from kclr.runs.safe_reading import read_json, sha256

@@ -19,6 +19,6 @@ class Contrastive(Part):
 
     def learn(self, layer, sizes, below, images, seed, checkpoint, listener) -> Learned:
         """Train one layer on the frozen output of those below; see `train_layers`."""
-        from kclr.training import train_layers
+        from kclr.training.fit import train_layers
 
         return train_layers([layer], sizes, below, images, seed, checkpoint, listener)[0]

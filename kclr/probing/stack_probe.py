@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 import keras
 
 from kclr.data.labels import Labelled
-from kclr.keras_objects import dtype_policy
 from kclr.layers import stacked
 from kclr.learned import Learned, PlainLayer
 from kclr.probing.callback import Probe, probe_columns
 from kclr.probing.features import all_maps
 from kclr.spec import schema
+from kclr.training.keras_objects import dtype_policy
 
 
 class StackProbe:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from kclr.errors import RunError, SpecError
-from kclr.runs.paths import atomic
-from kclr.runs.records import read_probe, read_results, read_search
 from kclr.report import charts
 from kclr.report.arms import transfer_section
 from kclr.report.searches import search_section
 from kclr.report.sections import Names, probe_section, run_section
+from kclr.runs.paths import atomic
+from kclr.runs.records import read_probe, read_results, read_search
 from kclr.runs.run import Run, load_run
 from kclr.runs.safe_reading import read_json
 from kclr.version import __version__

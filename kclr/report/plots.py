@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from kclr.runs.paths import atomic
 from kclr.report.filters import filter_order
+from kclr.runs.paths import atomic
 
 MOST_FILTERS = 256
 MOST_MOSAICS = 64

@@ -13,16 +13,16 @@ from keras_tuner.errors import FailedTrialError
 
 from kclr.data.checks import draft_checked, with_sources
 from kclr.data.sources import as_images
-from kclr.runs.directories import RUN, discard
 from kclr.errors import SpecError
-from kclr.keras_objects import check_keras_objects
 from kclr.layers import ContrastiveConvBlock
+from kclr.runs.directories import RUN, discard
 from kclr.runs.run import Run
 from kclr.search.space import declare, key_of, plain_of, stages, trial_spec, with_values, yaml_of
 from kclr.search.trials import Trials
 from kclr.spec.findings import draft
 from kclr.spec.schema import Spec
 from kclr.spec.search import Search
+from kclr.training.keras_objects import check_keras_objects
 
 
 class StackHyperModel(keras_tuner.HyperModel):

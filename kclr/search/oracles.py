@@ -12,9 +12,9 @@ from pathlib import Path
 import keras_tuner
 from keras_tuner.engine.trial import TrialStatus
 
+from kclr.errors import RunError, reason
 from kclr.runs.directories import RUN as RUN_FILES
 from kclr.runs.directories import discard
-from kclr.errors import RunError, reason
 from kclr.runs.paths import atomic
 from kclr.runs.records import OracleState, TunersTrial, read_record
 from kclr.spec.search import Search

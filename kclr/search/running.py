@@ -13,10 +13,9 @@ from keras_tuner.errors import FatalError
 
 from kclr.data.source_folder import Folder
 from kclr.data.sources import as_images
-from kclr.runs.directories import SEARCH, writing
 from kclr.errors import RunError
-from kclr.keras_objects import check_keras_objects
 from kclr.keys import adopt, check_same, image_facts, made, sources
+from kclr.runs.directories import SEARCH, writing
 from kclr.runs.paths import atomic
 from kclr.runs.records import Best, read_record
 from kclr.runs.run import Run
@@ -29,6 +28,7 @@ from kclr.search.space import Stage, declare, key_of, stages, trial_spec, with_v
 from kclr.search.trials import Trials
 from kclr.search.tuner import StackTuner
 from kclr.spec.schema import Spec
+from kclr.training.keras_objects import check_keras_objects
 
 BEST = "best.json"  # of a stage, when it has ended
 # What may be changed before a search goes on.

@@ -12,22 +12,21 @@ import keras
 import tensorflow as tf
 from keras_tuner.errors import FailedTrialError
 
-from kclr.callbacks import CollapseError
-from kclr.checkpoints import read_progress
 from kclr.data.labels import load_labelled
 from kclr.data.sources import as_images
-from kclr.runs.directories import locked
-from kclr.errors import SpecError
+from kclr.errors import CollapseError, SpecError
 from kclr.keys import adopt
 from kclr.learned import Listener
-from kclr.runs.paths import atomic
 from kclr.probing.callback import probe_columns
 from kclr.probing.stack_probe import StackProbe
+from kclr.runs.directories import locked
+from kclr.runs.paths import atomic
 from kclr.runs.run import Run
 from kclr.search.space import Stage, key_of, trial_spec, with_values
 from kclr.spec.schema import Spec
 from kclr.spec.search import Search
 from kclr.stack import train
+from kclr.training.checkpoints import read_progress
 
 
 class Paused(KeyboardInterrupt):

@@ -13,15 +13,15 @@ import tensorflow as tf
 import yaml
 
 from kclr.data.labels import Labelled, folder_of
-from kclr.runs.directories import TRACE, TRANSFER, writing
 from kclr.errors import SpecError
-from kclr.keras_objects import dtype_policy
 from kclr.keys import Made, check_same, made
-from kclr.runs.paths import is_full, remove
 from kclr.probing.protocol import draw
+from kclr.runs.directories import TRACE, TRANSFER, writing
+from kclr.runs.paths import is_full, remove
 from kclr.runs.provenance import hardware, versions
 from kclr.spec.findings import describe
 from kclr.spec.transfer import MOST_LAYERS, TransferSpec
+from kclr.training.keras_objects import dtype_policy
 from kclr.transfer.arms import Arm, arms
 from kclr.transfer.checks import code_findings, findings
 from kclr.transfer.pretraining import Pretraining, fingerprint, images_digest, labelled

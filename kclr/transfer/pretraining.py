@@ -13,8 +13,8 @@ import numpy as np
 from kclr.data.fingerprints import array_digest
 from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
-from kclr.runs.paths import is_full
 from kclr.probing.protocol import draw
+from kclr.runs.paths import is_full
 from kclr.runs.run import Run, load_run
 from kclr.spec.transfer import TransferSpec
 from kclr.stack import train as train_run

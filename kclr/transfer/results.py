@@ -13,13 +13,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from kclr.runs import records
-from kclr.runs.directories import TRACE, write_trace
 from kclr.errors import RunError, SpecError, reason
-from kclr.runs.paths import atomic
 from kclr.report import claims
 from kclr.report.charts import amount
 from kclr.report.summary import Row, summarize
+from kclr.runs import records
+from kclr.runs.directories import TRACE, write_trace
+from kclr.runs.paths import atomic
 from kclr.runs.run import Run
 from kclr.spec.wording import printable
 from kclr.transfer.arms import arms

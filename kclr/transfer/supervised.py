@@ -14,16 +14,16 @@ import numpy as np
 import yaml
 
 from kclr.data.labels import Labelled
-from kclr.runs.directories import RUN, check_ours, mark
 from kclr.errors import RunError
-from kclr.keras_objects import dtype_policy
-from kclr.runs.paths import atomic
-from kclr.runs.provenance import hardware, versions
 from kclr.report.filters import filter_order
 from kclr.report.plots import filters_png
 from kclr.report.sections import write_csv
+from kclr.runs.directories import RUN, check_ours, mark
+from kclr.runs.paths import atomic
+from kclr.runs.provenance import hardware, versions
 from kclr.runs.run import Run, load_run, write_arrays
 from kclr.spec.transfer import TransferSpec
+from kclr.training.keras_objects import dtype_policy
 from kclr.transfer.arms import first_convolutions
 from kclr.transfer.lsuv import kernel_name
 from kclr.transfer.training import arm_seed, fit, new_classifier, steps_per_epoch

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from kclr.errors import RunError, SpecError
-from kclr.keras_objects import keras_augmentation, keras_optimizer
 from kclr.spec.augmentations import colour_findings
 from kclr.spec.transfer import TransferTrain
+from kclr.training.keras_objects import keras_augmentation, keras_optimizer
 from kclr.transfer.classifiers import build_classifier
 
 _TEST_BATCH = 500

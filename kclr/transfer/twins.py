@@ -11,11 +11,11 @@ from typing import Any
 
 from kclr.data.labels import Labelled
 from kclr.layers import stacked
-from kclr.runs.paths import is_full
 from kclr.probing.features import all_maps, features
 from kclr.probing.protocol import probe
-from kclr.runs.records import JudgedLayers
 from kclr.report.claims import END_TO_END, LAYER_BY_LAYER
+from kclr.runs.paths import is_full
+from kclr.runs.records import JudgedLayers
 from kclr.runs.run import Run
 from kclr.transfer.pretraining import Pretraining, fingerprint, images_digest
 from kclr.transfer.results import Results, slug

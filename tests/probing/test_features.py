@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from kclr.keras_objects import dtype_policy
 from kclr.layers import stacked
 from kclr.probing.features import all_maps, features, room
+from kclr.training.keras_objects import dtype_policy
 
 
 def layer(kernel, name="conv1", **block):

@@ -9,7 +9,6 @@ import pytest
 import kclr
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError
-from kclr.keras_objects import dtype_policy
 from kclr.layers import stacked
 from kclr.learned import Listener
 from kclr.probing.features import all_maps, features
@@ -17,6 +16,7 @@ from kclr.probing.protocol import probe, validation_rows
 from kclr.report.progress import Bars, describe
 from kclr.report.tables import print_run
 from kclr.spec import parse_spec
+from kclr.training.keras_objects import dtype_policy
 
 LAYERS = """
 data: photos

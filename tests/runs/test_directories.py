@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from kclr.errors import RunError
 from kclr.runs.directories import (
     EXPORT,
     LAYER,
@@ -20,7 +21,6 @@ from kclr.runs.directories import (
     share,
     writing,
 )
-from kclr.errors import RunError
 
 FILES = {
     RUN: (
@@ -270,7 +270,9 @@ def test_a_directory_of_a_newer_kclr_is_left_alone(tmp_path):
 
 def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     path = fill(tmp_path / "d", RUN)
-    words = "import sys; from kclr.runs.directories import *\nwith writing(sys.argv[1], RUN, True):\n"
+    words = (
+        "import sys; from kclr.runs.directories import *\nwith writing(sys.argv[1], RUN, True):\n"
+    )
     words += "    print('in', flush=True); sys.stdin.read()"
     other = subprocess.Popen(
         [sys.executable, "-c", words, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
-from kclr.keras_objects import keras_augmentation, keras_optimizer
 from kclr.spec import keras_arguments, parse_spec
 from kclr.spec.keras_arguments import ARGUMENTS
 from kclr.spec.keras_values import KINDS
 from kclr.spec.transfer import parse_transfer
+from kclr.training.keras_objects import keras_augmentation, keras_optimizer
 
 ROOT = Path(__file__).parents[2]
 INSTALLED = ".".join(keras.__version__.split(".")[:2])

@@ -13,8 +13,8 @@ from PIL import Image
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError, SpecError
 from kclr.layers import stacked
-from kclr.runs.records import Unit
 from kclr.report.summary import summarize
+from kclr.runs.records import Unit
 from kclr.runs.run import load_run
 from kclr.spec.transfer import parse_transfer
 from kclr.transfer.arms import Arm, _arms, arms

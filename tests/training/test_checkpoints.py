@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from kclr.callbacks import StepHistory
-from kclr.checkpoints import (
+from kclr.errors import RunError
+from kclr.training.checkpoints import (
     TrainingState,
     forget,
     kept,
@@ -20,7 +21,6 @@ from kclr.checkpoints import (
     read_state,
     restored,
 )
-from kclr.errors import RunError
 
 TOTAL = 10
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import kclr
-from kclr.checkpoints import TrainingState
 from kclr.learned import Listener
 from kclr.spec import parse_spec
 from kclr.stack import train as train_and_export
+from kclr.training.checkpoints import TrainingState
 
 train = partial(train_and_export, bare=True)  # in half the time
 
@@ -135,7 +135,7 @@ def test_decorrelation_is_part_of_the_loss_of_every_layer_that_is_trained(tmp_pa
 
 
 def test_statistics_of_normalised_contrast_are_measured_and_the_run_has_it(tmp_path, monkeypatch):
-    from kclr import training
+    from kclr.training import fit as training
 
     seen, own = [], training.WindowStatistics
 

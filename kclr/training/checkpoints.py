@@ -22,10 +22,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kclr.distribution import put, value_of
 from kclr.errors import RunError
 from kclr.runs.paths import as_path, atomic, is_remote, remove
 from kclr.runs.safe_reading import opened
+from kclr.training.distribution import put, value_of
 
 _NUMBER = (), np.dtype(np.float64)
 _NAMED = ("last.", "guard.")  # numbers whose names depend on the objective

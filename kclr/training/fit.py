@@ -8,23 +8,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kclr.callbacks import CollapseGuard, KeepMetrics, StepHistory
-from kclr.checkpoints import TrainingState, restored, state_variables
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import as_images
-from kclr.distribution import ALONE, Cluster, is_seed, value_of
 from kclr.errors import CollapseError
 from kclr.health import SMALLER_STEPS, check_input, check_learned, fault, varies
-from kclr.keras_objects import dtype_policy, keras_augmentation, keras_optimizer
 from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches, stacked
 from kclr.layers.fast import several_replicas
 from kclr.learned import Learned, Listener, PlainLayer, skipped_words
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
-from kclr.reseeding import Reseed
 from kclr.spec.geometry import LayerGeometry
 from kclr.spec.schema import Embedding, Layer
 from kclr.spec.wording import any_of
+from kclr.training.callbacks import CollapseGuard, KeepMetrics, StepHistory
+from kclr.training.checkpoints import TrainingState, restored, state_variables
+from kclr.training.distribution import ALONE, Cluster, is_seed, value_of
+from kclr.training.keras_objects import dtype_policy, keras_augmentation, keras_optimizer
+from kclr.training.reseeding import Reseed
 from kclr.whitening import WindowStatistics, contrast_normalized, standardizing, zca
 from kclr.windows import idle_filters
 

@@ -12,9 +12,9 @@ from kclr.learned import Listener
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
 from kclr.report.tables import print_run
-from kclr.reseeding import Reseed, start_anew
 from kclr.spec import parse_spec
 from kclr.stack import train
+from kclr.training.reseeding import Reseed, start_anew
 
 PATCHES = np.random.default_rng(1).integers(0, 256, (16, 4, 7, 7, 3), dtype=np.uint8)
 DEAD, ALIVE = [1, 4], [0, 2, 3, 5]

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kclr.errors import RunError
 from kclr.spec.schema import Training
-from kclr.workers import ONLY, task_from_environment
+from kclr.training.workers import ONLY, task_from_environment
 
 _LOST = (  # what a collective operation raises where another worker has gone
     tf.errors.UnavailableError,

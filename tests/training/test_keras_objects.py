@@ -8,15 +8,15 @@ import yaml
 
 from kclr.data.checks import load_checked
 from kclr.errors import SpecError
-from kclr.keras_objects import (
+from kclr.spec import keras_arguments, keras_names, parse_spec
+from kclr.spec.augmentations import colour_findings
+from kclr.spec.keras_arguments import ARGUMENTS
+from kclr.training.keras_objects import (
     augmentation_problem,
     dtype_policy,
     keras_augmentation,
     keras_optimizer,
 )
-from kclr.spec import keras_arguments, keras_names, parse_spec
-from kclr.spec.augmentations import colour_findings
-from kclr.spec.keras_arguments import ARGUMENTS
 
 # What an older Keras cannot, a newer one can; `stack.train` tries before a training starts.
 OLDER = keras.__version__.split(".")[:2] != keras_arguments.VERSION.split(".")

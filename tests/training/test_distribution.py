@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import kclr
-from kclr.distribution import Cluster
 from kclr.spec import parse_spec
 from kclr.stack import train
-from kclr.workers import Task
+from kclr.training.distribution import Cluster
+from kclr.training.workers import Task
 
 # Everything that looks at a whole batch: mining, batch normalisation, standardisation, a queue, a
 # learned temperature; and a layer in between that takes no steps.
@@ -37,7 +37,7 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import keras
-from kclr.distribution import Cluster
+from kclr.training.distribution import Cluster
 from kclr.spec import load_spec
 from kclr.stack import train
 
