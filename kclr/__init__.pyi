@@ -8,7 +8,7 @@ from .errors import RunError as RunError
 from .errors import SpecError as SpecError
 from .layers import ContrastiveConvBlock as ContrastiveConvBlock
 from .model import TripletModel as TripletModel
-from .run import load_run as load_run
+from .runs.run import load_run as load_run
 from .spec import load_spec as load_spec
 from .stack import train as train
 from .verify import verify_run as verify_run
