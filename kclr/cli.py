@@ -115,7 +115,7 @@ def _check(options):
 
 
 def _train(options):
-    from kclr.report.progress import listener_for
+    from kclr.events import listener_for
     from kclr.training import workers
 
     spec = _load(options)
@@ -255,7 +255,7 @@ def _show(options):
 
 
 def _verify(options):
-    from kclr.report.progress import status
+    from kclr.events import status
     from kclr.verify import print_verification, verify_run
 
     with status("loading TensorFlow") as tell:
@@ -291,8 +291,8 @@ def _export(options):
 
 
 def _probe(options):
-    from kclr.report.probe_table import print_probe
-    from kclr.report.progress import status
+    from kclr.events import status
+    from kclr.report.tables import print_probe
     from kclr.runs.run import load_run
 
     with status("loading TensorFlow") as tell:
@@ -329,7 +329,7 @@ def _transfer(options):
     out = _out(options, spec, "transfers")
     with _interruptible(options, out):
         _import_tensorflow()
-        from kclr.report import claims
+        from kclr.transfer import claims
         from kclr.transfer.experiment import failures, print_results, run_experiment
 
         results = run_experiment(

@@ -1,4 +1,4 @@
-"""What a learner returns, and who is told how it goes."""
+"""What a learner returns, and what a layer is to the layers above it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -44,54 +44,6 @@ class PlainLayer:
     block: dict[str, Any]
     kernel: Any
     bias: Any
-
-
-class Listener:
-    """Is told how a training goes; this one does nothing with it. Override what is of interest."""
-
-    def preparing(self):
-        """TensorFlow and the images are being loaded."""
-
-    def hashing(self, done, total):
-        """`done` of `total` pictures are hashed, which tells these images from others. Not called
-        where that takes no time."""
-
-    def images(self, name, census):
-        """What the source called `name` holds: `kclr.data.census.Census`, None where it is not of
-        files. Called before the first layer that is trained on it."""
-
-    def layer(self, index, layer, sizes):
-        """Layer `index` (from 0) of the spec begins."""
-
-    def kept(self, index, layer):
-        """Layer `index` was finished before and stays as it is."""
-
-    def started(self, total, done, patches):
-        """The training begins: `total` steps of `patches` patches, of which `done` are done."""
-
-    def probes(self, blocks, start) -> list:
-        """Callbacks to train with: `kclr.callbacks.Probe`s, or others that say, as these do, how
-        many `seconds` they took. `blocks` are those that are trained, from the image upwards, and
-        `start` the steps that are done."""
-        return []
-
-    def stepped(self, step, metrics):
-        """`step` steps are done; `metrics` are means since the last row."""
-
-    def row(self, row):
-        """A row of the layer's history is complete."""
-
-    def warned(self, message):
-        """Something the user should know, and the training goes on."""
-
-    def learned(self, index, layer, facts):
-        """Layer `index` is finished and on disk."""
-
-    def finished(self, run):
-        """The whole run is finished and on disk."""
-
-    def close(self):
-        """The training ended early."""
 
 
 def skipped_words(pictures) -> str:

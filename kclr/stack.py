@@ -22,7 +22,10 @@ from kclr.data.checks import source_findings
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.source_folder import Folder
 from kclr.data.sources import Images, as_images, as_source
+from kclr.drawing.curves import curves_png
+from kclr.drawing.filters import MOST_MOSAICS, filter_order, filters_png, patches_png, top_patches
 from kclr.errors import RunError, SpecError
+from kclr.events import Listener, is_watched, listener_for
 from kclr.health import check_images, check_learned
 from kclr.keys import (
     Made,
@@ -35,12 +38,9 @@ from kclr.keys import (
     sources,
 )
 from kclr.layers import stacked
-from kclr.learned import Learned, Listener, PlainLayer, skipped_words
+from kclr.learned import Learned, PlainLayer, skipped_words
 from kclr.probing.callback import probe_columns
 from kclr.probing.stack_probe import StackProbe
-from kclr.report import plots
-from kclr.report.filters import filter_order, top_patches
-from kclr.report.progress import is_watched, listener_for
 from kclr.runs.directories import (
     CHECKPOINTS,
     LAYER,
@@ -384,25 +384,25 @@ def _draw(trained, below, sizes: LayerGeometry, images, seed):
     """A layer's learning curves, and its filters: themselves, or what excites them most."""
     if rows := trained.history():
         curves = trained.directory / "curves.png"
-        plots.curves_png(curves, rows, title=f"{trained.name}: training")
+        curves_png(curves, rows, title=f"{trained.name}: training")
     path = trained.directory / "filters.png"
     order = filter_order(trained.kernel)
     if not below:
-        plots.filters_png(path, trained.kernel, order, title=f"{trained.name}: filters")
+        filters_png(path, trained.kernel, order, title=f"{trained.name}: filters")
         return
     size = sizes.receptive_field
     cut = max(2, size)  # the least that can be cut out
     generator = PatchTripletGenerator(images, patch_size=cut, crop_size=cut + 1, seed=seed)
     encode = stacked([*below, trained], generator.channels, size=cut, padding="valid")
     batches = generator.views().take(-(-PICTURE_CROPS // generator.batch_size))
-    shown = order[: plots.MOST_MOSAICS]
+    shown = order[:MOST_MOSAICS]
     pairs = (
         (patches[:, 0].numpy(), encode.predict_on_batch(tf.cast(patches[:, 0], "float32") / 255))
         for patches, _ in batches
     )
     patches, responses = top_patches(pairs, jump=sizes.jump, start=0, size=size, filters=shown)
     title = f"{trained.name}: image patches that excite each filter most"
-    plots.patches_png(path, patches, responses, title=title)
+    patches_png(path, patches, responses, title=title)
 
 
 def _finish(run, spec, opened):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kclr.errors import RunError, SpecError
-from kclr.learned import Listener
+from kclr.events import Listener
 from kclr.runs.directories import RUN, contents
 from kclr.runs.paths import shown
 from kclr.runs.run import Run, TrainedLayer

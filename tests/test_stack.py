@@ -247,7 +247,7 @@ def test_pictures_that_cannot_be_read_are_counted_and_named(tmp_path):
         Image.fromarray(cut).save(tmp_path / "pictures" / f"{index}.png")
     (tmp_path / "pictures" / "notes.png").write_text("not a picture")
 
-    class Heard(kclr.learned.Listener):
+    class Heard(kclr.events.Listener):
         warnings = ()
 
         def warned(self, message):

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from kclr.drawing.figure import VARIABLES
 from kclr.errors import RunError, SpecError
-from kclr.report import charts
-from kclr.report.arms import transfer_section
 from kclr.report.searches import search_section
 from kclr.report.sections import Names, probe_section, run_section
+from kclr.report.transfers import transfer_section
 from kclr.runs.paths import atomic
 from kclr.runs.records import read_probe, read_results, read_search
 from kclr.runs.run import Run, load_run
@@ -170,7 +170,7 @@ def _render(folder, **shown):
     template = files("kclr.report").joinpath("page.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         version=__version__,
-        variables=charts.VARIABLES,
+        variables=VARIABLES,
         names=[part["name"] for parts in shown.values() for part in parts],
         folder=folder,
         **shown,

@@ -6,15 +6,18 @@ from typing import Any
 
 import yaml
 
-from kclr.report.search_plots import (
+from kclr.report.sections import NOTHING, Names, hardware, versions
+from kclr.runs.paths import write_csv
+from kclr.runs.safe_reading import sha256
+from kclr.search.plots import (
     SHOWN_BEST,
+    best_first,
     coordinates_svg,
     seconds_svg,
     short_names,
+    table_rows,
     trials_png,
 )
-from kclr.report.sections import NOTHING, Names, hardware, versions, write_csv
-from kclr.runs.safe_reading import sha256
 from kclr.spec.wording import printable
 
 
@@ -52,25 +55,6 @@ def search_section(
         "digests": {},
         "numbers": dict(found),
     }
-
-
-def table_rows(rows) -> list[dict[str, Any]]:
-    """Trials as `search.json` has them, with a column for each hyperparameter."""
-    table = []
-    for row in rows:
-        facts = {key: value for key, value in row.items() if key != "values"} | row["values"]
-        if "warnings" in facts:
-            facts["warnings"] = "; ".join(facts["warnings"])
-        table.append(facts)
-    return table
-
-
-def best_first(rows, direction) -> list[Mapping[str, Any]]:
-    """The trials that have a score, the best first; after them those of Hyperband's short trainings
-    that did not go on, which have seen fewer steps."""
-    sign = -1 if direction == "max" else 1
-    done = [row for row in rows if "score" in row]
-    return sorted(done, key=lambda row: (not row["complete"], sign * row["score"]))
 
 
 def _stage(anchor, layer, found, objective):

@@ -5,15 +5,14 @@ returns what the page's template shows of it, with its plain numbers under the k
 """
 
 import base64
-import csv
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kclr.report.charts import history_svgs
-from kclr.report.plots import curves_png, filters_png
-from kclr.report.probe_table import CLASSIFIERS, filters_name
+from kclr.drawing.curves import curves_png, history_svgs
+from kclr.drawing.filters import filters_png
+from kclr.runs.paths import write_csv
 from kclr.runs.run import Run
 from kclr.runs.safe_reading import read_bytes, sha256
 
@@ -212,10 +211,18 @@ def without(mapping, *keys) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if key not in keys}
 
 
-def write_csv(path, rows) -> None:
-    """Write dictionaries, with a column for every key that one of them has."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+BASELINES = {
+    "random": "random (Glorot uniform)",
+    "whitened": "random whitened patches",
+    "kmeans": "spherical k-means",
+    "pca": "principal components",
+}
+
+
+CLASSIFIERS = {"ridge": "ridge", "logistic": "logistic", "knn": "neighbours"}
+
+
+def filters_name(features: str) -> str:
+    """The name of a kind of filters for people, as "spherical k-means, all layers"."""
+    name, comma, rest = features.partition(",")
+    return BASELINES.get(name, name) + comma + rest

@@ -1,7 +1,8 @@
-"""Specs and runs as tables for people."""
+"""Specs, runs and probes as tables for people."""
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -10,7 +11,10 @@ from kclr.spec.schema import Spec
 from kclr.spec.wording import printable
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from kclr.runs.run import Run
+
 
 EXAMPLE = (96, 96, 3)
 
@@ -155,3 +159,56 @@ def print_uses(path) -> None:
     print("import keras, kclr")
     print(f'kernel = kclr.initializers.ContrastiveKernel("{run.path}")')
     print(f"layer = keras.layers.Conv2D({filters}, {size}, kernel_initializer=kernel)")
+
+
+def probe_table(summaries: Sequence[Any]) -> "Table":
+    """Test accuracies in percent: a section for each classifier, a row for each kind of features, a
+    column for each amount of labels.
+
+    Args:
+        summaries: from `kclr.transfer.probe.summaries`.
+    """
+    from rich.table import Table
+
+    from kclr.report.sections import CLASSIFIERS, filters_name
+
+    columns = list(dict.fromkeys((s.labels, s.label_count) for s in summaries))
+    cells = {(s.classifier, s.features, s.labels, s.label_count): s for s in summaries}
+    spread = any(summary.spread is not None for summary in summaries)
+    names = printable(", ".join(dict.fromkeys(summary.data for summary in summaries)))
+    title = f"test accuracy on {names}, %" + (", mean ± standard deviation" if spread else "")
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("filters")
+    table.add_column("classifier")
+    for labels, count in columns:
+        table.add_column(_amount(labels, count), justify="right")
+    for classifier in dict.fromkeys(summary.classifier for summary in summaries):
+        table.add_section()
+        for features in dict.fromkeys(summary.features for summary in summaries):
+            found = [cells.get((classifier, features, *column)) for column in columns]
+            if any(found):
+                shown = CLASSIFIERS.get(classifier, classifier)
+                row = (filters_name(features), shown, *map(_accuracy, found))
+                table.add_row(*map(printable, row))
+    return table
+
+
+def print_probe(summaries: Sequence[Any]) -> None:
+    """Print the table of a probe."""
+    from rich.console import Console
+
+    Console(markup=False, emoji=False).print(probe_table(summaries), highlight=False)
+
+
+def _amount(labels, count):
+    if labels > 1:
+        return f"{labels:g} labels\na class"
+    share = "all" if labels == 1 else f"{100 * labels:g} % of"
+    return f"{share} labels\n({count:,})"
+
+
+def _accuracy(summary):
+    if summary is None:
+        return ""
+    mean = f"{100 * summary.mean:.1f}"
+    return mean if summary.spread is None else f"{mean} ± {100 * summary.spread:.1f}"

@@ -1,6 +1,7 @@
 """Where runs are kept: a file system, or an object store (`gs://`, `s3://`) by etils.epath."""
 
 import contextlib
+import csv
 import ctypes
 import errno
 import os
@@ -12,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 _LAST = ("layer.json", "summary.json")  # what makes a directory that is being copied complete
+
+
 # What `atomic` calls a file or directory while it is being written, and an old one set aside.
 _PART, _OLD = "part", "old"
+
+
 _HIDDEN = re.compile(rf"\.(?P<stem>.+)\.({_PART}|{_OLD})(?P<suffix>\.[^.]*)?")
 
 
@@ -212,3 +217,12 @@ def append(path, text) -> None:
         except OSError as error:
             file.truncate(end)
             raise _told(error, path) from None
+
+
+def write_csv(path, rows) -> None:
+    """Write dictionaries, with a column for every key that one of them has."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from kclr.learned import Listener
-from kclr.report.progress import print_event, redraws
+from kclr.events import Listener, print_event, redraws
 
 
 class SearchListener:

@@ -6,14 +6,12 @@ from typing import Any
 
 from keras_tuner.engine.trial import TrialStatus
 
-from kclr.report.search_plots import front, short_names, trials_png
-from kclr.report.searches import best_first, table_rows
-from kclr.report.sections import write_csv
-from kclr.runs.paths import atomic
+from kclr.runs.paths import atomic, write_csv
 from kclr.runs.provenance import hardware, versions
 from kclr.runs.records import TunersTrial, read_record
 from kclr.runs.run import Run
 from kclr.search.oracles import MEND
+from kclr.search.plots import best_first, front, short_names, table_rows, trials_png
 from kclr.search.space import Stage, with_values, yaml_of
 from kclr.search.tuner import result_of
 from kclr.spec.schema import Spec

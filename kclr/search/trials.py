@@ -15,8 +15,8 @@ from keras_tuner.errors import FailedTrialError
 from kclr.data.labels import load_labelled
 from kclr.data.sources import as_images
 from kclr.errors import CollapseError, SpecError
+from kclr.events import Listener
 from kclr.keys import adopt
-from kclr.learned import Listener
 from kclr.probing.callback import probe_columns
 from kclr.probing.stack_probe import StackProbe
 from kclr.runs.directories import locked

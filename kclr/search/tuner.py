@@ -12,7 +12,7 @@ import keras_tuner
 from keras_tuner.errors import FailedTrialError, FatalRuntimeError
 
 from kclr.errors import RunError, SpecError, reason
-from kclr.learned import Listener
+from kclr.events import Listener
 from kclr.runs.directories import TRACE, write_trace
 from kclr.runs.paths import atomic, remove
 from kclr.runs.records import TrialResult, read_record

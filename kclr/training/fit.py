@@ -11,10 +11,11 @@ import tensorflow as tf
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import as_images
 from kclr.errors import CollapseError
+from kclr.events import Listener
 from kclr.health import SMALLER_STEPS, check_input, check_learned, fault, varies
 from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches, stacked
 from kclr.layers.fast import several_replicas
-from kclr.learned import Learned, Listener, PlainLayer, skipped_words
+from kclr.learned import Learned, PlainLayer, skipped_words
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
 from kclr.spec.geometry import LayerGeometry

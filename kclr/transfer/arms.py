@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from kclr.report.summary import REFERENCE
 from kclr.spec.registry import parts
+from kclr.transfer.summary import REFERENCE
 
 # What an arm may need, and the key of the spec that says where it comes from.
 NEEDS = {"pretrained": "pretrained", "end-to-end": "pretrained", "supervised": "supervised"}

@@ -8,9 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kclr.learned import Listener
-from kclr.report import progress as training_progress
-from kclr.report.progress import print_event, redraws
+from kclr import events
+from kclr.events import Listener, print_event, redraws
 
 
 class TransferListener:
@@ -56,7 +55,7 @@ class JsonLines(TransferListener):
     """One JSON object a line on standard output, each with the key `event`."""
 
     def pretraining(self):
-        return training_progress.JsonLines()
+        return events.JsonLines()
 
     def preparing(self, words):
         print_event("preparing", what=words)
@@ -82,7 +81,7 @@ class Lines(TransferListener):
     """A line for each unit, and for how a long one goes; failures on standard error."""
 
     def pretraining(self):
-        return training_progress.Lines()
+        return events.Lines()
 
     def begun(self, units, kept, epochs):
         before = f", {kept} of them finished before" if kept else ""
@@ -91,7 +90,7 @@ class Lines(TransferListener):
 
     def epoch(self, unit, row):
         now = time.perf_counter()
-        if now - self._told >= training_progress.EVERY_SECONDS and row["epoch"] < self._epochs:
+        if now - self._told >= events.EVERY_SECONDS and row["epoch"] < self._epochs:
             self._told = now
             words = f"epoch {row['epoch']} of {self._epochs}, test {row['test_accuracy']:.1%}"
             print(f"{describe(unit)}: {words}", flush=True)
@@ -115,7 +114,7 @@ class Bar(TransferListener):
 
     def pretraining(self):
         self._status.stop()
-        self._training = training_progress.Bars()
+        self._training = events.Bars()
         self._training.preparing()
         return self._training
 

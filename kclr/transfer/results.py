@@ -14,16 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from kclr.errors import RunError, SpecError, reason
-from kclr.report import claims
-from kclr.report.charts import amount
-from kclr.report.summary import Row, summarize
 from kclr.runs import records
 from kclr.runs.directories import TRACE, write_trace
 from kclr.runs.paths import atomic
 from kclr.runs.run import Run
 from kclr.spec.wording import printable
+from kclr.transfer import claims
 from kclr.transfer.arms import arms
+from kclr.transfer.charts import amount
 from kclr.transfer.progress import describe, failure
+from kclr.transfer.summary import Row, summarize
 
 _COLUMNS = (
     "arm", "labels", "images", "seed", "accuracy", "seconds", "parameters", "trained_parameters",
@@ -176,7 +176,7 @@ def results_table(rows: list[Row]) -> Table:
 
 
 def end_to_end_table(measures) -> Table:
-    """Layer by layer and end to end, side by side (see `kclr.report.claims.measures`)."""
+    """Layer by layer and end to end, side by side (see `kclr.transfer.claims.measures`)."""
     title = "layer by layer and end to end"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)

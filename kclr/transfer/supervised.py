@@ -14,12 +14,10 @@ import numpy as np
 import yaml
 
 from kclr.data.labels import Labelled
+from kclr.drawing.filters import filter_order, filters_png
 from kclr.errors import RunError
-from kclr.report.filters import filter_order
-from kclr.report.plots import filters_png
-from kclr.report.sections import write_csv
 from kclr.runs.directories import RUN, check_ours, mark
-from kclr.runs.paths import atomic
+from kclr.runs.paths import atomic, write_csv
 from kclr.runs.provenance import hardware, versions
 from kclr.runs.run import Run, load_run, write_arrays
 from kclr.spec.transfer import TransferSpec

@@ -1,7 +1,7 @@
 """Layer by layer and end to end, side by side: what each took, and what its features are worth.
 
-What is found here is the part of `results.json` under `end_to_end`; `kclr.report.claims` makes the
-table of it, together with the arms' accuracies.
+What is found here is the part of `results.json` under `end_to_end`; `kclr.transfer.claims` makes
+the table of it, together with the arms' accuracies.
 """
 
 import hashlib
@@ -13,10 +13,10 @@ from kclr.data.labels import Labelled
 from kclr.layers import stacked
 from kclr.probing.features import all_maps, features
 from kclr.probing.protocol import probe
-from kclr.report.claims import END_TO_END, LAYER_BY_LAYER
 from kclr.runs.paths import is_full
 from kclr.runs.records import JudgedLayers
 from kclr.runs.run import Run
+from kclr.transfer.claims import END_TO_END, LAYER_BY_LAYER
 from kclr.transfer.pretraining import Pretraining, fingerprint, images_digest
 from kclr.transfer.results import Results, slug
 

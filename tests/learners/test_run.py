@@ -9,8 +9,9 @@ import pytest
 from kclr.cli import main
 from kclr.data.sources import as_images
 from kclr.errors import SpecError
+from kclr.events import Listener
 from kclr.keys import layers_made, sources
-from kclr.learned import Listener, PlainLayer
+from kclr.learned import PlainLayer
 from kclr.spec import parse_spec
 from kclr.stack import train as train_and_export
 

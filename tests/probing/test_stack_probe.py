@@ -9,11 +9,10 @@ import pytest
 import kclr
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError
+from kclr.events import Bars, Listener, describe
 from kclr.layers import stacked
-from kclr.learned import Listener
 from kclr.probing.features import all_maps, features
 from kclr.probing.protocol import probe, validation_rows
-from kclr.report.progress import Bars, describe
 from kclr.report.tables import print_run
 from kclr.spec import parse_spec
 from kclr.training.keras_objects import dtype_policy
@@ -195,7 +194,7 @@ def test_a_finished_layer_and_the_bar_say_it(probed):
 
 
 def test_machines_are_told_too(tmp_path, capsys):
-    from kclr.report.progress import JsonLines
+    from kclr.events import JsonLines
 
     train(PROBE + ONE_LAYER, tmp_path / "run", listener=JsonLines())
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

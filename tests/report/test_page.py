@@ -20,7 +20,7 @@ from scipy import stats
 from kclr.errors import RunError, SpecError
 from kclr.report import page
 from kclr.report.page import write_report
-from kclr.report.probe_table import print_probe
+from kclr.report.tables import print_probe
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }}'
 NOTHING = "\N{EN DASH}"
@@ -643,7 +643,7 @@ def test_a_report_needs_no_tensorflow(tmp_path):
     program = f"""
 import sys
 from kclr.report.page import write_report
-from kclr.report.probe_table import print_probe
+from kclr.report.tables import print_probe
 assert not {{"matplotlib", "jinja2", "scipy", "PIL"}} & set(sys.modules)
 write_report([{str(transfer)!r}], {str(tmp_path / "report.html")!r})
 assert not {{"tensorflow", "keras", "sklearn"}} & set(sys.modules)

@@ -10,7 +10,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import kclr
-from kclr.learned import Listener
+from kclr.events import Listener
 from kclr.runs.paths import append, as_path, atomic, files, is_full, recover, remove, shown
 from kclr.spec import parse_spec
 

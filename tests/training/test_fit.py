@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kclr
-from kclr.learned import Listener
+from kclr.events import Listener
 from kclr.spec import parse_spec
 from kclr.stack import train as train_and_export
 from kclr.training.checkpoints import TrainingState

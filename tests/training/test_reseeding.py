@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from kclr.callbacks import CollapseError
 from kclr.errors import SpecError
+from kclr.events import Listener
 from kclr.layers import ContrastiveConvBlock
-from kclr.learned import Listener
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
 from kclr.report.tables import print_run

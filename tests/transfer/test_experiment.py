@@ -13,7 +13,6 @@ from PIL import Image
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError, SpecError
 from kclr.layers import stacked
-from kclr.report.summary import summarize
 from kclr.runs.records import Unit
 from kclr.runs.run import load_run
 from kclr.spec.transfer import parse_transfer
@@ -22,6 +21,7 @@ from kclr.transfer.baselines import baseline
 from kclr.transfer.experiment import run_experiment
 from kclr.transfer.progress import Bar, JsonLines, Lines, TransferListener
 from kclr.transfer.results import Results, failures, load_results, print_results, slug
+from kclr.transfer.summary import summarize
 
 PRETRAINING = """
 data: {source: photos, limit: 1}

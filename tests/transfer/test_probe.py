@@ -13,7 +13,7 @@ from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
 from kclr.learned import PlainLayer
 from kclr.probing.protocol import draw, hold_out
-from kclr.report.probe_table import probe_table
+from kclr.report.tables import probe_table
 from kclr.runs.run import Run
 from kclr.transfer.baselines import baseline
 from kclr.transfer.probe import ProbeResult, as_json, probe_run, summaries

@@ -1,13 +1,14 @@
-"""Pictures of a search: accuracy against seconds, and every hyperparameter beside the score."""
+"""What there is to see in a search: its trials in order, as a table, and as pictures."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kclr.report.charts import AXIS, GRID, SERIES, _svg
-from kclr.report.plots import own_figure, save
+from kclr.drawing.figure import AXIS, GRID, SERIES, own_figure, save, svg
 
 SHOWN_BEST = 5  # trials that the parallel coordinates single out
+
+
 _BLUE, _VERMILION = SERIES[1][0], SERIES[2][0]
 
 
@@ -82,7 +83,7 @@ def seconds_svg(name, rows, objective: Mapping[str, str], layer) -> str:
     )
     with own_figure(figsize=(4.6, 3.2), layout="constrained") as figure:
         _against_seconds(figure.add_subplot(), rows, objective)
-        return _svg(figure, name, alt)
+        return svg(figure, name, alt)
 
 
 def _against_seconds(axes, rows, objective):
@@ -164,7 +165,7 @@ def coordinates_svg(name, rows, objective: Mapping[str, str], layer) -> str:
         axes.set_xlim(-0.1, len(labels) - 0.6)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        return _svg(figure, name, alt)
+        return svg(figure, name, alt)
 
 
 def _scale(column):
@@ -202,3 +203,22 @@ def _dress(axes):
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(AXIS[0])
+
+
+def table_rows(rows) -> list[dict[str, Any]]:
+    """Trials as `search.json` has them, with a column for each hyperparameter."""
+    table = []
+    for row in rows:
+        facts = {key: value for key, value in row.items() if key != "values"} | row["values"]
+        if "warnings" in facts:
+            facts["warnings"] = "; ".join(facts["warnings"])
+        table.append(facts)
+    return table
+
+
+def best_first(rows, direction) -> list[Mapping[str, Any]]:
+    """The trials that have a score, the best first; after them those of Hyperband's short trainings
+    that did not go on, which have seen fewer steps."""
+    sign = -1 if direction == "max" else 1
+    done = [row for row in rows if "score" in row]
+    return sorted(done, key=lambda row: (not row["complete"], sign * row["score"]))

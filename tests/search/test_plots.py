@@ -7,8 +7,7 @@ import pytest
 
 from kclr.errors import RunError
 from kclr.report.page import write_report
-from kclr.report.search_plots import coordinates_svg, front, short_names, trials_png
-from kclr.report.searches import best_first
+from kclr.search.plots import best_first, coordinates_svg, front, short_names, trials_png
 
 GOAL = {"metric": "probe_accuracy", "direction": "max"}
 

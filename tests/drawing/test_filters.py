@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from scipy.signal import correlate2d
 
-from kclr.report import filters, plots
-from kclr.report.filters import filter_order, top_patches
-from kclr.report.plots import curves_png, filters_png, panels_of, patches_png
+from kclr.drawing import filters
+from kclr.drawing.curves import curves_png, panels_of
+from kclr.drawing.filters import filter_order, filters_png, patches_png, top_patches
 
 
 @pytest.fixture(autouse=True)
@@ -310,8 +310,8 @@ def test_a_picture_with_too_many_filters_says_how_many_it_shows(tmp_path):
     most, more = pixels(tmp_path / "most.png"), pixels(tmp_path / "more.png")
     assert most.shape[1] == more.shape[1]
     assert 10 < len(more) - len(most) < 40
-    assert plots._caption("edges", 256, 1300) == "edges, 256 of 1,300 filters"
-    assert plots._caption("edges", 256, 256) == "edges"
+    assert filters._caption("edges", 256, 1300) == "edges, 256 of 1,300 filters"
+    assert filters._caption("edges", 256, 256) == "edges"
 
 
 def test_a_title_is_written_as_it_is_and_fits_on_the_picture(tmp_path):
@@ -494,20 +494,21 @@ def test_pictures_do_not_take_on_the_callers_style(tmp_path):
 def test_drawing_needs_no_backend_and_import_no_matplotlib(tmp_path):
     program = f"""
 import sys, pathlib
-import kclr.report.plots as plots
+import kclr.drawing.filters
+from kclr.drawing.curves import curves_png
 heavy = {{"matplotlib", "scipy", "tensorflow", "keras", "PIL"}} & set(sys.modules)
 assert not heavy, heavy
-plots.curves_png(pathlib.Path({str(tmp_path)!r}) / "curves.png", [dict(step=1, loss=2)])
+curves_png(pathlib.Path({str(tmp_path)!r}) / "curves.png", [dict(step=1, loss=2)])
 assert "matplotlib.pyplot" not in sys.modules
 import matplotlib
 assert not isinstance(dict.__getitem__(matplotlib.rcParams, "backend"), str)
 matplotlib.use("svg")
-plots.curves_png(pathlib.Path({str(tmp_path)!r}) / "curves.png", [dict(step=1, loss=2)])
+curves_png(pathlib.Path({str(tmp_path)!r}) / "curves.png", [dict(step=1, loss=2)])
 assert matplotlib.get_backend().lower() == "svg"
 """
     environment = {"PATH": "", "MPLCONFIGDIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=plots.__file__.rsplit("kclr", 1)[0],
+        [sys.executable, "-c", program], cwd=filters.__file__.rsplit("kclr", 1)[0],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

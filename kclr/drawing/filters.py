@@ -1,10 +1,19 @@
-"""What there is to see in a layer's filters: an order of them, and patches that excite them."""
+"""Filters to look at: in an order, as a grid of tiles, and by the patches that excite them."""
 
 import numpy as np
+
+from kclr.drawing.figure import own_figure, save
+
+MOST_FILTERS = 256
+
+
+MOST_MOSAICS = 64
+
 
 # Optimal leaf ordering grows with the cube of the filters: 0.2 s for 512, 20 s for 2,048, and four
 # times that where they are nearly equal, as in a layer that collapsed.
 MOST_FOR_OPTIMAL_ORDER = 512
+
 
 # Gray, red-green and blue-yellow: apart, so that a gray edge and a coloured one are not alike.
 OPPONENT_COLOURS = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]]) / np.sqrt([[3], [2], [6]])
@@ -145,3 +154,146 @@ def _windows(images, image, corners, size):
     rows = np.clip(corners[:, :1] + np.arange(size[0]), 0, images.shape[1] - 1)
     columns = np.clip(corners[:, 1:] + np.arange(size[1]), 0, images.shape[2] - 1)
     return images[image[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def filters_png(path, kernel, order=None, title=None):
+    """Draw filters as a grid that can be read as edges, colours and blobs.
+
+    Zero is mid-gray, and each filter fills its own range around it. Other channels than one or
+    three are shown as their three principal components (red, green, blue), without centring, so
+    that zero stays mid-gray. The space between filters is transparent. Of more than
+    `MOST_FILTERS` filters as many are shown, evenly spaced along the order.
+
+    Args:
+        path: file to write, replaced in one go.
+        kernel: float (kernel_height, kernel_width, channels, filters).
+        order: int (shown,), the filters to show, left to right and line by line; by default
+            `filter_order(kernel)`.
+        title: str above the grid.
+    """
+    kernel = np.asarray(kernel, np.float64)
+    order = filter_order(kernel) if order is None else np.asarray(order, np.int64)
+    shown = _evenly(order, MOST_FILTERS)
+    tiles = _around_gray(_three_channels(np.moveaxis(kernel, -1, 0)))[shown]
+    columns = _columns(len(tiles), kernel.shape[1] / kernel.shape[0])
+    scale = _scale(800, columns * kernel.shape[1], 96 / max(kernel.shape[:2]))
+    grid = _grid(_opaque(_enlarge(tiles, scale)), columns, gap=2)
+    _save_picture(path, grid, _caption(title, len(shown), len(order)))
+
+
+def patches_png(path, patches, responses=None, title=None):
+    """Draw, for each filter, a small mosaic of the image patches that excite it most.
+
+    Args:
+        path: file to write, replaced in one go.
+        patches: uint8 (filters, per_filter, height, width, channels), 1 or 3 channels; the
+            filters in the order wanted, as `top_patches` returns them. Of more than
+            `MOST_MOSAICS` filters as many are shown, evenly spaced.
+        responses: float (filters, per_filter); places where it is 0 are left a pale gray.
+        title: str above the grid.
+    """
+    patches = np.asarray(patches, np.uint8)
+    filters, per_filter, height, width, channels = patches.shape
+    shown = _evenly(np.arange(filters), MOST_MOSAICS)
+    inner = _columns(per_filter, width / height)
+    mosaic_size = inner * width, -(-per_filter // inner) * height
+    columns = _columns(len(shown), mosaic_size[0] / mosaic_size[1])
+    scale = _scale(1000, columns * mosaic_size[0], 240 / max(mosaic_size))
+    mosaics = []
+    for index in shown:
+        tiles = patches[index] if channels == 3 else np.repeat(patches[index, ..., :1], 3, axis=-1)
+        tiles = _opaque(_enlarge(tiles, scale))
+        if responses is not None:
+            tiles[~(np.asarray(responses)[index] > 0)] = (128, 128, 128, 64)
+        mosaics.append(_grid(tiles, inner, gap=1))
+    grid = _grid(np.array(mosaics or np.zeros((0, 1, 1, 4)), np.uint8), columns, gap=8)
+    _save_picture(path, grid, _caption(title, len(shown), filters))
+
+
+def _evenly(order, most):
+    if len(order) <= most:
+        return order
+    return order[np.linspace(0, len(order) - 1, most).round().astype(int)]
+
+
+def _caption(title, shown, total):
+    note = "no filters" if not total else None
+    if shown < total:
+        note = f"{shown:,} of {total:,} filters"
+    return ", ".join(part for part in (title, note) if part)
+
+
+def _three_channels(filters):
+    """Filters (filters, height, width, channels) as red, green and blue, zero staying zero."""
+    filters = np.where(np.isfinite(filters), filters, 0)
+    channels = filters.shape[-1]
+    if channels == 3:
+        return filters
+    if channels == 1:
+        return np.repeat(filters, 3, axis=-1)
+    flat = filters.reshape(-1, channels)
+    _, vectors = np.linalg.eigh(flat.T @ flat)
+    vectors = vectors[:, ::-1][:, :3]
+    # An eigenvector's sign is arbitrary: fixed here, so that equal kernels give equal pictures.
+    strongest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
+    components = filters @ (vectors * np.where(strongest < 0, -1, 1))
+    return np.pad(components, [(0, 0)] * 3 + [(0, 3 - components.shape[-1])])
+
+
+def _around_gray(filters):
+    """Scale each filter to fill its range around mid-gray: uint8, 0 at 128."""
+    largest = np.abs(filters).max(axis=(1, 2, 3), initial=0, keepdims=True)
+    return (128 + 127 * filters / np.where(largest > 0, largest, 1)).round().astype(np.uint8)
+
+
+def _columns(tiles, aspect):
+    """Columns of a grid about as wide as high, without an unfinished line where that is near.
+
+    `aspect` is a tile's width over its height.
+    """
+    square = max(1, int(np.ceil(np.sqrt(tiles / aspect))))
+    full = [count for count in range(square, 2 * square) if tiles % count == 0]
+    return full[0] if full else square
+
+
+def _scale(target, size, most):
+    """Whole number of px for a pixel, to make `size` pixels about `target` px."""
+    return max(1, int(min(target / max(size, 1), most)))
+
+
+def _enlarge(tiles, scale):
+    return tiles.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def _opaque(tiles):
+    return np.concatenate([tiles, np.full((*tiles.shape[:-1], 1), 255, np.uint8)], axis=-1)
+
+
+def _grid(tiles, columns, gap):
+    """Lay tiles (tiles, height, width, 4) out line by line, with transparent gaps between them."""
+    count, height, width, _ = tiles.shape
+    columns = min(columns, max(count, 1))
+    lines = -(-count // columns)
+    padded = np.zeros((lines * columns, height + gap, width + gap, 4), np.uint8)
+    padded[:count, :height, :width] = tiles
+    grid = padded.reshape(lines, columns, height + gap, width + gap, 4).swapaxes(1, 2)
+    grid = grid.reshape(lines * (height + gap), columns * (width + gap), 4)
+    return grid[: max(0, len(grid) - gap), :-gap]
+
+
+def _save_picture(path, grid, caption, margin=8, dpi=100):
+    """Write a grid (height, width, 4), pixel by pixel, with a caption above it."""
+    with own_figure(dpi=dpi) as figure:
+        height, width = grid.shape[0] + 2 * margin, grid.shape[1] + 2 * margin
+        if caption:
+            # This gray reads on white as well as on black, and the background is transparent.
+            text = figure.text(0, 1, caption, size=10, color="#777777", va="top", parse_math=False)
+            box = text.get_window_extent(figure.canvas.get_renderer())
+            height += int(np.ceil(box.height)) + margin
+            width = max(width, int(np.ceil(box.width)) + 2 * margin)
+            text.set_position((margin / width, 1 - margin / height))
+        # Half a pixel more: the canvas rounds down, and inches are not whole numbers.
+        figure.set_size_inches((width + 0.5) / dpi, (height + 0.5) / dpi)
+        if grid.size:
+            figure.figimage(grid, margin, margin, origin="upper")
+        save(figure, path, transparent=True)

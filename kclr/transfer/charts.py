@@ -1,11 +1,10 @@
-"""Charts for the report's page: vector graphics in the page's own colours, and PNGs beside it.
+"""Charts of a transfer experiment: accuracy by epoch and by the share of labels.
 
-In the page a chart is an `<svg>` element whose colours are CSS variables (`--series-1`, `--grid`,
-...), so that one drawing reads on light and on dark. What a PNG needs besides, a title and a
-legend, is text of the page there.
+In the report a chart is an `<svg>` element whose colours are CSS variables, so that one drawing
+reads on light and on dark. What a PNG needs besides, a title and a legend, is text of the page
+there.
 """
 
-import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,33 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from kclr.report.plots import draw_panel, own_figure, panels_of, save
-
-# On light and on dark. The first is the random start's; then those of Okabe and Ito (2008), the
-# colour-blind-safe ones, darkened or lightened until a line has a contrast of 3 on either ground.
-SERIES = (
-    ("#5F5F5F", "#B9B9B9"),
-    ("#0072B2", "#62B5F0"),
-    ("#D55E00", "#FF9152"),
-    ("#00805C", "#2FC79D"),
-    ("#A8488A", "#E78FC8"),
-    ("#8A6A00", "#DFB53A"),
-    ("#2488BD", "#A5DBFF"),
-    ("#7A3E1D", "#CDA184"),
-)
-GRID, AXIS = ("#E6E6E6", "#333A42"), ("#999999", "#77808A")
-VARIABLES = {f"--series-{number}": pair for number, pair in enumerate(SERIES)} | {
-    "--grid": GRID,
-    "--axis": AXIS,
-}
+from kclr.drawing.figure import AXIS, GRID, SERIES, own_figure, save, svg
 
 # Inches, so that the text is about that of the page on a phone, and in three columns.
 SIZE = (4.2, 2.9)
 
+
 # Lengths of line and gap, in widths of the line.
 DASHES = ((), (4, 1.6), (1, 1.3), (4, 1.3, 1, 1.3))
+
+
 MARKERS = "osD^vPX*"
+
+
 RANDOM = "random"
+
+
 _TREATMENT = re.compile(r"[\s,:]*\b(and |start|frozen|fine-tuned)+$")
 
 
@@ -119,7 +107,7 @@ def epochs_svg(name, curves, look: Mapping[str, Style], labels) -> str:
     alt = f"Test accuracy by epoch with {amount(labels)}. After the last epoch: {'; '.join(ends)}."
     with own_figure(figsize=SIZE, layout="constrained") as figure:
         _epochs(figure.add_subplot(), curves, look)
-        return _svg(figure, name, alt)
+        return svg(figure, name, alt)
 
 
 def epochs_png(path, curves, look: Mapping[str, Style], title) -> None:
@@ -149,7 +137,7 @@ def labels_svg(name, rows, look: Mapping[str, Style]) -> str:
 
     Args:
         name: str, makes the ids in the drawing unique in a page.
-        rows: from `kclr.report.summary.summarize`.
+        rows: from `kclr.transfer.summary.summarize`.
         look: from `styles`.
 
     Returns:
@@ -163,7 +151,7 @@ def labels_svg(name, rows, look: Mapping[str, Style]) -> str:
     )
     with own_figure(figsize=SIZE, layout="constrained") as figure:
         _labels(figure.add_subplot(), rows, look)
-        return _svg(figure, name, alt)
+        return svg(figure, name, alt)
 
 
 def labels_png(path, rows, look: Mapping[str, Style], title) -> None:
@@ -172,33 +160,6 @@ def labels_png(path, rows, look: Mapping[str, Style], title) -> None:
         _labels(figure.add_subplot(), rows, look)
         _title_and_legend(figure, title, look)
         save(figure, path)
-
-
-def history_svgs(name, history, layer) -> list[str]:
-    """Draw a layer's learning curves as `plots.curves_png` does, an `<svg>` for each panel.
-
-    Args:
-        name: str, makes the ids in the drawings unique in a page.
-        history: rows as dictionaries; the columns that `plots.PANELS` names are drawn.
-        layer: str, its name, for those who do not see the drawings.
-    """
-    found: list[str] = []
-    unit, panels = panels_of(history)
-    for steps, title, label, limits, lines, with_legend in panels:
-        alt = f"{layer}, {title.lower()} by {unit}: " + "; ".join(
-            _ends(shown, line) for shown, line in lines.items()
-        )
-        with own_figure(figsize=(4.4, 2.7), layout="constrained") as figure:
-            axes = figure.add_subplot()
-            draw_panel(axes, steps, title, label, limits, lines, with_legend)
-            axes.set_xlabel(unit, size=10.5)
-            found.append(_svg(figure, f"{name}-{len(found)}", alt))
-    return found
-
-
-def _ends(shown, line):
-    there = line[np.isfinite(line)]
-    return f"{shown} from {there[0]:.3g} to {there[-1]:.3g}"
 
 
 def _by_arm(rows):
@@ -269,32 +230,3 @@ def _title_and_legend(figure, title, look):
         )  # fmt: skip
         for text in legend.get_texts():
             text.set_parse_math(False)
-
-
-def _svg(figure, name, alt):
-    """A figure as an `<svg>` element that takes its colours, its font and its width from a page."""
-    import io
-
-    import matplotlib
-
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "kclr"})
-    file = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    text = file.getvalue()
-    box = re.search(r'viewBox="[^"]*"', text)
-    inner = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
-    inner = inner[inner.index(">", inner.index("<svg")) + 1 :]
-    inner = re.sub(r"font-family: [^;\"]*(; )?", "", inner)
-    place = html.escape(name, quote=True)
-    inner = re.sub(r'(\bid="|url\(#|href="#)', lambda found: f"{found[0]}{place}-", inner)
-    colours = {pair[0].lower(): variable for variable, pair in VARIABLES.items()}
-    inner = re.sub(
-        r"#[0-9a-f]{6}\b",
-        lambda found: f"var({colours[found[0]]})" if found[0] in colours else found[0],
-        inner,
-    )
-    return (
-        f'<svg {box[0] if box else ""} role="img" aria-label="{html.escape(alt, quote=True)}" '
-        f'xmlns:xlink="http://www.w3.org/1999/xlink">{inner.strip()}'
-    )

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kclr.report import charts
-from kclr.report.charts import (
+from kclr import report
+from kclr.drawing.curves import history_svgs
+from kclr.drawing.figure import SERIES
+from kclr.transfer import charts
+from kclr.transfer.charts import (
     DASHES,
-    SERIES,
     Style,
     epochs_png,
     epochs_svg,
-    history_svgs,
     labels_png,
     labels_svg,
     styles,
@@ -136,7 +137,7 @@ def test_contrast_is_computed_as_the_standard_says():
 
 
 def test_lines_and_words_can_be_read_on_light_and_on_dark():
-    page = charts.__file__.replace("charts.py", "page.html")
+    page = report.__file__.replace("__init__.py", "page.html")
     with open(page, encoding="utf-8") as file:
         grounds = re.findall(r"--ground: (\S+); --raised: (\S+); (.*)", file.read())
     for theme, (ground, raised, rest) in enumerate(grounds[:2]):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 REFERENCE = "random start"
+
+
 CONFIDENCE = 0.95
 
 

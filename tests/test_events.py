@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from kclr.report import progress
+from kclr import events
 from kclr.search import listening
 from kclr.spec import parse_spec
 from kclr.transfer import progress as transfer_progress
@@ -25,24 +25,24 @@ def terminal(monkeypatch):
     [("JPY_PARENT_PID", "12"), ("COLAB_RELEASE_TAG", "release"), ("TERM", "dumb")],
 )
 def test_a_notebooks_terminal_gets_lines_and_no_bars(terminal, monkeypatch, name, value):
-    assert progress.redraws()
+    assert events.redraws()
     monkeypatch.setenv(name, value)
-    assert not progress.redraws()
-    assert type(progress.listener_for()) is progress.Lines
+    assert not events.redraws()
+    assert type(events.listener_for()) is events.Lines
     assert type(transfer_progress.listener_for()) is transfer_progress.Lines
     assert type(listening.listener_for()) is listening.Lines
 
 
 def test_a_long_layer_says_where_it_is_and_a_short_one_does_not(monkeypatch, capsys):
     (layer,) = parse_spec("stack: [{}]").stack
-    lines = progress.Lines()
+    lines = events.Lines()
     lines.layer(0, layer, None)
     lines.started(1000, 0, 16)
     capsys.readouterr()
-    monkeypatch.setattr(progress, "EVERY_SECONDS", 1e9)
+    monkeypatch.setattr(events, "EVERY_SECONDS", 1e9)
     lines.stepped(499, {"loss": 0.25})
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr(progress, "EVERY_SECONDS", 0)
+    monkeypatch.setattr(events, "EVERY_SECONDS", 0)
     lines.stepped(500, {"loss": 0.25})
     lines.stepped(1000, {"loss": 0.25})
     (line,) = capsys.readouterr().out.splitlines()
@@ -51,7 +51,7 @@ def test_a_long_layer_says_where_it_is_and_a_short_one_does_not(monkeypatch, cap
 
 def test_words_while_something_is_loaded_are_left_out_where_they_would_pile_up(capfd):
     with contextlib.ExitStack() as stack:
-        tell = stack.enter_context(progress.status("loading"))
+        tell = stack.enter_context(events.status("loading"))
         for _ in range(100):
             tell("still loading")
     assert capfd.readouterr() == ("", "")

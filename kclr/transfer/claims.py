@@ -10,20 +10,28 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kclr.report.charts import amount
-from kclr.report.summary import Row, interval, mean_and_spread
+from kclr.transfer.charts import amount
+from kclr.transfer.summary import Row, interval, mean_and_spread
 
 FINE_TUNED = "kclr fine-tuned"
+
+
 FINE_TUNING = (
     "The paper's claim is that fine-tuned filters beat a random start.\n"
     "Measured here, with the 95 % confidence interval over pairs of repeats:"
 )
+
+
 MEASURES = (
     "Accuracies are in %, their differences in points, with the 95 % confidence interval over\n"
     "pairs of one seed. The probe is a ridge classifier on a 2x2 grid of frozen features, with\n"
     "all labels."
 )
+
+
 LAYER_BY_LAYER, END_TO_END = "layer by layer", "end to end"
+
+
 ARMS = {
     "frozen": ("kclr frozen", "end-to-end frozen"),
     "fine-tuned": (FINE_TUNED, "end-to-end fine-tuned"),
@@ -53,7 +61,7 @@ def fine_tuning(rows: Iterable[Row]) -> list[str]:
     """The gain of fine-tuned filters over the random start, a sentence for each amount of labels.
 
     Args:
-        rows: from `kclr.report.summary.summarize`, whose gains and intervals these are.
+        rows: from `kclr.transfer.summary.summarize`, whose gains and intervals these are.
 
     Returns:
         Such as "10 % of the labels: above, +3.2 points [+1.0, +5.4]"; empty where one of the two

@@ -1,5 +1,6 @@
-"""What the report shows of a transfer experiment: charts, and the table of its arms."""
+"""What the report shows of a transfer experiment: its tables, charts, and first layers."""
 
+import base64
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -7,18 +8,12 @@ from typing import Any
 
 import yaml
 
-from kclr.report import charts, claims
-from kclr.report.first_layers import first_layers
-from kclr.report.sections import (
-    NOTHING,
-    Names,
-    hardware,
-    mean_and_spread,
-    versions,
-    without,
-    write_csv,
-)
+from kclr.drawing.filters import filters_png
+from kclr.report.sections import NOTHING, Names, hardware, mean_and_spread, versions, without
+from kclr.runs.paths import write_csv
+from kclr.runs.run import Run, load_run
 from kclr.runs.safe_reading import sha256
+from kclr.transfer import charts, claims
 
 
 def transfer_section(
@@ -34,7 +29,7 @@ def transfer_section(
         RunError: a run that it shows cannot be read.
     """
     # Transfer stands beside this room; of it only these pure functions are used.
-    from kclr.report.summary import CONFIDENCE, REFERENCE, curves, summarize
+    from kclr.transfer.summary import CONFIDENCE, REFERENCE, curves, summarize
 
     name, units = results["name"], results["units"]
     rows, points = summarize(units), curves(units)
@@ -161,3 +156,70 @@ def _yaml(spec):
 
 def _points(gain):
     return NOTHING if gain is None else claims.points(gain)
+
+
+def first_layers(
+    path: Path, results: Mapping[str, Any], folder: Path, anchor: str
+) -> list[dict[str, str]]:
+    """Pictures of the filters that an experiment has of its own, or was given.
+
+    Args:
+        path: its directory. results: what its `results.json` says.
+        folder: where the pictures go. anchor: how their names begin.
+
+    Returns:
+        For each kind of filters `what` they are, `words` about them, and the picture, `filters`,
+        as base64; the first of the repeats where each has its own. Empty where there is but one.
+
+    Raises:
+        RunError: a kernel cannot be read.
+    """
+    found = _runs(path, results)
+    if len(found) < 2:
+        return []
+    shown = []
+    for what, run in found:
+        layer = run.layers[0]
+        picture = folder / f"{anchor}-{what.replace(',', '').replace(' ', '-')}-filters.png"
+        filters_png(picture, layer.kernel)
+        shown.append(
+            {
+                "what": what,
+                "words": _words(run, layer),
+                "filters": base64.b64encode(picture.read_bytes()).decode(),
+            }
+        )
+    return shown
+
+
+def _runs(path, results) -> list[tuple[str, Run]]:
+    spec = results.get("spec") or {}
+    places = [
+        ("without labels", [path / "pretrained", Path(str(spec.get("pretrained") or path))]),
+        ("without labels, end to end", [path / "end-to-end"]),
+        ("with labels", sorted(_within(path / "supervised"), key=_number)),
+    ]
+    found = []
+    for what, folders in places:
+        # What is not there may be a spec, whose run is in the experiment's directory.
+        there = [run for run in map(Run, folders) if run.layers]
+        found += [(what, load_run(run.path)) for run in there[:1]]
+    return found
+
+
+def _within(folder):
+    return folder.iterdir() if folder.is_dir() else ()
+
+
+def _number(folder):
+    return len(folder.name), folder.name
+
+
+def _words(run, layer):
+    height, width, _, filters = layer.kernel.shape
+    words = f"{filters:,} filters of {height}x{width} px"
+    data, accuracy = layer.facts.get("data"), layer.facts.get("test_accuracy")
+    if data is None:
+        return f"{words}: {layer.name} of {run.path.name}"
+    right = f"{100 * accuracy:.1f} % of its test images right"
+    return f"{words}: the classifier trained on {data}, {right}"

@@ -1,4 +1,7 @@
-"""How a training is shown: bars on a terminal, lines elsewhere, JSON for machines."""
+"""Progress of long work: who receives it, and how it is shown.
+
+Bars on a terminal, lines elsewhere, JSON for machines.
+"""
 
 import contextlib
 import json
@@ -11,7 +14,54 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kclr.learned import Listener
+
+class Listener:
+    """Is told how a training goes; this one does nothing with it. Override what is of interest."""
+
+    def preparing(self):
+        """TensorFlow and the images are being loaded."""
+
+    def hashing(self, done, total):
+        """`done` of `total` pictures are hashed, which tells these images from others. Not called
+        where that takes no time."""
+
+    def images(self, name, census):
+        """What the source called `name` holds: `kclr.data.census.Census`, None where it is not of
+        files. Called before the first layer that is trained on it."""
+
+    def layer(self, index, layer, sizes):
+        """Layer `index` (from 0) of the spec begins."""
+
+    def kept(self, index, layer):
+        """Layer `index` was finished before and stays as it is."""
+
+    def started(self, total, done, patches):
+        """The training begins: `total` steps of `patches` patches, of which `done` are done."""
+
+    def probes(self, blocks, start) -> list:
+        """Callbacks to train with: `kclr.callbacks.Probe`s, or others that say, as these do, how
+        many `seconds` they took. `blocks` are those that are trained, from the image upwards, and
+        `start` the steps that are done."""
+        return []
+
+    def stepped(self, step, metrics):
+        """`step` steps are done; `metrics` are means since the last row."""
+
+    def row(self, row):
+        """A row of the layer's history is complete."""
+
+    def warned(self, message):
+        """Something the user should know, and the training goes on."""
+
+    def learned(self, index, layer, facts):
+        """Layer `index` is finished and on disk."""
+
+    def finished(self, run):
+        """The whole run is finished and on disk."""
+
+    def close(self):
+        """The training ended early."""
+
 
 EVERY_SECONDS = 15.0  # at least, between two lines of a layer that is being trained
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kclr.report.claims import failed, fine_tuning, layer_by_layer, measures
-from kclr.report.summary import summarize
+from kclr.transfer.claims import failed, fine_tuning, layer_by_layer, measures
+from kclr.transfer.summary import summarize
 
 MINUS = "\N{MINUS SIGN}"
 

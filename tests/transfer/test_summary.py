@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kclr.report.summary import (
+from kclr.transfer.summary import (
     curves,
     epochs_to_random_best,
     interval,
