@@ -297,7 +297,7 @@ def _probe(options):
 
     with status("loading TensorFlow") as tell:
         _import_tensorflow()
-        from kclr.transfer.probe import as_json, probe_run, summaries
+        from kclr.probing.probe import as_json, probe_run, summaries
 
         results = probe_run(
             load_run(options.run),

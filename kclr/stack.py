@@ -39,8 +39,7 @@ from kclr.keys import (
 )
 from kclr.layers import stacked
 from kclr.learned import Learned, PlainLayer, skipped_words
-from kclr.probing.callback import probe_columns
-from kclr.probing.stack_probe import StackProbe
+from kclr.probing.callback import StackProbe, probe_columns
 from kclr.runs.directories import (
     CHECKPOINTS,
     LAYER,
@@ -53,7 +52,6 @@ from kclr.runs.directories import (
     writing,
 )
 from kclr.runs.paths import atomic, remove
-from kclr.runs.provenance import hardware, versions
 from kclr.runs.run import Run, TrainedLayer, write_arrays
 from kclr.runs.safe_reading import sha256
 from kclr.spec.augmentations import colour_findings
@@ -64,6 +62,7 @@ from kclr.training import checkpoints
 from kclr.training.distribution import ALONE, Cluster, open_cluster
 from kclr.training.fit import train_layers
 from kclr.training.keras_objects import augmentation_problem, check_keras_objects
+from kclr.version import hardware, versions
 
 PICTURE_CROPS = 20_000
 

@@ -306,8 +306,8 @@ def _repeated(run, spec, layers, most, tell) -> Iterator[Check]:
 
 def _again(run, spec, first, top, layers, images, most) -> list[Check]:
     """One training again, and how far it is from what is on disk."""
-    from kclr.runs.provenance import hardware, versions
     from kclr.stack import learn
+    from kclr.version import hardware, versions
 
     layer, place = layers[top], f"layers/{layers[top].directory.name}"
     summary, _ = _tried("", lambda: run.summary)

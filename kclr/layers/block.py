@@ -1,4 +1,4 @@
-"""ContrastiveConvBlock: the layer that kclr trains."""
+"""Contrast of the windows that a convolution sees, for normalising each of them by its own."""
 
 import math
 import numbers
@@ -7,8 +7,85 @@ import keras
 import numpy as np
 from keras import ops
 
-from kclr.layers.contrast import window_deviation
 from kclr.layers.fast import FusedBatchNormalization, convolution, several_replicas
+
+
+def window_deviation(inputs, size, strides, padding, epsilon):
+    """Standard deviation of every window of a convolution, over its pixels and channels.
+
+    The denominator of the patch normalisation of Coates and Ng (2011, "An analysis of single-layer
+    networks in unsupervised feature learning", section 3.1), from the means of all windows and of
+    their squares, which two average pools give.
+
+    Args:
+        inputs: float (batch, height, width, channels).
+        size: (int, int), of the window. strides: (int, int). padding: "valid" or "same"; the zeros
+            of "same" belong to a window as its other pixels do.
+        epsilon: float > 0, added to the variances, in the unit of the inputs squared.
+
+    Returns:
+        float (batch, height, width, 1), in float32 at least: sqrt(variance + epsilon).
+    """
+    inputs = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+    # E[x^2] - E[x]^2 loses all its digits where the mean is large beside the deviation, so large
+    # means go first; pixels from 0 to 1 have none.
+    shift = ops.mean(inputs, axis=(1, 2, 3), keepdims=True)
+    shift = ops.stop_gradient(ops.where(ops.abs(shift) > 1, shift, ops.zeros_like(shift)))
+    inputs = inputs - shift
+    moments = [ops.mean(inputs, -1, keepdims=True), ops.mean(ops.square(inputs), -1, keepdims=True)]
+    moments = ops.average_pool(
+        ops.concatenate(moments, axis=-1), size, strides, padding, data_format="channels_last"
+    )
+    if padding == "same":  # where Keras leaves the zeros out
+        ones = ops.ones_like(inputs[:1, :, :, :1])
+        counts = ops.conv(
+            ones, ops.ones((*size, 1, 1), ones.dtype), strides, padding, "channels_last"
+        )
+        moments = moments * counts / (size[0] * size[1])
+        zeros = ops.concatenate([-shift, ops.square(shift)], axis=-1)
+        moments = moments + zeros * (1 - counts / (size[0] * size[1]))
+    mean, square = moments[..., :1], moments[..., 1:]
+    return ops.sqrt(ops.maximum(square - ops.square(mean), 0.0) + epsilon)
+
+
+@keras.saving.register_keras_serializable(package="kclr")
+class Decorrelation(keras.regularizers.Regularizer):
+    """The mean squared cosine between two different filters of a kernel, times a factor.
+
+    The soft orthogonality of Bansal et al. (2018, "Can we gain more from orthogonality
+    regularizations in training deep networks?", section 3.1) without its diagonal, so that filters
+    keep their lengths. It is 0 for orthogonal filters and `factor` for filters that are all alike
+    or opposite; F filters of N numbers have (F / N - 1) / (F - 1) of `factor` at least where F is
+    more than N (Welch 1974).
+
+    Args:
+        factor: float >= 0.
+
+    Call: a float kernel (..., filters). Returns: float scalar. Filters of length 0 count as
+    orthogonal to all.
+
+    Raises:
+        ValueError: the factor is no such number.
+    """
+
+    def __init__(self, factor=1.0):
+        if not isinstance(factor, (int, float)) or not (factor >= 0 and math.isfinite(factor)):
+            raise ValueError(f"factor must be a number from 0 on; got {factor!r}")
+        self.factor = float(factor)
+
+    def __call__(self, kernel):
+        filters = kernel.shape[-1]
+        flat = ops.reshape(kernel, (-1, filters))
+        squares = ops.sum(ops.square(flat), axis=0)
+        # Safe for the gradient too: where() alone would still divide by zero.
+        nothing = squares == 0
+        flat = flat * ops.where(nothing, 0.0, ops.rsqrt(ops.where(nothing, 1.0, squares)))
+        cosines = ops.matmul(ops.transpose(flat), flat)
+        apart = ops.sum(ops.square(cosines * (1 - ops.eye(filters, dtype=cosines.dtype))))
+        return self.factor * apart / max(filters * (filters - 1), 1)
+
+    def get_config(self):
+        return {"factor": self.factor}
 
 
 def whole(value, name):

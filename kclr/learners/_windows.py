@@ -58,7 +58,7 @@ class WindowLearner(Part):
         """
         import numpy as np
 
-        from kclr.windows import Whitened, input_windows
+        from kclr.whitening import Whitened, input_windows
 
         made = input_windows(below, block, shape, images, random, self.windows)
         contrast = block["contrast_epsilon"] if block.get("contrast") == "patch" else None
@@ -92,7 +92,7 @@ class WindowLearner(Part):
         import numpy as np
 
         from kclr.data.sources import as_images
-        from kclr.windows import idle_filters
+        from kclr.whitening import idle_filters
 
         start = time.perf_counter()
         images, block = as_images(images), layer.block

@@ -31,7 +31,7 @@ class Hebbian(WindowLearner):
         """As `WindowLearner.directions`."""
         import numpy as np
 
-        from kclr.windows import unit
+        from kclr.whitening import unit
 
         points = unit(whitened).astype(np.float32)
         weights = random.standard_normal((filters, points.shape[1])).astype(np.float32)

@@ -21,7 +21,7 @@ class KMeans(WindowLearner):
         import numpy as np
         from sklearn.cluster import KMeans as Clusters
 
-        from kclr.windows import unit
+        from kclr.whitening import unit
 
         points = unit(whitened)
         clusters = Clusters(

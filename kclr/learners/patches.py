@@ -14,6 +14,6 @@ class Patches(WindowLearner):
         """As `WindowLearner.directions`."""
         import numpy as np
 
-        from kclr.windows import unit
+        from kclr.whitening import unit
 
         return unit(whitened[np.resize(random.permutation(len(whitened)), filters)]).T

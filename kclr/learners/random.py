@@ -11,6 +11,6 @@ class Random(WindowLearner):
 
     def directions(self, whitened, covariance, filters, random):
         """As `WindowLearner.directions`."""
-        from kclr.windows import unit
+        from kclr.whitening import unit
 
         return unit(random.standard_normal((filters, whitened.shape[1]))).T

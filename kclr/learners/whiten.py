@@ -21,14 +21,14 @@ class Whiten(WindowLearner):
         """As `WindowLearner.directions`."""
         import numpy as np
 
-        from kclr import windows
+        from kclr import whitening
 
         if self.basis == "zca":
             vectors = np.eye(whitened.shape[1])
         else:
             if covariance is None:
                 centred = whitened - whitened.mean(axis=0)
-                covariance = windows.covariance(centred)
+                covariance = whitening.covariance(centred)
             vectors = np.linalg.eigh(covariance)[1][:, ::-1]
         found = [vectors] if self.both_signs else [vectors, -vectors]
         while len(found) * len(vectors) < filters:

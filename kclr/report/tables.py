@@ -166,7 +166,7 @@ def probe_table(summaries: Sequence[Any]) -> "Table":
     column for each amount of labels.
 
     Args:
-        summaries: from `kclr.transfer.probe.summaries`.
+        summaries: from `kclr.probing.probe.summaries`.
     """
     from rich.table import Table
 

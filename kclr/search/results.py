@@ -7,16 +7,15 @@ from typing import Any
 from keras_tuner.engine.trial import TrialStatus
 
 from kclr.runs.paths import atomic, write_csv
-from kclr.runs.provenance import hardware, versions
 from kclr.runs.records import TunersTrial, read_record
 from kclr.runs.run import Run
-from kclr.search.oracles import MEND
 from kclr.search.plots import best_first, front, short_names, table_rows, trials_png
 from kclr.search.space import Stage, with_values, yaml_of
-from kclr.search.tuner import result_of
+from kclr.search.tuner import MEND, result_of
 from kclr.spec.schema import Spec
 from kclr.spec.search import rounded
 from kclr.spec.wording import printable
+from kclr.version import hardware, versions
 
 SHOWN = 10  # trials in the printed table
 WIDE = 200  # characters of a line, where there is no terminal to end it

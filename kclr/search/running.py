@@ -19,14 +19,13 @@ from kclr.runs.directories import SEARCH, writing
 from kclr.runs.paths import atomic
 from kclr.runs.records import Best, read_record
 from kclr.runs.run import Run
-from kclr.search.chief import Watch, leading, watch_chief
 from kclr.search.hypermodel import check_search
 from kclr.search.listening import SearchListener
-from kclr.search.oracles import MEND, RUN, make_oracle
 from kclr.search.results import best_of, rows_of, write_results
 from kclr.search.space import Stage, declare, key_of, stages, trial_spec, with_values
 from kclr.search.trials import Trials
-from kclr.search.tuner import StackTuner
+from kclr.search.tuner import MEND, RUN, StackTuner, make_oracle
+from kclr.search.workers import Watch, leading, watch_chief
 from kclr.spec.schema import Spec
 from kclr.training.keras_objects import check_keras_objects
 

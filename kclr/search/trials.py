@@ -17,8 +17,7 @@ from kclr.data.sources import as_images
 from kclr.errors import CollapseError, SpecError
 from kclr.events import Listener
 from kclr.keys import adopt
-from kclr.probing.callback import probe_columns
-from kclr.probing.stack_probe import StackProbe
+from kclr.probing.callback import StackProbe, probe_columns
 from kclr.runs.directories import locked
 from kclr.runs.paths import atomic
 from kclr.runs.run import Run

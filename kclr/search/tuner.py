@@ -1,6 +1,11 @@
-"""keras-tuner's loop over the trials of a stage."""
+"""keras-tuner's parts: oracles, which choose the next trial, and the loop over a stage's trials.
+
+The oracles stop in time, keep only the best trials' layers on disk, and are whole on disk whenever
+the process is killed.
+"""
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -9,17 +14,246 @@ from pathlib import Path
 from typing import Any
 
 import keras_tuner
+from keras_tuner.engine.trial import TrialStatus
 from keras_tuner.errors import FailedTrialError, FatalRuntimeError
 
 from kclr.errors import RunError, SpecError, reason
 from kclr.events import Listener
-from kclr.runs.directories import TRACE, write_trace
+from kclr.runs.directories import RUN as RUN_FILES
+from kclr.runs.directories import TRACE, discard, write_trace
 from kclr.runs.paths import atomic, remove
-from kclr.runs.records import TrialResult, read_record
-from kclr.search.chief import Watch
+from kclr.runs.records import OracleState, TrialResult, TunersTrial, read_record
 from kclr.search.listening import SearchListener
-from kclr.search.oracles import MEND, RUN
 from kclr.search.trials import Trials, copy_run
+from kclr.search.workers import Watch
+from kclr.spec.search import Search
+
+# So many failures in a row, and the search is at fault.
+MOST_FAILURES = 10
+
+
+RUN = "run"  # of a trial, in its directory
+
+
+MEND = "Copy it back, or start the search anew with --overwrite."
+
+
+# What the spec says, which is the same while a search goes on.
+_FIXED = {
+    *("seed", "hyperband_iterations", "max_epochs", "min_epochs", "factor"),
+    *("num_initial_points", "alpha", "beta"),
+}
+
+
+class _Lasting(keras_tuner.Oracle):
+    """What is common to the oracles below.
+
+    Attributes:
+        minutes: after so long, counted over interruptions, no trial begins; None for no limit.
+        keep: how many of the best trials keep their runs.
+        spent: seconds of the search before this session.
+    """
+
+    minutes: float | None = None
+    keep: int = 3
+    spent: float = 0.0
+
+    def begin(self):
+        """Start the clock."""
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self):
+        """Of the search so far."""
+        now = time.monotonic()
+        return self.spent + now - getattr(self, "_began", now)
+
+    @property
+    def failing(self) -> bool:
+        """Whether as many trials as may be have failed in a row."""
+        last = [self.trials[name].status for name in self.end_order[-MOST_FAILURES:]]
+        return last.count(TrialStatus.FAILED) == MOST_FAILURES
+
+    def populate_space(self, trial_id):
+        """As keras-tuner's; no values any more when the time is up, or all fail."""
+        if (self.minutes and self.seconds >= 60 * self.minutes) or self.failing:
+            return {"status": TrialStatus.STOPPED, "values": None}
+        return super().populate_space(trial_id)
+
+    def _check_consecutive_failures(self):
+        """Nothing here, for keras-tuner's own way is an exception: see `populate_space`."""
+
+    @keras_tuner.synchronized
+    def end_trial(self, trial):
+        """As keras-tuner's; then only the runs of the best trials stay on disk."""
+        super().end_trial(trial)
+        needed = self._needed()
+        for other in self.trials:
+            if other not in needed:
+                discard(Path(self._get_trial_dir(other)) / RUN, RUN_FILES)
+
+    def _needed(self):
+        """The trials whose runs stay: the best, those at work, and those that these go on from."""
+        done = [t for t in self.trials.values() if t.status == TrialStatus.COMPLETED]
+        best = sorted(done, key=self.order_of)[: self.keep]
+        working = [t for t in self.trials.values() if t.status == TrialStatus.RUNNING]
+        past = {t.hyperparameters.values.get("tuner/trial_id") for t in working}
+        return past | {trial.trial_id for trial in [*best, *working]}
+
+    def order_of(self, trial):
+        """A key to sort completed trials by, the best first; whole trainings before rounds."""
+        sign = -1 if self.objective.direction == "max" else 1
+        return -trial.hyperparameters.values.get("tuner/epochs", 0), sign * trial.score
+
+    def get_state(self):
+        """As keras-tuner's, with the seconds so far."""
+        return super().get_state() | {"seconds": self.seconds}
+
+    def set_state(self, state):
+        """As keras-tuner's."""
+        super().set_state(state)
+        self.spent = max(self.spent, state["seconds"])
+
+    def save(self):
+        """As keras-tuner's, whole or not at all."""
+        with atomic(self._get_oracle_fname()) as temporary:
+            temporary.write_text(json.dumps(self.get_state()))
+
+    def _save_trial(self, trial):
+        with atomic(Path(self._get_trial_dir(trial.trial_id)) / "trial.json") as temporary:
+            trial.save(str(temporary))
+
+    def reload(self):
+        """As keras-tuner's, but what is run again is what has not ended, whatever the state says:
+        it is written while a trial ends, and not at all where the process is killed first.
+
+        Raises:
+            RunError: a file is damaged, or of another search.
+        """
+        self._check_files()
+        try:
+            super().reload()
+        except Exception as error:  # keras-tuner takes what is in them as it stands
+            raise self._unlike(f"keras-tuner cannot read it ({reason(error)})") from error
+        self._retry_queue = [
+            name
+            for name, trial in sorted(self.trials.items(), reverse=True)
+            if trial.status in (TrialStatus.RUNNING, TrialStatus.INVALID)
+        ]
+
+    def _check_files(self):
+        place, cure = Path(self._project_dir), MEND
+        own = json.loads(json.dumps(self.get_state()))
+        values = {}
+        for path in place.glob("trial_*/trial.json"):
+            trial = read_record(path, TunersTrial, place, "keras-tuner", cure)
+            if path.parent.name != f"trial_{trial['trial_id']}":
+                raise self._unlike(f"{path} says that it is trial {trial['trial_id']}")
+            values[trial["trial_id"]] = trial["hyperparameters"]["values"]
+        path = place / "oracle.json"
+        state = read_record(path, OracleState, place, "keras-tuner", cure)
+        for key in _FIXED & own.keys():
+            if state.get(key) != own[key]:
+                raise self._unlike(f"its {key} is {str(state.get(key))[:60]}, not {own[key]}")
+        named = OracleState.model_validate(state).trials()
+        named |= {each["tuner/trial_id"] for each in values.values() if "tuner/trial_id" in each}
+        if missing := sorted(map(str, named - values.keys())):
+            raise self._unlike(f"trial {missing[0]} is named in it, and is not there")
+        for trial_id, each in values.items():
+            for parameter in self.hyperparameters.space:
+                self._check_value(trial_id, each, parameter.name, parameter.value_to_prob)
+            epochs = range(own.get("max_epochs", 0) + 1)
+            self._check_value(trial_id, each, "tuner/epochs", epochs.index)
+
+    def _check_value(self, trial_id, values, name, place_of):
+        try:
+            if name in values:
+                place_of(values[name])
+        except Exception:  # each kind of hyperparameter fails in its own way
+            words = f"{name} of trial {trial_id} is {str(values[name])[:60]!r}"
+            raise self._unlike(f"{words}, which is not a value of it") from None
+
+    def _unlike(self, words):
+        path = Path(self._project_dir) / "oracle.json"
+        return RunError(f"{path}: this search cannot go on: {words}. {MEND}")
+
+
+class Random(_Lasting, keras_tuner.oracles.RandomSearchOracle):
+    """Random values."""
+
+
+class Bayesian(_Lasting, keras_tuner.oracles.BayesianOptimizationOracle):
+    """A Gaussian process over what was tried."""
+
+
+class Grid(_Lasting, keras_tuner.oracles.GridSearchOracle):
+    """All combinations."""
+
+    def set_state(self, state):
+        """As keras-tuner's, which forgets where it was."""
+        super().set_state(state)
+        values = {name: trial.hyperparameters.values for name, trial in self.trials.items()}
+        compare = functools.cmp_to_key(lambda a, b: self._compare(values[a], values[b]))
+        self._populate_next = sorted(values, key=compare)
+        for name in self._populate_next:
+            self._ordered_ids.insert(name)
+
+
+class Hyperband(_Lasting, keras_tuner.oracles.HyperbandOracle):
+    """Short trainings of many, of which the better ones go on."""
+
+    def _needed(self):
+        entered = {
+            info["id"]
+            for bracket in self._brackets
+            for round_ in bracket["rounds"]
+            for info in round_
+        }
+        return super()._needed() | entered
+
+    @keras_tuner.synchronized
+    def end_trial(self, trial):
+        """As above; a trial that failed at its start leaves its place in the bracket to another.
+
+        keras-tuner waits for the results of all, so that after a failure none would go on.
+        """
+        super().end_trial(trial)
+        if self.trials[trial.trial_id].status == TrialStatus.FAILED:
+            for bracket in self._brackets:
+                first = bracket["rounds"][0]
+                first[:] = [info for info in first if info["id"] != trial.trial_id]
+
+
+def make_oracle(search: Search, hyperparameters, spent: float) -> _Lasting:
+    """The oracle of one stage of a search.
+
+    Args:
+        search: the spec's section.
+        hyperparameters: keras-tuner's, declared.
+        spent: seconds of the stages before.
+    """
+    tuner, goal = search.tuner, search.objective
+    common = {
+        "objective": keras_tuner.Objective(goal.metric, goal.better),
+        "hyperparameters": hyperparameters,
+        "allow_new_entries": False,
+        "tune_new_entries": True,
+        "seed": search.seed + 1,  # keras-tuner takes 0 for none
+    }
+    oracle: _Lasting
+    if tuner.name == "hyperband":
+        longest = tuner.factor ** (tuner.rounds - 1)
+        oracle = Hyperband(
+            max_epochs=longest, factor=tuner.factor, hyperband_iterations=None, **common
+        )
+    elif tuner.name == "bayesian":
+        oracle = Bayesian(num_initial_points=tuner.initial, **common)
+    else:
+        oracle = {"random": Random, "grid": Grid}[tuner.name](**common)
+    oracle.max_trials = search.trials
+    oracle.minutes, oracle.keep, oracle.spent = search.minutes, search.keep, spent
+    return oracle
+
 
 RESULT = "result.json"  # of a trial, in its directory
 
@@ -28,7 +262,7 @@ class StackTuner(keras_tuner.Tuner):
     """Runs the trials of a stage; as chief or worker where keras-tuner's environment says so.
 
     Args:
-        oracle: from `kclr.search.oracles.make_oracle`.
+        oracle: from `kclr.search.tuner.make_oracle`.
         trials: trains them.
         place: Path of the stage; a search that is there goes on.
         listener: is told how it goes.

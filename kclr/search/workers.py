@@ -1,21 +1,193 @@
-"""Several processes on this machine: keras-tuner's chief and its workers, watched over."""
+"""Several processes that share a search: the chief, watched over, and what it tells its workers.
 
+keras-tuner's workers ask their chief over the network, and wait for an hour where nobody answers.
+All share the search's directory, in which a file says that the chief lives, and how it ended.
+"""
+
+import contextlib
+import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
-from kclr.errors import RunError
+from kclr.errors import RunError, reason
+from kclr.runs.paths import atomic
+from kclr.runs.safe_reading import read_json
 from kclr.search.listening import SearchListener
 from kclr.search.tuner import RESULT, result_of
 
+STATE = "chief.json"  # in the search's directory
+
+
+BEAT = 2.0  # seconds between two signs of life
+
+
+# Seconds without one until a worker gives up: time to start a chief again that was killed, and more
+# than a network's disk needs to show what is new.
+PATIENCE = 300.0
+
+
+FIRST = 3600.0  # the same before there was any, as keras-tuner waits
+
+
+SUCCESSOR = 30.0  # seconds for a new chief where the one before has ended
+
+
+@contextlib.contextmanager
+def leading(place: Path) -> Iterator[None]:
+    """Tell a search's workers that its chief lives while the block runs, and then how it ended."""
+    state: dict[str, Any] = {"session": uuid.uuid4().hex, "beat": 0}
+    ended = threading.Event()
+
+    def write():
+        with atomic(place / STATE) as temporary:
+            temporary.write_text(json.dumps(state) + "\n", encoding="utf-8")
+
+    def beat():
+        while not ended.wait(BEAT):
+            state["beat"] += 1
+            with contextlib.suppress(OSError):  # a full disk, which the search itself will meet
+                write()
+
+    write()
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+        state["ended"] = None
+    except BaseException as error:
+        state["ended"] = "it was interrupted" if _is_interrupt(error) else reason(error)
+        raise
+    finally:
+        ended.set()
+        thread.join()
+        with contextlib.suppress(OSError):
+            write()
+
+
+def _is_interrupt(error):
+    return isinstance(error, (KeyboardInterrupt, SystemExit))
+
+
+class Watch:
+    """Looks at a search's chief from time to time, for a worker that waits for it.
+
+    Args:
+        place: Path of the search. now: seconds on any clock.
+
+    Attributes:
+        alive: whether there was a sign of life since the watch began.
+        finished: whether the chief has ended well.
+    """
+
+    def __init__(self, place: Path, now: float):
+        self._place = place
+        self.alive, self.finished = False, False
+        self._since, self._last = now, self._read()
+
+    def look(self, now: float) -> str | None:
+        """Why there is nothing to wait for; None while there is."""
+        state = self._read()
+        if state != self._last:
+            self._since, self._last, self.alive = now, state, True
+        if state and "ended" in state:
+            if not self.alive and now - self._since < SUCCESSOR:
+                return None  # it ended before this process began; there may be a new one soon
+            self.finished = state["ended"] is None
+            return f"has ended: {' '.join(str(state['ended'] or 'it is finished').split())}"
+        patience = PATIENCE if self.alive else FIRST
+        if now - self._since > patience:
+            return f"has given no sign of life for {patience:,.0f} seconds"
+        return None
+
+    def _read(self):
+        try:
+            state = read_json(self._place / STATE, self._place)
+        except RunError:  # none, or half of one
+            return None
+        return state if isinstance(state, dict) else None
+
+    def wait(self, seconds=BEAT / 4):
+        """Wait a little for the chief.
+
+        Raises:
+            RunError: it failed, or gives no sign of life.
+        """
+        self._refuse(self.look(time.monotonic()))
+        time.sleep(seconds)
+
+    def _refuse(self, why):
+        if why:
+            raise RunError(
+                f"{self._place}: the chief of this search {why}. Start the chief again, then this "
+                "worker: what is finished is kept."
+            )
+
+    def asking(self, stub) -> Any:
+        """keras-tuner's stub for its questions, whose calls do not outlast the chief."""
+        return _Asking(stub, self)
+
+    def lost(self, error):
+        """Say why a question had no answer: the chief's own reason, if it comes to give one."""
+        for _ in range(int(4 * SUCCESSOR / BEAT)):
+            self.wait()
+        self._refuse(f"could not answer: {error}")
+
+
+class _Asking:
+    def __init__(self, stub, watch):
+        self._stub, self._watch = stub, watch
+
+    def __getattr__(self, name):
+        import grpc
+
+        def ask(request, **options):
+            # Not the plain call, which hears no Ctrl-C while it waits.
+            asked = getattr(self._stub, name).future(request, **options)
+            try:
+                while True:
+                    with contextlib.suppress(grpc.FutureTimeoutError):
+                        return asked.result(timeout=BEAT)
+                    self._watch.wait(0)
+            except grpc.RpcError as error:
+                self._watch.lost(error.details())
+            finally:
+                asked.cancel()
+
+        return ask
+
+
+def watch_chief(place: Path) -> Watch | None:
+    """Wait for the chief of a search; None where the search is finished already.
+
+    Raises:
+        RunError: the chief failed, or gives no sign of life.
+    """
+    watch = Watch(place, time.monotonic())
+    while not watch.alive:
+        why = watch.look(time.monotonic())
+        if watch.finished:
+            return None
+        watch._refuse(why)
+        time.sleep(BEAT / 4)
+    return watch
+
+
 CHIEF = "chief"
+
+
 MOST_RESTARTS = 5  # of one worker
+
+
 _LOGS = "logs"
 
 

@@ -26,8 +26,7 @@ from kclr.training.checkpoints import TrainingState, restored, state_variables
 from kclr.training.distribution import ALONE, Cluster, is_seed, value_of
 from kclr.training.keras_objects import dtype_policy, keras_augmentation, keras_optimizer
 from kclr.training.reseeding import Reseed
-from kclr.whitening import WindowStatistics, contrast_normalized, standardizing, zca
-from kclr.windows import idle_filters
+from kclr.whitening import WindowStatistics, contrast_normalized, idle_filters, standardizing, zca
 
 STATISTICS_CROPS = 20_000
 _TOGETHER = 512  # of them at once, whatever the batch size
@@ -311,7 +310,7 @@ class _Training:
 
         Returns:
             for each layer the filters that are dead and those that answer as an earlier one, as
-            `kclr.windows.idle_filters` has them over the first batch; answers, float (windows,
+            `kclr.whitening.idle_filters` has them over the first batch; answers, float (windows,
             filters); and the standard deviation of its input.
         """
         found: list[Any] = []

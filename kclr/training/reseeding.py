@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from kclr.windows import idle_filters, unit
+from kclr.whitening import idle_filters, unit
 
 
 class Reseed(keras.callbacks.Callback):
@@ -17,7 +17,7 @@ class Reseed(keras.callbacks.Callback):
     Args:
         blocks: the built `ContrastiveConvBlock`s that are trained, from the image upwards.
         answers: function that returns for each of them what its filters answer to the same images
-            as ever: float (windows, filters). Dead is as `kclr.windows.idle_filters` has it.
+            as ever: float (windows, filters). Dead is as `kclr.whitening.idle_filters` has it.
         every: int, steps between two looks; those of `StepHistory`, and before it in the list.
         total: int, steps of the whole training. There is no look after the last.
         seed: int.

@@ -59,7 +59,7 @@ class Start:
         scale: whether what follows the moved filters is scaled (see `kclr.transfer.initialize`).
         find_run: function that returns the pretrained run of this repeat.
         find_twin: function that returns its end-to-end twin.
-        find_baseline: function of a name in `kclr.transfer.baselines.BASELINES` that returns its
+        find_baseline: function of a name in `kclr.probing.baselines.BASELINES` that returns its
             layers for this repeat.
         find_supervised: function of a number of layers that returns those of the classifier
             trained on the other labelled set in this repeat.

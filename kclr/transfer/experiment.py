@@ -18,7 +18,6 @@ from kclr.keys import Made, check_same, made
 from kclr.probing.protocol import draw
 from kclr.runs.directories import TRACE, TRANSFER, writing
 from kclr.runs.paths import is_full, remove
-from kclr.runs.provenance import hardware, versions
 from kclr.spec.findings import describe
 from kclr.spec.transfer import MOST_LAYERS, TransferSpec
 from kclr.training.keras_objects import dtype_policy
@@ -38,6 +37,7 @@ from kclr.transfer.training import (
     steps_per_epoch,
 )
 from kclr.transfer.twins import compare
+from kclr.version import hardware, versions
 
 __all__ = ["failures", "print_results", "run_experiment"]
 

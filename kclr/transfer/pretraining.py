@@ -13,13 +13,13 @@ import numpy as np
 from kclr.data.fingerprints import array_digest
 from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
+from kclr.probing.baselines import baseline, run_images
 from kclr.probing.protocol import draw
 from kclr.runs.paths import is_full
 from kclr.runs.run import Run, load_run
 from kclr.spec.transfer import TransferSpec
 from kclr.stack import train as train_run
 from kclr.transfer.arms import Start, arms
-from kclr.transfer.baselines import baseline, run_images
 from kclr.transfer.checks import pretrained_spec
 from kclr.transfer.results import Results
 from kclr.transfer.supervised import supervised_run

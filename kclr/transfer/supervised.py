@@ -18,13 +18,13 @@ from kclr.drawing.filters import filter_order, filters_png
 from kclr.errors import RunError
 from kclr.runs.directories import RUN, check_ours, mark
 from kclr.runs.paths import atomic, write_csv
-from kclr.runs.provenance import hardware, versions
 from kclr.runs.run import Run, load_run, write_arrays
 from kclr.spec.transfer import TransferSpec
 from kclr.training.keras_objects import dtype_policy
 from kclr.transfer.arms import first_convolutions
 from kclr.transfer.lsuv import kernel_name
 from kclr.transfer.training import arm_seed, fit, new_classifier, steps_per_epoch
+from kclr.version import hardware, versions
 
 
 def supervised_run(

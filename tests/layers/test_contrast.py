@@ -8,7 +8,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from sklearn.datasets import load_sample_image
 
 from kclr.layers import ContrastiveConvBlock, SharedPatches
-from kclr.layers.contrast import window_deviation
+from kclr.layers.block import window_deviation
 
 EPSILON = 0.001
 KERNEL = (3, 4)

@@ -13,11 +13,11 @@ from PIL import Image
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError, SpecError
 from kclr.layers import stacked
+from kclr.probing.baselines import baseline
 from kclr.runs.records import Unit
 from kclr.runs.run import load_run
 from kclr.spec.transfer import parse_transfer
 from kclr.transfer.arms import Arm, _arms, arms
-from kclr.transfer.baselines import baseline
 from kclr.transfer.experiment import run_experiment
 from kclr.transfer.progress import Bar, JsonLines, Lines, TransferListener
 from kclr.transfer.results import Results, failures, load_results, print_results, slug

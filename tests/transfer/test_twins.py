@@ -5,7 +5,7 @@ import pytest
 
 from kclr.data.labels import load_labelled
 from kclr.learned import PlainLayer
-from kclr.transfer.probe import probe_run
+from kclr.probing.probe import probe_run
 from kclr.transfer.twins import cost, probe_layers
 
 RNG = np.random.default_rng(0)

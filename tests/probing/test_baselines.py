@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from kclr import windows as windows_room
+from kclr import whitening
 from kclr.errors import SpecError
 from kclr.layers import stacked
 from kclr.learned import PlainLayer
+from kclr.probing import baselines
+from kclr.probing.baselines import BASELINES, baseline, run_images
 from kclr.runs.run import Run
-from kclr.transfer import baselines
-from kclr.transfer.baselines import BASELINES, baseline, run_images
 
 LEARNED = [name for name in BASELINES if name != "random"]
 PATCHES = 6000
@@ -174,10 +174,10 @@ def test_an_unknown_baseline_is_refused():
 
 
 def test_wide_maps_take_fewer_patches_rather_than_all_the_memory(photographs, monkeypatch):
-    monkeypatch.setattr(windows_room, "NUMBERS", 108 * 500)
+    monkeypatch.setattr(whitening, "NUMBERS", 108 * 500)
     seen = []
-    covariance = windows_room.covariance
-    monkeypatch.setattr(windows_room, "covariance", lambda w: seen.append(len(w)) or covariance(w))
+    covariance = whitening.covariance
+    monkeypatch.setattr(whitening, "covariance", lambda w: seen.append(len(w)) or covariance(w))
     baseline("whitened", [layer("conv1", 6, 6, 3, 4)], [photographs])
     assert seen == [500]
 

@@ -8,9 +8,9 @@ import grpc
 import pytest
 
 from kclr.errors import RunError
-from kclr.search import chief
-from kclr.search.chief import STATE, Watch, leading, watch_chief
+from kclr.search import workers as chief
 from kclr.search.running import run_search
+from kclr.search.workers import STATE, Watch, leading, watch_chief
 from kclr.spec import parse_spec
 
 

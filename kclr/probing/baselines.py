@@ -24,7 +24,11 @@ from kclr.spec.registry import parts
 from kclr.spec.sizes import MOST_WHITENED
 
 EPSILON = 0.01  # regularisation of the whitening, as in specs
+
+
 LEARNERS = {"whitened": "patches", "kmeans": "kmeans", "pca": "whiten"}
+
+
 BASELINES = ("random", *LEARNERS)
 
 

@@ -17,10 +17,10 @@ from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
 from kclr.layers import stacked
 from kclr.pooling import grid_of_each, hyphened, power_of_each
+from kclr.probing.baselines import BASELINES, baseline, check_baseline, run_images
 from kclr.probing.features import all_maps, features
 from kclr.probing.protocol import check_amount, check_classifier, check_enough, probe
 from kclr.training.keras_objects import dtype_policy
-from kclr.transfer.baselines import BASELINES, baseline, check_baseline, run_images
 
 
 @dataclass(frozen=True)
