@@ -11,7 +11,7 @@ import os
 import time
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras_tuner
 from keras_tuner.engine.trial import TrialStatus
@@ -25,16 +25,14 @@ from kclr.runs.paths import atomic, remove
 from kclr.runs.records import OracleState, TrialResult, TunersTrial, read_record
 from kclr.search.listening import SearchListener
 from kclr.search.trials import Trials, copy_run
-from kclr.search.workers import Watch
 from kclr.spec.search import Search
+
+if TYPE_CHECKING:
+    from kclr.search.workers import Watch
 
 # So many failures in a row, and the search is at fault.
 MOST_FAILURES = 10
-
-
 RUN = "run"  # of a trial, in its directory
-
-
 MEND = "Copy it back, or start the search anew with --overwrite."
 
 
@@ -275,7 +273,7 @@ class StackTuner(keras_tuner.Tuner):
         trials: Trials,
         place: Path,
         listener: SearchListener,
-        watch: Watch | None = None,
+        watch: "Watch | None" = None,
     ):
         self._trials, self._listener, self._place = trials, listener, place
         self._idle = False

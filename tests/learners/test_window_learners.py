@@ -5,7 +5,7 @@ import pytest
 import yaml
 from numpy.lib.stride_tricks import sliding_window_view
 
-from kclr import whitening
+from kclr import whitening as windows_room
 from kclr.errors import SpecError
 from kclr.keys import seed_of
 from kclr.layers import stacked
@@ -40,7 +40,7 @@ def test_the_plain_convolution_gives_the_answers_to_whitened_windows(name, white
     kernel, bias, answers = find(name, photographs, whitening=whitening, threshold=0.25)
     random = np.random.default_rng(0)
     block = {"filters": 20, "kernel_size": 6}
-    made = whitening.input_windows([], block, (*SIZE, 20), photographs, random, 4000)
+    made = windows_room.input_windows([], block, (*SIZE, 20), photographs, random, 4000)
     flat = made.reshape(len(made), -1).astype(np.float64)
     plain = flat @ kernel.reshape(-1, 20).astype(np.float64) + bias
     np.testing.assert_allclose(plain[:4000], answers, atol=2e-3 * np.abs(answers).max())
@@ -57,7 +57,7 @@ def test_a_block_of_normalised_contrast_gives_the_answers_to_whitened_windows(
     kernel, bias, answers = find(name, photographs, whitening=whitening, contrast=contrast)
     random = np.random.default_rng(0)
     block = {"filters": 20, "kernel_size": 6} | contrast
-    made = whitening.input_windows([], block, (*SIZE, 20), photographs, random, 4000)
+    made = windows_room.input_windows([], block, (*SIZE, 20), photographs, random, 4000)
     layer = PlainLayer("made", block | {"pool_size": 1, "activation": None}, kernel, bias)
     maps = stacked([layer], 3).predict(made, verbose=0).reshape(4000, 20)
     np.testing.assert_allclose(maps, answers, atol=2e-3 * np.abs(answers).max())
@@ -70,7 +70,7 @@ def test_windows_of_normalised_contrast_are_whitened_as_scikit_learn_would(photo
 
     flat = sliding_window_view(photographs[::4] / 255, (6, 6), axis=(1, 2))[:, ::3, ::3]
     flat = flat.transpose(0, 1, 2, 4, 5, 3).astype(np.float32).reshape(-1, *SIZE)
-    space = whitening.Whitened(flat.copy(), "zca", 0.01, contrast_epsilon=0.001)
+    space = windows_room.Whitened(flat.copy(), "zca", 0.01, contrast_epsilon=0.001)
     exact = flat.reshape(len(flat), -1).astype(np.float64)
     exact -= exact.mean(axis=1, keepdims=True)
     exact /= np.sqrt(exact.var(axis=1, keepdims=True) + 0.001)
@@ -97,7 +97,7 @@ def test_whitened_windows_are_those_of_scikit_learn(photographs):
 
     flat = sliding_window_view(photographs[::4] / 255, (6, 6), axis=(1, 2))[:, ::3, ::3]
     flat = flat.transpose(0, 1, 2, 4, 5, 3).astype(np.float32).reshape(-1, *SIZE)
-    space = whitening.Whitened(flat.copy(), "zca", 0.01)
+    space = windows_room.Whitened(flat.copy(), "zca", 0.01)
     pca = PCA().fit(flat.reshape(len(flat), -1).astype(np.float64))
     variances = pca.explained_variance_ * (len(flat) - 1) / len(flat)
     scale = np.sqrt(variances + 0.01 * variances.mean())
@@ -107,7 +107,7 @@ def test_whitened_windows_are_those_of_scikit_learn(photographs):
 
 def test_zca_filters_answer_to_one_number_each(photographs):
     _, _, answers = find("whiten", photographs, filters=216, basis="zca")
-    made = whitening.input_windows(
+    made = windows_room.input_windows(
         [],
         {"kernel_size": 6, "filters": 216},
         (*SIZE, 216),
@@ -115,7 +115,7 @@ def test_zca_filters_answer_to_one_number_each(photographs):
         np.random.default_rng(0),
         4000,
     )
-    whitened = whitening.Whitened(made, "zca", 0.01).windows
+    whitened = windows_room.Whitened(made, "zca", 0.01).windows
     np.testing.assert_array_equal(answers, np.concatenate([whitened, -whitened], axis=1))
 
 
@@ -134,7 +134,7 @@ def test_competing_update_is_the_rule_of_the_paper_window_by_window():
 
 def test_hebbian_filters_find_the_directions_that_windows_have():
     random = np.random.default_rng(0)
-    planted = whitening.unit(random.normal(size=(5, 30)))
+    planted = windows_room.unit(random.normal(size=(5, 30)))
     windows = planted[random.integers(5, size=4000)] + 0.05 * random.normal(size=(4000, 30))
     found = parts("learner")["hebbian"](epochs=100, repulsion=0.1).directions(
         windows, None, 20, random
@@ -147,7 +147,7 @@ def test_idle_filters_are_the_dead_and_the_later_of_two_alike():
     answers = np.random.default_rng(0).normal(size=(500, 4))
     answers[:, 1] = 3.0
     answers[:, 3] = 2 * answers[:, 0] + 1
-    assert whitening.idle_filters(answers) == ([1], [3])
+    assert windows_room.idle_filters(answers) == ([1], [3])
 
 
 @pytest.fixture(scope="module")
