@@ -15,6 +15,8 @@ from kclr.health import check_input
 from kclr.layers import smallest_image, stacked
 from kclr.learned import PlainLayer
 
+CROPS = 20_000  # of a layer's input that its statistics are measured on
+
 
 class WindowStatistics:
     """Mean and covariance of windows, gathered batch by batch.

@@ -3,11 +3,22 @@ import os
 import numpy as np
 import pytest
 
+import kclr.whitening
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Most trainings of the tests are compiled for a few steps, so compiling takes longer than they do.
+# Trainings of a few steps spend their time on what comes before the first one. So XLA compiles only
+# what is said to be compiled, and where a test asks for `with_xla`; and windows are counted sooner.
+os.environ["KCLR_XLA"] = "0"
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+kclr.whitening.CROPS = 2_000
+
+
+@pytest.fixture
+def with_xla(monkeypatch):
+    """As users have it: XLA compiles, although no spec says so."""
+    monkeypatch.delenv("KCLR_XLA")
 
 
 @pytest.fixture(scope="session")
@@ -40,4 +51,6 @@ def two_layers(tmp_path_factory):
     from kclr.spec import parse_spec
 
     out = tmp_path_factory.mktemp("runs") / "two"
-    return kclr.train(parse_spec(TWO_LAYERS), out, text=TWO_LAYERS)
+    with pytest.MonkeyPatch.context() as context:
+        context.delenv("KCLR_XLA")
+        return kclr.train(parse_spec(TWO_LAYERS), out, text=TWO_LAYERS)

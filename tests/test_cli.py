@@ -12,6 +12,7 @@ import yaml
 from kclr.__main__ import main as whole_program
 from kclr.cli import main
 from kclr.runs.directories import RUN, writing
+from tests.processes import Forked
 
 SPEC = """
 stack:
@@ -21,17 +22,20 @@ stack:
 
 
 def kclr(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "kclr", *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, **options,
-    )  # fmt: skip
+    """The exit status, and what was printed to the one and the other stream."""
+    process = Forked(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    out, err = process.communicate()
+    return process.returncode, out, err
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     (folder / "tiny.yaml").write_text(SPEC)
-    result = kclr("train", "tiny.yaml", "--set", "seed=3", cwd=folder)
+    result = subprocess.run(
+        [sys.executable, "-m", "kclr", "train", "tiny.yaml", "--set", "seed=3"],
+        capture_output=True, text=True, timeout=300, cwd=folder,
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return folder, result
 
@@ -66,8 +70,8 @@ def test_training_again_asks_what_to_do(trained, capsys, monkeypatch):
 
 def test_json_lines_can_be_followed_by_a_machine(tmp_path):
     (tmp_path / "tiny.yaml").write_text(SPEC)
-    result = kclr("train", "tiny.yaml", "--json", "--out", "run", cwd=tmp_path)
-    events = [json.loads(line) for line in result.stdout.splitlines()]
+    _, out, _ = kclr("train", "tiny.yaml", "--json", "--out", "run", cwd=tmp_path)
+    events = [json.loads(line) for line in out.splitlines()]
     assert [event["event"] for event in events] == [
         "layer", "images", "started", "row", "row", "learned", "finished",
     ]  # fmt: skip
@@ -165,15 +169,12 @@ def test_an_empty_folder_of_images_is_said_before_tensorflow_is_loaded(tmp_path,
 def test_a_full_disk_is_a_failed_run_that_can_be_resumed(tmp_path):
     (tmp_path / "tiny.yaml").write_text(SPEC)
 
-    def little_room():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
     arguments = ("train", "tiny.yaml", "--out", "run")
-    full = kclr(*arguments, cwd=tmp_path, preexec_fn=little_room)
-    assert full.returncode == 1
-    assert "Traceback" not in full.stderr
-    assert "--resume" in full.stderr
-    assert kclr(*arguments, "--resume", cwd=tmp_path).returncode == 0
+    status, _, err = kclr(*arguments, cwd=tmp_path, file_limit=20_000)
+    assert status == 1
+    assert "Traceback" not in err
+    assert "--resume" in err
+    assert kclr(*arguments, "--resume", cwd=tmp_path)[0] == 0
 
 
 def test_init_on_a_full_disk_leaves_nothing_in_the_way_and_says_what_to_do(tmp_path, capsys):

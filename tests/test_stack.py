@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -16,6 +15,7 @@ import kclr.learned
 from kclr.data.sources import as_images
 from kclr.runs.directories import RUN, writing
 from kclr.spec import parse_spec
+from tests.processes import Forked
 
 ONE_LAYER = """
 data: photos
@@ -106,7 +106,7 @@ def test_the_keras_model_is_the_stack_of_the_kernels_on_disk(run):
         np.testing.assert_array_equal(bias, layer.bias)
 
 
-def test_the_same_seed_gives_the_same_kernels_bit_for_bit(run, tmp_path):
+def test_the_same_seed_gives_the_same_kernels_bit_for_bit(run, tmp_path, with_xla):
     again = train(TWO_LAYERS, tmp_path / "again", bare=True)
     for one, other in zip(kernels(run.path), kernels(again.path), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -141,7 +141,7 @@ def test_overwriting_starts_anew_and_spares_what_is_no_run(tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
-def test_adding_a_layer_trains_only_that_layer(run, tmp_path):
+def test_adding_a_layer_trains_only_that_layer(run, tmp_path, with_xla):
     train(ONE_LAYER, tmp_path / "grown")
     first = tmp_path / "grown/layers/01-conv1/kernel.npy"
     before = first.stat().st_mtime_ns
@@ -289,12 +289,8 @@ stack:
 
 def started(tmp_path, out):
     (tmp_path / "long.yaml").write_text(LONG)
-    return subprocess.Popen(
-        [sys.executable, "-m", "kclr", "train", str(tmp_path / "long.yaml"), "--out", str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # A shell may have these tests ignore it, and the process would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    words = ("train", tmp_path / "long.yaml", "--out", out)
+    return Forked(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def wait_for_rows(out, rows, process):

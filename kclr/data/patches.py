@@ -263,6 +263,8 @@ class PatchTripletGenerator:
         narrow = pixels.shape[0] is not None and pixels.shape[0] < 1 << 31
         index_type = tf.int32 if narrow else tf.int64
 
+        # Nothing in it is for AutoGraph, which would take longer over it than tracing does.
+        @tf.autograph.experimental.do_not_convert
         def batch(step):
             images = sampling.select_images(
                 self.seed, step, chunk, self.batch_size, tf.size(heights, tf.int64)

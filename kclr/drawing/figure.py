@@ -45,6 +45,10 @@ def own_figure(**options):
 
 def save(figure, path, transparent=False):
     """Write a figure as PNG, whole or not at all."""
+    if (layout := figure.get_layout_engine()) and figure.axes:
+        # As savefig would, which draws everything twice for it.
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     with atomic(path) as temporary:
         figure.savefig(
             temporary, format="png", dpi=figure.dpi, transparent=transparent,

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from kclr.errors import SpecError
+from kclr.keras_backend import xla
 from kclr.layers import ContrastiveConvBlock, smallest_image
 from kclr.pooling import grid_of_each, pool_maps, power_of_each, signed_power
 
@@ -44,10 +45,12 @@ class Features:
         self.model, self._grid, self._power, self._flips = model, grid, power, flips
         # Means of bfloat16 maps take XLA a sixth of the time. Beside a GPU it may be forbidden.
         self._cells = tf.function(
-            _cells, jit_compile=not tf.config.list_physical_devices("GPU"), autograph=False
+            _cells,
+            jit_compile=xla() and not tf.config.list_physical_devices("GPU"),
+            autograph=False,
         )
         # XLA compiles anew for every shape.
-        self._compiled = tf.function(self._pooled, jit_compile=jit, autograph=False)
+        self._compiled = tf.function(self._pooled, jit_compile=jit and xla(), autograph=False)
         self._plain = tf.function(self._pooled, autograph=False, reduce_retracing=True)
 
     def _pooled(self, inputs):

@@ -8,11 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kclr import whitening
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import as_images
 from kclr.errors import CollapseError
 from kclr.events import Listener
 from kclr.health import SMALLER_STEPS, check_input, check_learned, fault, varies
+from kclr.keras_backend import xla
 from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches, stacked
 from kclr.layers.fast import several_replicas
 from kclr.learned import Learned, PlainLayer, skipped_words
@@ -28,7 +30,6 @@ from kclr.training.keras_objects import dtype_policy, keras_augmentation, keras_
 from kclr.training.reseeding import Reseed
 from kclr.whitening import WindowStatistics, contrast_normalized, idle_filters, standardizing, zca
 
-STATISTICS_CROPS = 20_000
 _TOGETHER = 512  # of them at once, whatever the batch size
 _MOST_JUDGED = 20  # batches to look at before a layer is taken for dead
 _LARGE = 100.0  # the largest number of a kernel that no healthy training comes to
@@ -203,7 +204,8 @@ class _Training:
             # Measured on a CPU: XLA wins in float32, oneDNN wins bfloat16 convolutions. On a GPU
             # Keras offers no XLA together with determinism.
             jit = (
-                top.train.precision == "float32"
+                xla()
+                and top.train.precision == "float32"
                 and not patches.augment
                 and cluster.replicas == 1
                 and not tf.config.list_physical_devices("GPU")
@@ -269,7 +271,7 @@ class _Training:
     def _check_input(self, generator, below):
         """Refuse an input that nothing can be learned from; blank crops call for more of them."""
         windows = np.empty(0)
-        for crops, _ in generator.crops().take(-(-STATISTICS_CROPS // generator.batch_size)):
+        for crops, _ in generator.crops().take(-(-whitening.CROPS // generator.batch_size)):
             maps = self._inputs[0](tf.cast(crops, "float32") / 255, training=False).numpy()
             maps = maps.reshape(-1, maps.shape[-1])
             windows = np.concatenate([windows[:1], maps]) if len(windows) else maps
@@ -410,7 +412,7 @@ def _whitening(block, generator, below):
     channels = below.output_shape[-1]
     window = block.kernel_size**2 if block.whitening == "zca" else 1
     statistics = WindowStatistics(window * channels)
-    batches = -(-STATISTICS_CROPS // generator.batch_size)
+    batches = -(-whitening.CROPS // generator.batch_size)
     anchors = generator.views().take(batches).map(lambda patches, _: patches[:, 0])
     for patches in anchors.batch(-(-_TOGETHER // generator.batch_size)):
         maps = tf.reshape(patches, (-1, *patches.shape[2:]))
