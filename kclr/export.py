@@ -21,8 +21,7 @@ import tensorflow as tf
 
 from kclr.errors import RunError, SpecError
 from kclr.layers import smallest_image, stacked
-from kclr.pooling import POOLS, MapPooling, grid_of_each, hyphened, power_of_each
-from kclr.probing.features import all_maps
+from kclr.pooling import MapPooling, Pooling, hyphened
 from kclr.runs.directories import SAVED_MODEL, check_ours, share
 from kclr.runs.paths import as_path, atomic
 from kclr.runs.run import Run
@@ -79,7 +78,7 @@ def write_keras(model, path):
         model.save(temporary)
 
 
-def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False, power=1.0):
+def write_saved_model(model, path, pooling: Pooling | None = None):
     """Write a SavedModel that TensorFlow runs without kclr.
 
     `tf.saved_model.load(path)`, which must be kept, has these functions, for one image or more of
@@ -88,8 +87,8 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False, p
     channels (ValueError) and smaller images (ValueError or InvalidArgumentError).
 
     - `features(images)`, also as `serve`: float32 (batch, height, width, filters), the map.
-    - `embed(images)`: float32 (batch, length), the pooled map (see `kclr.pooling.pool_maps`); with
-      `all_layers` those of all layers side by side, from the image upwards.
+    - `embed(images)`: float32 (batch, length), the pooled map (see `kclr.pooling.Pooling`), or
+      those of all layers side by side, from the image upwards.
 
     Called on arrays they are traced anew for every image size (some 60 ms). For images of many
     sizes use them in `tf.data.Dataset.map`, or the named signatures, which have one dtype each:
@@ -102,11 +101,7 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False, p
     Args:
         model: from `stack_model`.
         path: of the directory.
-        pool: "mean", "max", "grid" or "flatten".
-        grid_size: int, cells of the grid on each side; or, with `all_layers`, one for each layer.
-        all_layers: bool, whether `embed` gives the vectors of all layers.
-        power: float above 0, up to 1, that the pooled numbers are raised to; or a list, as
-            `grid_size`.
+        pooling: what `embed` gives; the mean of each cell of a 2x2 grid when left out.
 
     Raises:
         RunError: `path` is a directory that kclr did not write, or it cannot be written.
@@ -114,7 +109,8 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False, p
     check_ours(path, SAVED_MODEL)
     smallest, channels = smallest_image(model), model.input_shape[-1]
 
-    both = _with_embeddings(model, pool, grid_size, all_layers, power)
+    pooling = pooling or Pooling()
+    both = _with_embeddings(model, pooling)
 
     def traced(output):
         part = keras.Model(both.input, both.output[output])
@@ -160,10 +156,10 @@ def write_saved_model(model, path, pool="grid", grid_size=2, all_layers=False, p
         "channels": channels,
         "smallest_image": smallest,
         "filters": model.output_shape[-1],
-        "pool": pool,
-        "all_layers": all_layers,
-        "power": power,
-        **({"grid_size": grid_size} if pool == "grid" else {}),
+        "pool": pooling.pool,
+        "all_layers": pooling.all_layers,
+        "power": pooling.power,
+        **({"grid_size": pooling.grid} if pooling.pool == "grid" else {}),
     }
     with _writing(path) as temporary:
         tf.saved_model.save(module, temporary, signatures=signatures)
@@ -195,23 +191,19 @@ def require_onnx():
         raise RunError(f"ONNX cannot be written: {error}. Use: pip install 'kclr[onnx]'") from None
 
 
-def write_onnx(model, path, pool="grid", grid_size=2, all_layers=False, power=1.0):
+def write_onnx(model, path, pooling: Pooling | None = None):
     """Write an ONNX file with the input `image` and the outputs `features` and `embeddings`.
 
     Args:
         model: from `stack_model`.
         path: of the file, `.onnx`.
-        pool: "mean", "max", "grid" or "flatten".
-        grid_size: int, cells of the grid on each side; or, with `all_layers`, one for each layer.
-        all_layers: bool, whether the embeddings are those of all layers side by side.
-        power: float above 0, up to 1, that the pooled numbers are raised to; or a list, as
-            `grid_size`.
+        pooling: of the embeddings; the mean of each cell of a 2x2 grid when left out.
 
     Raises:
         RunError: a package is missing.
     """
     require_onnx()
-    both = _with_embeddings(model, pool, grid_size, all_layers, power)
+    both = _with_embeddings(model, pooling or Pooling())
     with _writing(path) as temporary:
         both.export(
             str(temporary),
@@ -221,24 +213,20 @@ def write_onnx(model, path, pool="grid", grid_size=2, all_layers=False, power=1.
         )
 
 
-def write_litert(model, path, size, pool="grid", grid_size=2, all_layers=False, power=1.0):
+def write_litert(model, path, size, pooling: Pooling | None = None):
     """Write a LiteRT file with the input `image` and the outputs `features` and `embeddings`.
 
     Args:
         model: from `stack_model`.
         path: of the file, `.tflite`.
         size: int, height and width of the images. The batch stays free.
-        pool: "mean", "max", "grid" or "flatten".
-        grid_size: int, cells of the grid on each side; or, with `all_layers`, one for each layer.
-        all_layers: bool, whether the embeddings are those of all layers side by side.
-        power: float above 0, up to 1, that the pooled numbers are raised to; or a list, as
-            `grid_size`.
+        pooling: of the embeddings; the mean of each cell of a 2x2 grid when left out.
 
     Raises:
         SpecError: images of that size leave no cell of the map.
     """
     _check_litert_size(model, size)
-    both = _with_embeddings(model, pool, grid_size, all_layers, power)
+    both = _with_embeddings(model, pooling or Pooling())
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
     module.serve = tf.function(
@@ -253,13 +241,11 @@ def write_litert(model, path, size, pool="grid", grid_size=2, all_layers=False, 
         temporary.write_bytes(converter.convert())
 
 
-def _with_embeddings(model, pool, grid_size, all_layers, power):
-    maps = all_maps(model).outputs if all_layers else [model.output]
-    grids = grid_of_each(grid_size, len(maps), "grid_size")
-    powers = power_of_each(power, len(maps))
+def _with_embeddings(model, pooling):
+    maps = pooling.maps(model).outputs
     vectors = [
-        MapPooling(pool, *options, dtype="float32")(each)
-        for each, *options in zip(maps, grids, powers, strict=True)
+        MapPooling(pooling.pool, *options, dtype="float32")(each)
+        for each, options in zip(maps, pooling.of_each(len(maps)), strict=True)
     ]
     pooled = keras.layers.Concatenate(dtype="float32")(vectors) if vectors[1:] else vectors[0]
     return keras.Model(model.input, {"features": model.output, "embeddings": pooled})
@@ -317,15 +303,11 @@ def export_run(
             the pooling, as `exports/02-conv2-grid2`, so that one export replaces only its like, and
             what `summary.json` vouches for stays as training left it.
         layers: int, only that many, from the image upwards; all of them when left out.
-        pool: how `embed` makes a vector of a map: "mean", "max", "grid" or "flatten".
-        grid_size: int from 1 to 64, cells of the grid on each side; or, with `all_layers`, a list
-            of one for each layer, from the image upwards.
+        pool, grid_size, all_layers, power: how `embed` makes a vector of the maps; see
+            `kclr.pooling.Pooling`, where `grid_size` is called `grid`.
         onnx: bool, write `model.onnx` too.
         litert: bool, write `model.tflite` too.
         litert_size: int, height and width of the LiteRT model's images.
-        all_layers: bool, let `embed` give the vectors of all layers side by side.
-        power: float above 0, up to 1, that the pooled numbers are raised to (see
-            `kclr.pooling.signed_power`); or a list, as `grid_size`.
 
     Returns:
         The paths that were written.
@@ -334,17 +316,16 @@ def export_run(
         SpecError: an option is not possible.
         RunError: `out` holds files of a finished run, or something could not be read or written.
     """
-    if pool not in POOLS:
-        raise SpecError(f"pool: {pool!r} is not known. Use one of {', '.join(POOLS)}.")
+    pooling = Pooling(grid_size, power, all_layers, pool=pool, grid_argument="grid_size")
     trained = run.layers
     trained = trained[: _number_of_layers(trained, layers)]
-    grid_of_each(grid_size, len(trained) if all_layers else 1, "grid_size")  # raises what is not
-    powers = power_of_each(power, len(trained) if all_layers else 1)
+    powers = {own for _, own in pooling.of_stack(len(trained))}
     if out is None:
-        pooling = f"{pool}{hyphened(grid_size)}" if pool == "grid" else pool
-        every = "-all-layers" * all_layers
-        every += f"-power{hyphened(power)}" if set(powers) != {1} else ""
-        out = run.path / "exports" / f"{trained[-1].directory.name}-{pooling}{every}"
+        name = f"{trained[-1].directory.name}-{pool}"
+        name += hyphened(grid_size) if pool == "grid" else ""
+        name += "-all-layers" * all_layers
+        name += f"-power{hyphened(power)}" if powers != {1} else ""
+        out = run.path / "exports" / name
     names = ["model.keras", "saved_model", *["model.onnx"] * onnx, *["model.tflite"] * litert]
     out = as_path(out)
     paths = [out / name for name in names]
@@ -359,11 +340,11 @@ def export_run(
         if path.name == "model.keras":
             write_keras(model, path)
         elif path.name == "saved_model":
-            write_saved_model(model, path, pool, grid_size, all_layers, power)
+            write_saved_model(model, path, pooling)
         elif path.name == "model.onnx":
-            write_onnx(model, path, pool, grid_size, all_layers, power)
+            write_onnx(model, path, pooling)
         else:
-            write_litert(model, path, litert_size, pool, grid_size, all_layers, power)
+            write_litert(model, path, litert_size, pooling)
     return paths
 
 

@@ -1,11 +1,93 @@
 """How a feature map of any size becomes one vector, for classifiers and for search by likeness."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
 import keras
 from keras import ops
 
 from kclr.errors import SpecError
+from kclr.layers import ContrastiveConvBlock
 
 POOLS = ("mean", "max", "grid", "flatten")
+PRECISIONS = ("float32", "mixed_bfloat16")
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Which maps of a stack make the features of an image, and how.
+
+    A map pooled over a grid, often after the square root, is what a linear classifier of frozen
+    features sees in Coates, Lee and Ng (2011, "An analysis of single-layer networks in unsupervised
+    feature learning", section 3.3), there over 2x2 cells.
+
+    Attributes:
+        grid: int from 1 to 64, cells of the grid on each side (see `grid_mean`); or a list of them,
+            one for each map, from the image upwards.
+        power: float above 0, up to 1, that the pooled numbers are raised to (see `signed_power`);
+            or a list, as `grid`.
+        all_layers: bool, the maps of all layers, side by side; else that of the top layer.
+        flips: bool, the mean of the features of each image and of its mirror image. A linear
+            classifier on it is one that averages its answers to both.
+        precision: of the convolutions: "float32" or "mixed_bfloat16", which pays on cores with AMX.
+        pool: "mean", "max", "grid" or "flatten" (see `pool_maps`).
+        grid_argument: what `grid` is called, in messages.
+
+    Raises:
+        SpecError: a value is none of these.
+    """
+
+    grid: Any = 2
+    power: Any = 1.0
+    all_layers: bool = False
+    flips: bool = False
+    precision: str = "float32"
+    pool: str = "grid"
+    grid_argument: str = "grid"
+
+    def __post_init__(self):
+        for argument, known in (("pool", POOLS), ("precision", PRECISIONS)):
+            value = getattr(self, argument)
+            if value not in known:
+                raise SpecError(
+                    f"{argument}: {value!r} is not known. Use one of {', '.join(known)}."
+                )
+        grid_of_each(self.grid, None, self.grid_argument)
+        power_of_each(self.power, None)
+
+    def of_each(self, count: int) -> list[tuple[Any, float]]:
+        """The grid and the power of each of some maps, from the image upwards.
+
+        Raises:
+            SpecError: `grid` or `power` is a list of another number of them.
+        """
+        grids = grid_of_each(self.grid, count, self.grid_argument)
+        return list(zip(grids, power_of_each(self.power, count), strict=True))
+
+    def of_stack(self, layers: int) -> list[tuple[Any, float]]:
+        """The same for the maps of a stack of so many layers: all, or that of its top alone."""
+        return self.of_each(layers if self.all_layers else 1)
+
+    def of_lowest(self, layers: int) -> "Pooling":
+        """The pooling of a stack's lowest layers, while those above are not there."""
+        grid, power = (
+            own[:layers] if isinstance(own, (list, tuple)) else own
+            for own in (self.grid, self.power)
+        )
+        return replace(self, grid=grid, power=power)
+
+    def maps(self, model) -> keras.Model:
+        """The model that gives the maps to pool: those of all blocks of a stack, or its output."""
+        if not self.all_layers:
+            return model
+        blocks = [layer.output for layer in model.layers if isinstance(layer, ContrastiveConvBlock)]
+        return keras.Model(model.input, blocks)
+
+    def lengths(self, filters: Sequence[int]) -> list[int]:
+        """How many numbers each of some maps with so many filters makes; not for "flatten"."""
+        each = zip(filters, self.of_each(len(filters)), strict=True)
+        return [count * _cells(self.pool, grid) for count, (grid, _) in each]
 
 
 def grid_mean(maps, grid_size):
@@ -41,7 +123,7 @@ def grid_of_each(grid, count, argument="grid"):
 
     Args:
         grid: int, or a list of them.
-        count: int, of the maps.
+        count: int, of the maps; None where any number of them will do.
         argument: what `grid` is called, in messages.
 
     Raises:
@@ -59,7 +141,7 @@ def power_of_each(power, count):
 
     Args:
         power: float above 0, up to 1, or a list of them.
-        count: int, of the maps.
+        count: int, of the maps; None where any number of them will do.
 
     Raises:
         SpecError: they are not as many as the maps, or one is not possible.
@@ -72,8 +154,8 @@ def power_of_each(power, count):
 
 
 def _of_each(value, count, argument):
-    values = list(value) if isinstance(value, (list, tuple)) else [value] * count
-    if len(values) != count:
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * (count or 1)
+    if count is not None and len(values) != count:
         raise SpecError(
             f"{argument}: {len(values)} numbers for {count} map{'s' * (count != 1)}. Give one for "
             "all, or one for each layer, from the image upwards."
@@ -134,6 +216,10 @@ def pool_maps(maps, pool="grid", grid_size=2, power=1.0):
     return ops.reshape(maps, (batch, height * width * channels))
 
 
+def _cells(pool, grid_size):
+    return grid_size**2 if pool == "grid" else 1
+
+
 @keras.saving.register_keras_serializable(package="kclr")
 class MapPooling(keras.layers.Layer):
     """`pool_maps` as a layer: what comes between a stack's map and a classifier.
@@ -163,10 +249,8 @@ class MapPooling(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape
-        if self.pool in ("mean", "max"):
-            return (batch, channels)
-        if self.pool == "grid":
-            return (batch, self.grid_size**2 * channels)
+        if self.pool != "flatten":
+            return (batch, channels * _cells(self.pool, self.grid_size))
         known = height is not None and width is not None
         return (batch, height * width * channels if known else None)
 

@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_image
 from kclr import export
 from kclr.errors import RunError, SpecError
 from kclr.layers import smallest_image
-from kclr.pooling import pool_maps
+from kclr.pooling import Pooling, pool_maps
 from kclr.runs.run import load_run
 from kclr.runs.safe_reading import sha256
 
@@ -340,7 +340,7 @@ def test_images_of_another_kind_are_refused(saved, images):
     ],
 )
 def test_embed_pools_as_the_option_says(run, model, tmp_path, pool, pooled):
-    export.write_saved_model(model, tmp_path / "saved_model", pool=pool)
+    export.write_saved_model(model, tmp_path / "saved_model", Pooling(pool=pool))
     loaded = tf.saved_model.load(tmp_path / "saved_model")
     for size in SIZES:
         images = photo(*size) / 255
@@ -349,7 +349,7 @@ def test_embed_pools_as_the_option_says(run, model, tmp_path, pool, pooled):
 
 
 def test_grid_of_the_option_is_laid_over_the_map(run, model, tmp_path):
-    export.write_saved_model(model, tmp_path / "saved_model", pool="grid", grid_size=3)
+    export.write_saved_model(model, tmp_path / "saved_model", Pooling(grid=3))
     loaded = tf.saved_model.load(tmp_path / "saved_model")
     images = photo(2, 31, 33) / 255
     maps = in_float64(images, run.layers)

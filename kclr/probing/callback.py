@@ -16,14 +16,14 @@ from kclr.errors import SpecError
 from kclr.layers import ContrastiveConvBlock, SharedPatches, stacked
 from kclr.learned import Learned, PlainLayer
 from kclr.model import TripletModel
-from kclr.pooling import power_of_each
-from kclr.probing.features import Features, all_maps, check_fits
+from kclr.pooling import Pooling
+from kclr.probing.features import Features, check_fits
+from kclr.probing.judging import FrozenFeatures
 from kclr.probing.protocol import (
     check_amount,
     check_classifier,
     check_enough,
     draw,
-    probe,
     validation_rows,
 )
 from kclr.spec import schema
@@ -94,14 +94,12 @@ class Probe(keras.callbacks.Callback):
         super().__init__()
         check_amount(labels)
         check_classifier(classifier)
-        power_of_each(power, len(power) if isinstance(power, (list, tuple)) else 1)
-        cells = grid if isinstance(grid, (list, tuple)) else [grid]
-        for name, value in (("every", every), ("limit", limit), *(("grid", n) for n in cells)):
+        self.pooling = Pooling(grid, power, flips=flips)
+        for name, value in (("every", every), ("limit", limit)):
             if value is not None and value < 1:
                 raise SpecError(f"{name}: {value} is not possible. Use 1 or more.")
         self.data, self.every, self.labels, self.limit = data, every, labels, limit
-        self.classifier, self.grid, self.power = classifier, grid, power
-        self.flips, self.seed = flips, seed
+        self.classifier, self.seed = classifier, seed
         self.encoder, self.on_result, self.step = encoder, on_result, start
         self.results: list[dict[str, Any]] = []
         self.seconds = 0.0
@@ -153,15 +151,12 @@ class Probe(keras.callbacks.Callback):
         started = time.perf_counter()
         encoder = self._current()
         if self._features is None or self._features.model is not encoder:
-            jit = _compiles(encoder)
-            self._features = Features(encoder, self.grid, self.power, self.flips, jit)
+            self._features = Features(encoder, self.pooling, _compiles(encoder))
         made = self._features(images)
         np.nan_to_num(made, copy=False, posinf=0, neginf=0)  # of weights that left the numbers
-        fitting, judged = made[~judging], made[judging]
         labels = np.asarray(images.labels)
-        accuracy, _, _ = probe(
-            fitting, labels[~judging], judged, labels[judging], self.classifier, 1.0, self.seed
-        )
+        frozen = FrozenFeatures(made[~judging], labels[~judging], made[judging], labels[judging])
+        accuracy = frozen.score(self.classifier, seed=self.seed).accuracy
         seconds = time.perf_counter() - started
         self.seconds += seconds
         seconds, self._reading = seconds + self._reading, 0.0
@@ -260,6 +255,9 @@ class StackProbe:
 
     def __init__(self, options: schema.Probe, images: Labelled | None = None):
         self._options, self._images = options, images
+        self._pooling = Pooling(
+            options.grid, options.power, options.all_layers, options.flips, options.precision
+        )
         self._latest: Probe | None = None
 
     def of_training(self, below, layers: Sequence[schema.Layer], blocks, start, on_result) -> Probe:
@@ -285,15 +283,16 @@ class StackProbe:
         options = self._options
         # The images are read by the first probe of a run, and used by all.
         data = self._latest.data if self._latest else self._images or options.data
+        pooling = self._pooling.of_lowest(layers)
         self._latest = Probe(
             data,
             every=every,
             labels=options.labels,
             limit=options.limit,
             classifier=options.classifier,
-            grid=_lowest(options.grid, layers),
-            power=_lowest(options.power, layers),
-            flips=options.flips,
+            grid=pooling.grid,
+            power=pooling.power,
+            flips=pooling.flips,
             encoder=encoder,
             on_result=on_result,
             start=start,
@@ -302,9 +301,9 @@ class StackProbe:
 
     def _stack(self, layers):
         """The model of plain layers, and the one that gives what is judged of it."""
-        with dtype_policy(self._options.precision):
+        with dtype_policy(self._pooling.precision):
             model = stacked(layers, layers[0].kernel.shape[2])
-            return model, all_maps(model) if self._options.all_layers else model
+            return model, self._pooling.maps(model)
 
     def _current(self, below, layers, blocks) -> Callable[[], keras.Model]:
         """A function that returns what is judged, with the weights of the blocks as they are."""
@@ -324,11 +323,6 @@ class StackProbe:
             return judged
 
         return current
-
-
-def _lowest(value, layers):
-    """Of a list of one for each layer, those of the lowest ones."""
-    return value[:layers] if isinstance(value, tuple) else value
 
 
 def _named(layer, kernel, bias):

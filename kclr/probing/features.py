@@ -4,26 +4,19 @@ import math
 import tempfile
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from kclr.errors import SpecError
 from kclr.keras_backend import xla
 from kclr.layers import ContrastiveConvBlock, smallest_image
-from kclr.pooling import grid_of_each, pool_maps, power_of_each, signed_power
+from kclr.pooling import Pooling, pool_maps, signed_power
 
 _MEGABYTE = 1 << 20
 
 
-def all_maps(model) -> keras.Model:
-    """The model that gives the maps of every block of `model`, from the image upwards."""
-    blocks = [layer.output for layer in model.layers if isinstance(layer, ContrastiveConvBlock)]
-    return keras.Model(model.input, blocks)
-
-
 class Features:
-    """Mean-pooled maps of a frozen model, in evaluation mode, batch after batch.
+    """Pooled maps of a frozen model, in evaluation mode, batch after batch.
 
     The graph is made once for a size of images, and reads the weights as they are at each call.
 
@@ -31,18 +24,13 @@ class Features:
         model: Keras layer or model, from images (batch, height, width, channels) to a map (batch,
             height, width, filters), to vectors (batch, ...), or to a list of these, whose features
             then stand side by side.
-        grid: int, cells of the grid on each side of a map (see `kclr.pooling.grid_mean`), or a list
-            of them, one for each of the model's outputs.
-        power: float above 0, up to 1, that the pooled features are raised to (see
-            `kclr.pooling.signed_power`), or a list of them, one for each of the model's outputs.
-        flips: bool, give the mean of the features of each image and of its mirror image. A linear
-            classifier on it is one that averages its answers to both.
+        pooling: how a map becomes a vector; lists of it are for each of the model's outputs.
         jit: bool, compile with XLA. For convolution blocks that takes a third of the time of the
             plain graph; not every layer of Keras can be compiled.
     """
 
-    def __init__(self, model, grid=2, power=1.0, flips=False, jit=True):
-        self.model, self._grid, self._power, self._flips = model, grid, power, flips
+    def __init__(self, model, pooling: Pooling, jit=True):
+        self.model, self._pooling = model, pooling
         # Means of bfloat16 maps take XLA a sixth of the time. Beside a GPU it may be forbidden.
         self._cells = tf.function(
             _cells,
@@ -55,26 +43,19 @@ class Features:
 
     def _pooled(self, inputs):
         inputs = tf.cast(inputs, tf.float32) / (1 if inputs.dtype.is_floating else 255)
-        if not self._flips:
+        if not self._pooling.flips:
             return self._vectors(inputs)
         return (self._vectors(inputs) + self._vectors(inputs[:, :, ::-1])) / 2
 
     def _vectors(self, inputs):
         outputs = self.model(inputs, training=False)
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-        grids = grid_of_each(self._grid, len(outputs))
-        powers = power_of_each(self._power, len(outputs))
-        vectors = [
-            self._cells(each, grid) if len(each.shape) == 4 else _flat(each)
-            for each, grid in zip(outputs, grids, strict=True)
-        ]
-        return tf.concat(
-            [
-                signed_power(tf.cast(each, tf.float32), power)
-                for each, power in zip(vectors, powers, strict=True)
-            ],
-            axis=-1,
-        )
+        vectors = []
+        for each, (grid, power) in zip(outputs, self._pooling.of_each(len(outputs)), strict=True):
+            is_map = len(each.shape) == 4
+            vector = self._cells(each, self._pooling.pool, grid) if is_map else _flat(each)
+            vectors.append(signed_power(tf.cast(vector, tf.float32), power))
+        return tf.concat(vectors, axis=-1)
 
     def __call__(self, images, batch_size=256, memory=4096):
         """The features of images.
@@ -110,17 +91,17 @@ class Features:
         return out
 
 
-def features(model, images, grid=2, batch_size=256, memory=4096, power=1.0, flips=False):
+def features(model, images, pooling: Pooling | None = None, batch_size=256, memory=4096):
     """The features of images, made once (see `Features`).
 
     XLA compiles what computes in float32; convolutions in bfloat16 are faster without it.
     """
     jit = getattr(model, "compute_dtype", "float32") == "float32"
-    return Features(model, grid, power, flips, jit)(images, batch_size, memory)
+    return Features(model, pooling or Pooling(), jit)(images, batch_size, memory)
 
 
-def _cells(maps, grid):
-    return pool_maps(tf.cast(maps, tf.float32), "grid", grid)
+def _cells(maps, pool, grid):
+    return pool_maps(tf.cast(maps, tf.float32), pool, grid)
 
 
 def _flat(vectors):

@@ -15,12 +15,10 @@ import numpy as np
 
 from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
-from kclr.layers import stacked
-from kclr.pooling import grid_of_each, hyphened, power_of_each
+from kclr.pooling import Pooling, hyphened
 from kclr.probing.baselines import BASELINES, baseline, check_baseline, run_images
-from kclr.probing.features import all_maps, features
-from kclr.probing.protocol import check_amount, check_classifier, check_enough, probe
-from kclr.training.keras_objects import dtype_policy
+from kclr.probing.judging import FrozenFeatures, stack_features
+from kclr.probing.protocol import check_amount, check_classifier, check_enough
 
 
 @dataclass(frozen=True)
@@ -102,13 +100,7 @@ def probe_run(
         baselines: of "random", "whitened", "kmeans" and "pca", made from the images that the run
             was trained on.
         classifiers: of "ridge", "logistic" and "knn".
-        grid: int, cells on each side that the maps are pooled over; or, with `all_layers`, a list
-            of one for each layer, from the image upwards.
-        all_layers: bool, put the features of all layers side by side; else those of the top layer.
-        power: float above 0, up to 1, that the pooled features are raised to (see
-            `kclr.pooling.signed_power`); or a list, as `grid`.
-        flips: bool, average the features of each image and of its mirror image.
-        precision: of the convolutions: "float32" or "mixed_bfloat16", which pays on cores with AMX.
+        grid, all_layers, power, flips, precision: see `kclr.pooling.Pooling`.
         seed: int, of the first repeat; the next ones count on from it.
         repeats: int, draws of the labels. Baselines get new kernels for each.
         limit: int, use only the first so many images of each split, where `data` is a name.
@@ -125,8 +117,8 @@ def probe_run(
     for name in baselines:
         check_baseline(name, layers)
     _check(labels, classifiers, repeats, limit, seed)
-    grid_of_each(grid, len(layers) if all_layers else 1)  # raises what is not possible
-    powers = power_of_each(power, len(layers) if all_layers else 1)
+    pooling = Pooling(grid, power, all_layers, flips, precision)
+    powers = {own for _, own in pooling.of_stack(len(layers))}
     tell = progress or (lambda words: None)
     channels = layers[0].kernel.shape[2]
     tell("reading labelled images")
@@ -139,7 +131,7 @@ def probe_run(
     own_name = run.path.resolve().name
     own_name = f"run {own_name}" if own_name in BASELINES else own_name
     suffix = ", all layers" if all_layers and len(layers) > 1 else ""
-    suffix += f", power {hyphened(power)}" if set(powers) != {1} else ""
+    suffix += f", power {hyphened(power)}" if powers != {1} else ""
     suffix += ", flips" if flips else ""
     results = []
     for shown in (own_name, *baselines):
@@ -150,14 +142,11 @@ def probe_run(
                 layers, made = baseline(shown, run.layers, unlabelled, own_seed), None
             if made is None:
                 tell(f"{shown}: features")
-                with dtype_policy(precision):
-                    model = stacked(layers, channels)
-                    model = all_maps(model) if all_layers else model
-                made = _features(model, train, test, grid=grid, power=power, flips=flips)
+                made = stack_features(layers, train, test, pooling)
             for amount, classifier in itertools.product(labels, classifiers):
                 tell(f"{shown}: {classifier}, labels {amount:g}")
                 results.append(
-                    _result(shown + suffix, made, train, test, classifier, amount, own_seed)
+                    _result(shown + suffix, made, train.name, classifier, amount, own_seed)
                 )
     return results
 
@@ -177,36 +166,19 @@ def _check(labels, classifiers, repeats, limit, seed):
             raise SpecError(f"{argument}: nothing is given. Leave it out, or name one.")
 
 
-@dataclass(frozen=True)
-class _Features:
-    """float32 (images, numbers) of training and test images, and the seconds that they took."""
-
-    train: Any
-    test: Any
-    seconds: float
-
-
-def _features(model, train, test, **options):
+def _result(shown, made: FrozenFeatures, data, classifier, amount, seed):
     start = time.perf_counter()
-    own, judged = (features(model, part, **options) for part in (train, test))
-    return _Features(own, judged, time.perf_counter() - start)
-
-
-def _result(shown, made, train, test, classifier, amount, seed):
-    start = time.perf_counter()
-    accuracy, strength, count = probe(
-        made.train, train.labels, made.test, test.labels, classifier, amount, seed
-    )
+    score = made.score(classifier, amount, seed)
     return ProbeResult(
         features=shown,
         classifier=classifier,
-        data=train.name,
+        data=data,
         labels=amount,
-        label_count=count,
+        label_count=score.label_count,
         seed=seed,
-        accuracy=accuracy,
-        strength=strength,
-        dimensions=made.train.shape[1],
+        accuracy=score.accuracy,
+        strength=score.strength,
+        dimensions=made.fitting.shape[1],
         feature_seconds=round(made.seconds, 3),
         fit_seconds=round(time.perf_counter() - start, 3),
     )

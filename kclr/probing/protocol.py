@@ -4,6 +4,8 @@ Every figure comes from it: the strength is chosen on a part of the training lab
 out; what judges is looked at once, at the end.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from kclr.errors import SpecError
@@ -18,6 +20,20 @@ VALIDATION_SHARE = 0.2
 _DRAW, _HOLD_OUT, _VALIDATE = range(3)  # so that a draw and its held-out part are independent
 
 
+class Score(NamedTuple):
+    """What a classifier of frozen features came to.
+
+    Attributes:
+        accuracy: share of the judging images that were classified correctly.
+        strength: what the held-out labels chose (see `kclr.probing.readouts`).
+        label_count: labels that were used, the held-out ones included.
+    """
+
+    accuracy: float
+    strength: float
+    label_count: int
+
+
 def probe(
     train_features,
     train_labels,
@@ -26,7 +42,7 @@ def probe(
     classifier="ridge",
     labels: float | int = 1.0,
     seed=0,
-) -> tuple[float, float, int]:
+) -> Score:
     """Fit a classifier on some of the labels and test it.
 
     Args:
@@ -35,9 +51,6 @@ def probe(
         classifier: "ridge", "logistic" or "knn" (see `kclr.probing.readouts`).
         labels: a share of the training labels, or a number for each class (see `draw`).
         seed: int, of the labels drawn and of those that choose the strength.
-
-    Returns:
-        The share of test images classified correctly, the strength, and the number of labels.
 
     Raises:
         SpecError: the classifier or the amount of labels is none of these, or the labels are too
@@ -50,7 +63,7 @@ def probe(
         train_features, train_labels, rows, hold_out(train_labels[rows], seed)
     )
     right = fitted.predict(test_features) == test_labels
-    return float(right.mean()), float(fitted.strength), len(rows)
+    return Score(float(right.mean()), float(fitted.strength), len(rows))
 
 
 def draw(labels, amount, seed):

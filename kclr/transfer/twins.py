@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kclr.data.labels import Labelled
-from kclr.layers import stacked
-from kclr.probing.features import all_maps, features
-from kclr.probing.protocol import probe
+from kclr.pooling import Pooling
+from kclr.probing.judging import stack_features
 from kclr.runs.paths import is_full
 from kclr.runs.records import JudgedLayers
 from kclr.runs.run import Run
@@ -109,20 +108,9 @@ def probe_layers(layers, training: Labelled, test: Labelled, seed) -> dict[str, 
     Raises:
         SpecError: the images are too small for the layers.
     """
-    grid = PROBE["grid"]
-    model = all_maps(stacked(layers, training.images.shape[-1]))
-    parts = [features(model, labelled, grid) for labelled in (training, test)]
-    # A layer's numbers stand behind those of the layers below it.
-    widths = {"top_layer": grid * grid * layers[-1].kernel.shape[-1], "all_layers": 0}
+    frozen = stack_features(layers, training, test, Pooling(PROBE["grid"], all_layers=True))
+    judged = {"top_layer": slice(-1, None), "all_layers": None}
     return {
-        name: probe(
-            parts[0][:, -width:],
-            training.labels,
-            parts[1][:, -width:],
-            test.labels,
-            PROBE["classifier"],
-            PROBE["labels"],
-            seed,
-        )[0]
-        for name, width in widths.items()
+        name: frozen.score(PROBE["classifier"], PROBE["labels"], seed, part).accuracy
+        for name, part in judged.items()
     }

@@ -17,6 +17,7 @@ from kclr.callbacks import Probe, StepHistory
 from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
 from kclr.layers import ContrastiveConvBlock, SharedPatches, stacked
+from kclr.pooling import Pooling
 from kclr.probing.features import features
 from kclr.probing.protocol import probe, validation_rows
 
@@ -155,7 +156,7 @@ def test_it_agrees_with_the_probe_of_the_layers_themselves():
     layer = SimpleNamespace(
         name="conv1", block={"filters": 6, "kernel_size": 3}, kernel=kernel, bias=bias
     )
-    made = features(stacked([layer], 1), IMAGES, grid=3)
+    made = features(stacked([layer], 1), IMAGES, Pooling(grid=3))
     expected, _, _ = probe(
         made[~judging], LABELS[~judging], made[judging], LABELS[judging], labels=0.5
     )

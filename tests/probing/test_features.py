@@ -7,7 +7,8 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from kclr.layers import stacked
-from kclr.probing.features import all_maps, features, room
+from kclr.pooling import Pooling
+from kclr.probing.features import features, room
 from kclr.training.keras_objects import dtype_policy
 
 
@@ -49,7 +50,7 @@ def kernel():
 
 def test_features_are_those_of_a_convolution_in_numpy(images, kernel):
     first = layer(kernel)
-    found = features(stacked([first], 3), images, grid=2, batch_size=4)
+    found = features(stacked([first], 3), images, batch_size=4)
     assert found.dtype == np.float32
     # The map is 13x13, so the grid's cells overlap.
     expected = halves(convolved(images / 255, first.kernel, first.bias))
@@ -60,7 +61,7 @@ def test_features_averaged_over_mirror_images(images, kernel):
     first = layer(kernel)
     mirrored = np.ascontiguousarray(images[:, :, ::-1])
     expected = [halves(convolved(each / 255, kernel, first.bias)) for each in (images, mirrored)]
-    found = features(stacked([first], 3), images, grid=2, batch_size=4, flips=True)
+    found = features(stacked([first], 3), images, Pooling(flips=True), batch_size=4)
     np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=1e-4, atol=1e-5)
 
 
@@ -70,7 +71,7 @@ def test_features_raised_to_a_power_before_the_mean_over_mirror_images(images, k
     expected = [
         np.sqrt(halves(convolved(each / 255, kernel, first.bias))) for each in (images, mirrored)
     ]
-    found = features(stacked([first], 3), images, batch_size=4, power=0.5, flips=True)
+    found = features(stacked([first], 3), images, Pooling(power=0.5, flips=True), batch_size=4)
     np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=1e-3, atol=1e-4)
 
 
@@ -88,7 +89,9 @@ def test_features_of_all_layers_stand_side_by_side(images, kernel):
     below = convolved(images / 255, first.kernel, first.bias)
     above = convolved(below, second.kernel, second.bias)
     both = np.concatenate([halves(below), halves(above)], axis=1)
-    np.testing.assert_allclose(features(all_maps(model), images), both, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        features(Pooling(all_layers=True).maps(model), images), both, rtol=1e-4, atol=1e-5
+    )
     np.testing.assert_allclose(features(model, images), halves(above), rtol=1e-4, atol=1e-5)
 
 

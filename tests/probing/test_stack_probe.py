@@ -11,7 +11,8 @@ from kclr.data.labels import load_labelled
 from kclr.errors import RunError
 from kclr.events import Bars, Listener, describe
 from kclr.layers import stacked
-from kclr.probing.features import all_maps, features
+from kclr.pooling import Pooling
+from kclr.probing.features import features
 from kclr.probing.protocol import probe, validation_rows
 from kclr.report.tables import print_run
 from kclr.spec import parse_spec
@@ -79,7 +80,7 @@ def test_the_last_figure_is_that_of_the_plain_layers_on_disk(probed, index):
     """Whitening and batch normalisation folded, padding as in the spec, layers below frozen."""
     layers = probed.layers[: index + 1]
     images = load_labelled("digits", "train", 3, 150)
-    made = features(stacked(layers, 3), images, grid=1)
+    made = features(stacked(layers, 3), images, Pooling(grid=1))
     judging = validation_rows(images.labels, 0)
     fitting = images.labels[~judging]
     accuracy, _, _ = probe(made[~judging], fitting, made[judging], images.labels[judging])
@@ -143,7 +144,7 @@ def test_layers_that_are_trained_at_once_are_probed_at_the_topmost(tmp_path):
     run = train(PROBE + "train: {end_to_end: true}\n" + text, tmp_path / "run")
     assert "probe_accuracy" not in run.layers[0].facts
     images = load_labelled("digits", "train", 3, 150)
-    made = features(stacked(run.layers, 3), images, grid=1)
+    made = features(stacked(run.layers, 3), images, Pooling(grid=1))
     judging = validation_rows(images.labels, 0)
     accuracy, _, _ = probe(
         made[~judging], images.labels[~judging], made[judging], images.labels[judging]
@@ -213,9 +214,10 @@ def test_all_layers_are_judged_side_by_side_each_on_its_own_grid(plain, tmp_path
     images = load_labelled("digits", "train", 3, 150)
     judging = validation_rows(images.labels, 0)
     for depth in (1, 2):
+        pooling = Pooling([1, 2][:depth], [0.5, 1][:depth], all_layers=True)
         with dtype_policy("mixed_bfloat16"):
-            model = all_maps(stacked(run.layers[:depth], 3))
-        made = features(model, images, grid=[1, 2][:depth], power=[0.5, 1][:depth])
+            model = pooling.maps(stacked(run.layers[:depth], 3))
+        made = features(model, images, pooling)
         assert made.shape[1] == [8, 8 + 4 * 6][depth - 1]
         accuracy, _, _ = probe(
             made[~judging], images.labels[~judging], made[judging], images.labels[judging]
