@@ -35,6 +35,10 @@ class Listener:
     def kept(self, index, layer):
         """Layer `index` was finished before and stays as it is."""
 
+    def decoding(self, done, total):
+        """Picture `done` of `total` is decoded, of large ones that `memory` does not hold. Called
+        before the training begins."""
+
     def started(self, total, done, patches):
         """The training begins: `total` steps of `patches` patches, of which `done` are done."""
 
@@ -108,6 +112,9 @@ class JsonLines(Listener):
     def hashing(self, done, total):
         print_event("hashing", done=done, pictures=total)
 
+    def decoding(self, done, total):
+        print_event("decoding", layer=self._name, done=done, pictures=total)
+
     def layer(self, index, layer, sizes):
         self._name = layer.name
         print_event("layer", layer=layer.name, index=index)
@@ -147,8 +154,14 @@ class Lines(Listener):
             print(f"hashing {total:,} pictures, to know them again", flush=True)
         self._hashing = True
 
+    def decoding(self, done, total):
+        now = time.perf_counter()
+        if now - self._told >= EVERY_SECONDS:
+            self._told = now
+            print(f"{self._name}: decoded picture {done:,} of {total:,}", flush=True)
+
     def layer(self, index, layer, sizes):
-        self._name = layer.name
+        self._name, self._told = layer.name, -EVERY_SECONDS
         print(f"{layer.name}: preparing", flush=True)
 
     def images(self, name, census):
@@ -197,6 +210,9 @@ class Bars(Listener):
 
     def hashing(self, done, total):
         self._status.update(f"hashing pictures, to know them again: {done:,} of {total:,}")
+
+    def decoding(self, done, total):
+        self._status.update(f"{self._name}: decoded picture {done:,} of {total:,}")
 
     def layer(self, index, layer, sizes):
         self._name = layer.name

@@ -303,11 +303,15 @@ class _Recorder(Listener):
 
     def __init__(self, run, layers, below, listener, tensorboard, probe):
         self._run, self._layers, self._below, self._listener = run, layers, below, listener
-        self._name, self._probe = layers[-1].name, probe
+        self._name, self._probe, self._total = layers[-1].name, probe, None
         self._events = None
         if tensorboard:
             place = run.path / "tensorboard" / self._name
             self._events = tf.summary.create_file_writer(str(place))
+
+    def decoding(self, done, total):
+        if self._total is None:  # later ones are decoded beside the steps
+            self._listener.decoding(done, total)
 
     def probes(self, blocks, start):
         if self._probe is None:

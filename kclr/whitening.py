@@ -106,7 +106,7 @@ NUMBERS = 125_000_000  # of all windows together, half a gigabyte
 _BATCH = 512
 
 
-def input_windows(below, block, shape, images, random, count):
+def input_windows(below, block, shape, images, random, count, tell=None):
     """Random windows of a layer's input.
 
     Args:
@@ -116,6 +116,7 @@ def input_windows(below, block, shape, images, random, count):
         images: what `kclr.data.sources.as_images` takes.
         random: numpy Generator.
         count: int, how many; fewer where they would hold more than `NUMBERS` numbers.
+        tell: as `PatchTripletGenerator` has it.
 
     Returns:
         float32 (count, kernel height, kernel width, channels).
@@ -130,7 +131,11 @@ def input_windows(below, block, shape, images, random, count):
     image_channels = one_cell[0].kernel.shape[2]
     size = max(smallest_image(stacked(one_cell, image_channels, padding="valid")))
     patches = PatchTripletGenerator(
-        images, patch_size=max(size, 2), batch_size=_BATCH, seed=int(random.integers(1 << 31))
+        images,
+        patch_size=max(size, 2),
+        batch_size=_BATCH,
+        seed=int(random.integers(1 << 31)),
+        tell=tell,
     )
     if patches.channels != image_channels:
         raise SpecError(

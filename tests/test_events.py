@@ -49,6 +49,16 @@ def test_a_long_layer_says_where_it_is_and_a_short_one_does_not(monkeypatch, cap
     assert line.startswith("conv1: step 500 of 1,000, loss 0.250, ")
 
 
+def test_decoding_of_large_pictures_is_told_at_times(capsys):
+    (layer,) = parse_spec("stack: [{}]").stack
+    lines = progress.Lines()
+    lines.layer(0, layer, None)
+    capsys.readouterr()
+    for done in range(1, 9):
+        lines.decoding(done, 8)
+    assert capsys.readouterr().out == "conv1: decoded picture 1 of 8\n"
+
+
 def test_words_while_something_is_loaded_are_left_out_where_they_would_pile_up(capfd):
     with contextlib.ExitStack() as stack:
         tell = stack.enter_context(events.status("loading"))

@@ -36,6 +36,8 @@ class PatchTripletGenerator:
         seed: any whole number.
         memory: megabytes of pixels to keep; the source's own bound when left out.
         crops_per_image: crops of each image in an epoch.
+        tell: function of two ints, which is told which of how many pictures was decoded, where
+            they do not fit in `memory` and are large.
 
     Attributes:
         image_count: images that crops are taken from; estimated for a source that is larger than
@@ -64,6 +66,7 @@ class PatchTripletGenerator:
         seed=0,
         memory=None,
         crops_per_image=1,
+        tell=None,
     ):
         self.patch_size = _whole("patch_size", patch_size, 1)
         self.max_shift = None if max_shift is None else _whole("max_shift", max_shift, 1)
@@ -100,7 +103,7 @@ class PatchTripletGenerator:
             for words in self.images.warnings:
                 warnings.warn(words, stacklevel=2)
         if self._buffer is None:
-            self._chunks = pool.Chunks(self.images, self.crop_size, memory, self.seed)
+            self._chunks = pool.Chunks(self.images, self.crop_size, memory, self.seed, tell)
             self.image_count = self._chunks.count * self._chunks.images_per_picture
         self.steps_per_epoch = max(1, self.image_count * self.crops_per_image // self.batch_size)
 

@@ -5,14 +5,16 @@ gather, whatever their mix. A source that fits in its `memory` is read once; of 
 chunk is kept, used for a while, and replaced by the next one, which is read in the meantime.
 """
 
+import functools
 import itertools
 import math
 import threading
 import weakref
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any
 
+from kclr.data.fingerprints import Tell
 from kclr.data.pixels import UnreadableError
 from kclr.data.sources import Images
 from kclr.errors import RunError
@@ -24,8 +26,10 @@ _PROBE = 64  # pictures that are read to tell whether all will fit
 _DECODED_PIXELS = 5e8
 _FEWEST = 64  # pictures in a chunk, so that a batch meets enough different ones
 _MOST_CROPS = 256  # crops of one image before its chunk is replaced
+_TOLD_PIXELS = 1e8  # decoded, about a second's, between two words of how it goes
 
 _loaded: weakref.WeakKeyDictionary[Images, "PixelBuffer"] = weakref.WeakKeyDictionary()
+_too_large: weakref.WeakKeyDictionary[Images, int] = weakref.WeakKeyDictionary()  # for bytes
 
 
 @dataclass(frozen=True)
@@ -129,13 +133,16 @@ def load(images: Images, memory=None) -> PixelBuffer | None:
     loaded = _loaded.get(images)
     if loaded is not None and loaded.pixels.nbytes <= size:
         return loaded
+    if size <= _too_large.get(images, -1):
+        return None
     packer = _Packer(size, images.channels)
     for number, (name, found) in enumerate(images.pictures(), 1):
-        if not all(packer.add(name, image) for image in found):
-            return None
+        fits = all(packer.add(name, image) for image in found)
         # Half as much again: the first pictures may be larger than the others.
         used = packer.used * images.channels
-        if number == _PROBE and images.count and used / number * images.count > 1.5 * size:
+        probed = number == _PROBE and images.count
+        if not fits or (probed and used / number * images.count > 1.5 * size):
+            _too_large[images] = size
             return None
     _loaded[images] = packer.buffer()
     return _loaded[images]
@@ -149,48 +156,58 @@ class Chunks:
     tiles as many random ones as are its share of the memory. So a chunk is a function of its
     number and the seed alone, and a run that starts in the middle meets the same ones.
 
+    Where memory holds the tiles of several turns of the source, as of few but huge pictures, a
+    picture is decoded once for all of these.
+
     Args:
         images: the images of a source.
         crop_size: px; smaller images are skipped.
-        memory: megabytes, for the chunk in use, the next one and the copy in between.
+        memory: megabytes, for the chunk in use, the next one and the copy in between, and for the
+            tiles of turns to come.
         seed: of the random tiles.
+        tell: is told which of how many pictures was decoded, where it takes a while.
 
     Attributes:
         count: pictures in the source.
         pictures: pictures in a chunk.
         crops: crops to take of each image of a chunk, about as many as would cover it once.
         images_per_picture: more than one where the source is cut into tiles.
+        turns: of the source, that a picture is decoded for at once.
     """
 
-    def __init__(self, images, crop_size, memory=None, seed=0):
+    def __init__(self, images, crop_size, memory=None, seed=0, tell: Tell | None = None):
         memory = images.memory if memory is None else memory
         self.images, self.crop_size, self.seed = images, crop_size, seed
         self.tile = max(TILE, crop_size)
         self.bytes = max(memory * _MEGABYTE // 3, 4 * self.tile**2 * images.channels)
         self.count = images.count or sum(1 for _ in images.pictures())
+        most = max(self.tile**2 * images.channels, self.bytes // _FEWEST)  # bytes of a picture
+        # A chunk is no larger than a turn, and up to three of them are in memory.
+        self.turns = max(1, 3 * self.bytes // (most * max(1, self.count)) - 3)
+        self._tell, self._untold = tell, 0
+        self._reader = None
+        self._place = (0, 0)  # the turn and the picture that the reader comes to next
+        # What pictures gave, from which turn on. Where there is room for no turn of all of them, it
+        # is what was read of the first ones to learn their sizes.
+        self._ahead: dict[int, tuple[int, Any]] = {}
+        self._room = self.count if self.turns > 1 else self.bytes // most
         raw, kept, found = self._probe()
         self.images_per_picture = max(1, round(found))
         fitting = int(self.bytes / (kept * images.channels * 1.1))
         decoded = max(_FEWEST, int(_DECODED_PIXELS / raw))
         self.pictures = max(2, min(self.count, fitting, decoded))
         self.crops = max(1, min(_MOST_CROPS, math.ceil(kept / found / crop_size**2)))
-        self._position = -1
-        self._reader = None
-        self._next: tuple[int, Future] | None = None
+        self._held: dict[int, Future] = {}  # the chunk in use and the next one
         self._lock = threading.Lock()
         self.failure: Exception | None = None
 
     def _probe(self):
         """Mean pixels decoded and kept, and images, of a picture: of the first ones that serve."""
         sizes = []
-
-        def measure(number, images):
-            raw = sum(image.shape[0] * image.shape[1] for image in images)
-            kept = self._reduce(number, images)
-            return raw, sum(image.shape[0] * image.shape[1] for image in kept), len(kept)
-
-        for _, size in self.images.pictures(0, measure):
-            sizes += [size] if size else []
+        for number in range(self.count):
+            _, raw, images = self._picture(number, keep=number < self._room)
+            kept = sum(image.shape[0] * image.shape[1] for image in images)
+            sizes += [(raw, kept, len(images))] if images else []
             if len(sizes) == _PROBE:
                 break
         if not sizes:
@@ -203,9 +220,6 @@ class Chunks:
     def _reduce(self, number, images):
         import numpy as np
 
-        images = [image for image in images if min(image.shape[:2]) >= self.crop_size]
-        if not images:
-            raise UnreadableError(f"smaller than the crop of {self.crop_size} px")
         random = np.random.default_rng([self.seed % (1 << 63), number])
         fitting = max(1, self.bytes // _FEWEST // images[0].nbytes)
         if len(images) > fitting:
@@ -223,33 +237,37 @@ class Chunks:
     def get(self, index) -> PixelBuffer:
         """Chunk `index`; the one after it is then read in the background."""
         with self._lock:
-            waiting, self._next = self._next, None
-            if waiting and waiting[0] == index:
-                buffer = waiting[1].result()
-            else:
-                if waiting:
-                    waiting[1].exception()  # the reader serves one chunk at a time
-                buffer = self._load(index)
-            future: Future = Future()
-            self._next = index + 1, future
-        threading.Thread(
-            target=self._fill, args=(index + 1, future), daemon=True, name="kclr-chunk"
-        ).start()
+            held = self._held
+            self._held = {number: held[number] for number in (index, index + 1) if number in held}
+            for number in held.keys() - self._held.keys():
+                held[number].exception()  # the reader serves one chunk at a time, and stops soon
+            if index not in self._held:
+                self._held[index] = Future()
+                self._fill(index, self._held[index])
+            try:
+                buffer = self._held[index].result()
+            except Exception:
+                self._held = {}
+                raise
+            if index + 1 not in self._held:
+                self._held[index + 1] = Future()
+                threading.Thread(
+                    target=self._fill,
+                    args=(index + 1, self._held[index + 1]),
+                    daemon=True,
+                    name="kclr-chunk",
+                ).start()
         return buffer
 
     def _fill(self, index, future):
         try:
-            future.set_result(self._load(index))
-        except Exception as error:  # whoever asks for the chunk gets it
+            future.set_result(self._read(index))
+        except CancelledError as error:
             future.set_exception(error)
-
-    def _load(self, index):
-        try:
-            return self._read(index)
-        except Exception as error:
+        except Exception as error:  # whoever asks for the chunk gets it
             # TensorFlow passes on the text of an exception, not the exception.
             self.failure = error
-            raise
+            future.set_exception(error)
 
     def _read(self, index):
         packer = _Packer(self.bytes, self.images.channels)
@@ -257,7 +275,9 @@ class Chunks:
         stop = position + self.pictures
         # A chunk needs two images; more pictures are read where nearly all are unusable.
         while position < stop or (len(packer.sizes) < 2 and position < stop + self.count):
-            name, images = self._picture(position)
+            if index not in self._held:
+                raise CancelledError
+            name, _, images = self._picture(position, keep=self.turns > 1)
             for image in images:
                 packer.add(name, image)
             position += 1
@@ -265,19 +285,44 @@ class Chunks:
             raise too_few(self.images, len(packer.sizes))
         return packer.buffer()
 
-    def _picture(self, position):
-        """The images of a picture, read on where the last one ended if that is the one before."""
-        if self._reader is None or position != self._position or position % self.count == 0:
-            turn = position // self.count
+    def _picture(self, position, keep):
+        """Name, decoded pixels and images of a picture, which is read where it is not held."""
+        turn, number = divmod(position, self.count)
+        first = turn // self.turns * self.turns
+        held = self._ahead.pop(number, None)
+        if held is None or held[0] != first:
+            held = first, *self._decoded(first, number)
+        if keep:
+            self._ahead[number] = held
+        _, name, raw, images = held
+        each = len(images) // self.turns
+        return name, raw, images[(turn - first) * each : (turn - first + 1) * each]
 
-            def reduce(number, images):
-                return self._reduce(turn * self.count + number, images)
-
+    def _decoded(self, first, number):
+        """Name, pixels, and what a picture gives in the turns from `first` on, all in a row."""
+        if self._reader is None or self._place != (first, number):
+            self._ahead = self._ahead if self.turns > 1 else {}
             if self._reader is not None:
                 self._reader.close()
-            self._reader = self.images.pictures(position % self.count, reduce)
-        self._position = position + 1
-        return next(self._reader, ("", []))
+            self._reader = self.images.pictures(number, functools.partial(self._tiles, first))
+        self._place = first, number + 1
+        name, found = next(self._reader, ("", []))
+        raw, *images = found or [0]
+        self._untold += raw
+        if self._tell and self._untold > _TOLD_PIXELS:
+            self._untold = 0
+            self._tell(number + 1, self.count)
+        return name, raw, images
+
+    def _tiles(self, first, number, images):
+        """The pixels of a picture, and tiles of it for each turn."""
+        raw = sum(image.shape[0] * image.shape[1] for image in images)
+        images = [image for image in images if min(image.shape[:2]) >= self.crop_size]
+        if not images:
+            raise UnreadableError(f"smaller than the crop of {self.crop_size} px")
+        turns = range(first, first + self.turns)
+        tiles = (self._reduce(turn * self.count + number, images) for turn in turns)
+        return [raw, *itertools.chain.from_iterable(tiles)]
 
 
 def too_few(images, count) -> RunError:

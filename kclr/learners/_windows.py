@@ -41,7 +41,7 @@ class WindowLearner(Part):
         """
         raise NotImplementedError
 
-    def find(self, block, shape, below, images, random, whitening, epsilon):
+    def find(self, block, shape, below, images, random, whitening, epsilon, tell=None):
         """The plain convolution of a layer, and whitened windows with what it answers to them.
 
         Args:
@@ -51,6 +51,7 @@ class WindowLearner(Part):
             images: what `kclr.data.sources.as_images` takes.
             random: numpy Generator.
             whitening, epsilon: as a spec's block has them; contrast is in `block`.
+            tell: as `PatchTripletGenerator` has it.
 
         Returns:
             kernel: float32 of that shape. bias: float32 (filters,). answers: float32 (windows,
@@ -60,7 +61,7 @@ class WindowLearner(Part):
 
         from kclr.whitening import Whitened, input_windows
 
-        made = input_windows(below, block, shape, images, random, self.windows)
+        made = input_windows(below, block, shape, images, random, self.windows, tell)
         contrast = block["contrast_epsilon"] if block.get("contrast") == "patch" else None
         space = Whitened(
             made, whitening, epsilon, standardize=bool(below), contrast_epsilon=contrast
@@ -80,7 +81,8 @@ class WindowLearner(Part):
         Args:
             layer: of the spec. below: the layers below (see `kclr.layers.stacked`). images: what
                 `kclr.data.sources.as_images` takes. seed: int.
-            sizes, checkpoint, listener: not needed; it takes seconds.
+            listener: is told how pictures are decoded. sizes, checkpoint: not needed; the rest
+            takes seconds.
 
         Returns:
             `Learned`, whose facts are seconds, and how many filters are dead or twins of others.
@@ -105,6 +107,7 @@ class WindowLearner(Part):
             np.random.default_rng(seed),
             block.whitening,
             block.whitening_epsilon,
+            listener.decoding,
         )
         dead, alike = idle_filters(answers)
         facts = {

@@ -124,6 +124,9 @@ class _Steps(Listener):
     def hashing(self, done, total):
         self._tell(f"hashing pictures, to know them again: {done:,} of {total:,}")
 
+    def decoding(self, done, total):
+        self._tell(f"{self._name}: decoded picture {done:,} of {total:,}")
+
     def layer(self, index, layer, sizes):
         self._name = layer.name
         self._tell(f"{layer.name}: preparing")

@@ -84,6 +84,7 @@ def train_layers(
         batch_size=batch_size,
         crops_per_image=top.train.crops_per_image,
         seed=patches_seed,
+        tell=listener.decoding,
     )
     image_count = generator.image_count
     if cluster.by_file:

@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from kclr.data import pool
-from kclr.data.sources import as_images, source
+from kclr.data.sources import Images, as_images, source
 from kclr.errors import RunError
 
 
@@ -141,3 +141,73 @@ def test_source_cut_into_many_tiles_keeps_a_share_of_them(folder):
     assert {image.shape[0] for image in map(buffer.image, range(len(buffer)))} == {20}
     small = {"5.bmp", "50.bmp", "150.bmp"} & {name for name, _ in images.skipped}
     assert len(set(buffer.names)) == min(200, chunks.pictures) - len(small)
+
+
+class Decoded:
+    """Pictures of noise as a source that counts how often each is decoded."""
+
+    def __init__(self, count, size, memory):
+        random = np.random.default_rng(7)
+        self.pixels = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(count)]
+        self.numbers = []
+        self.images = Images(self._records, channels=3, count=count, memory=memory)
+
+    def _records(self, start):
+        for number in range(start, len(self.pixels)):
+            yield str(number), lambda number=number: self._decode(number)
+
+    def _decode(self, number):
+        self.numbers.append(number)
+        return self.pixels[number]
+
+
+def tiles(picture, seed, number):
+    """The tile of a picture in the `number`-th place of the endlessly repeated source."""
+    random = np.random.default_rng([seed, number])
+    top, left = (random.integers(side - pool.TILE + 1) for side in picture.shape[:2])
+    return picture[top : top + pool.TILE, left : left + pool.TILE]
+
+
+def test_few_huge_pictures_are_decoded_once_for_many_chunks():
+    decoded = Decoded(8, (700, 600), memory=20)
+    chunks = pool.Chunks(decoded.images, 24, seed=5)
+    for index in (*range(8), 0, 3):  # as many as a whitening and the first steps take
+        buffer = chunks.get(index)
+        for number in range(8):
+            expected = tiles(decoded.pixels[number], 5, 8 * index + number)
+            np.testing.assert_array_equal(buffer.image(number), expected)
+    assert decoded.numbers == list(range(8))
+    held = sum(image.nbytes for own in chunks._ahead.values() for image in own[-1])
+    assert held + 3 * buffer.pixels.nbytes <= 20 << 20
+
+
+def test_pictures_that_were_read_to_learn_their_sizes_are_not_read_again():
+    decoded = Decoded(100, (300, 280), memory=20)
+    chunks = pool.Chunks(decoded.images, 24, seed=5)
+    assert chunks.turns == 1
+    first = chunks.get(0)
+    again = chunks.get(0)
+    assert again is first
+    with chunks._lock:
+        chunks._held[1].result()
+    most = max(decoded.numbers)
+    assert most < 64 or sorted(decoded.numbers) == list(range(most + 1))
+    for number in range(chunks.pictures):
+        np.testing.assert_array_equal(first.image(number), tiles(decoded.pixels[number], 5, number))
+
+
+def test_a_source_that_does_not_fit_is_found_out_once():
+    decoded = Decoded(8, (700, 600), memory=3)
+    assert pool.load(decoded.images) is None
+    read = len(decoded.numbers)
+    assert pool.load(decoded.images) is None
+    assert len(decoded.numbers) == read
+    assert len(pool.load(decoded.images, memory=30)) == 8
+
+
+def test_large_pictures_say_how_far_their_decoding_is(monkeypatch):
+    monkeypatch.setattr(pool, "_TOLD_PIXELS", 1_000_000)
+    told = []
+    decoded = Decoded(8, (700, 600), memory=20)
+    pool.Chunks(decoded.images, 24, tell=lambda *pictures: told.append(pictures))
+    assert told == [(3, 8), (6, 8)]
