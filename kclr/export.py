@@ -22,7 +22,7 @@ import tensorflow as tf
 from kclr.errors import RunError, SpecError
 from kclr.layers import smallest_image, stacked
 from kclr.pooling import MapPooling, Pooling, hyphened
-from kclr.runs.directories import SAVED_MODEL, check_ours, share
+from kclr.runs.directories import SAVED_MODEL, check_ours, sharing
 from kclr.runs.paths import as_path, atomic
 from kclr.runs.run import Run
 from kclr.training.keras_objects import dtype_policy
@@ -294,6 +294,7 @@ def export_run(
     litert_size=32,
     all_layers=False,
     power=1.0,
+    lock=True,
 ) -> list[Any]:
     """Write `model.keras` and `saved_model/` of a run; on request `model.onnx`, `model.tflite` too.
 
@@ -308,13 +309,16 @@ def export_run(
         onnx: bool, write `model.onnx` too.
         litert: bool, write `model.tflite` too.
         litert_size: int, height and width of the LiteRT model's images.
+        lock: bool, keep other processes from exporting to the same place meanwhile; False for who
+            has the directory's lock already.
 
     Returns:
         The paths that were written.
 
     Raises:
         SpecError: an option is not possible.
-        RunError: `out` holds files of a finished run, or something could not be read or written.
+        RunError: `out` holds files of a finished run, another process exports to it, or something
+            could not be read or written.
     """
     pooling = Pooling(grid_size, power, all_layers, pool=pool, grid_argument="grid_size")
     trained = run.layers
@@ -335,16 +339,16 @@ def export_run(
         require_onnx()
     if litert:
         _check_litert_size(model, litert_size)
-    share(out, names)
-    for path in paths:
-        if path.name == "model.keras":
-            write_keras(model, path)
-        elif path.name == "saved_model":
-            write_saved_model(model, path, pooling)
-        elif path.name == "model.onnx":
-            write_onnx(model, path, pooling)
-        else:
-            write_litert(model, path, litert_size, pooling)
+    with sharing(out, names, lock):
+        for path in paths:
+            if path.name == "model.keras":
+                write_keras(model, path)
+            elif path.name == "saved_model":
+                write_saved_model(model, path, pooling)
+            elif path.name == "model.onnx":
+                write_onnx(model, path, pooling)
+            else:
+                write_litert(model, path, litert_size, pooling)
     return paths
 
 

@@ -421,6 +421,7 @@ def _finish(run, spec, opened):
         onnx=options.onnx,
         litert=options.litert,
         litert_size=options.litert_size,
+        lock=False,
     )
     discard(run.path / "checkpoints", CHECKPOINTS)
     summary = {

@@ -15,6 +15,7 @@ from kclr.errors import RunError, SpecError
 from kclr.report.searches import search_section
 from kclr.report.sections import Names, probe_section, run_section
 from kclr.report.transfers import transfer_section
+from kclr.runs.directories import locked
 from kclr.runs.paths import atomic
 from kclr.runs.records import read_probe, read_results, read_search
 from kclr.runs.run import Run, load_run
@@ -45,7 +46,15 @@ def write_report(paths: Iterable[Any], out="report.html") -> list[Path]:
     out = Path(out)
     beside = out.with_name(f"{out.stem}-files")
     _check_place(out, beside)
-    transfers, searches, runs, probes = _read(paths)
+    found = _read(paths)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out.parent):  # another report of this name waits until this one is there
+        _check_place(out, beside)
+        return _write(out, beside, *found)
+
+
+def _write(out, beside, transfers, searches, runs, probes):
+    """Write the page and what stands beside it."""
     names = Names()
     with atomic(beside) as folder:
         folder.mkdir()

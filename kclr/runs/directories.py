@@ -345,18 +345,37 @@ def writing(
         yield path
 
 
-def share(place, names: Iterable[str]) -> None:
-    """Make a directory ready for an export, which may stand beside somebody else's files.
+@contextlib.contextmanager
+def sharing(place, names: Iterable[str], lock=True) -> Iterator[None]:
+    """A directory for an export, which may stand beside somebody else's files: made, marked, and
+    locked for this process while the block runs.
 
     Args:
         place: of the directory. names: of what will be written there, or replaced where it is
-            kclr's.
+            kclr's. lock: False where this process has the lock already.
 
     Raises:
-        RunError: one of these is somebody else's, or the directory is of another kind.
+        RunError: one of these is somebody else's, or the directory is of another kind; or another
+            process writes to it.
     """
     path = as_path(place)
     _check_place(path)
+    _check_shared(path, names)  # before anything is written there
+    with _locked(path, EXPORT) if lock else contextlib.nullcontext():
+        if _check_shared(path, names) is None:
+            try:
+                mark(path, EXPORT)
+            except OSError as error:
+                raise _unwritable(path, error) from None
+        yield
+
+
+def _check_shared(path, names) -> Kind | None:
+    """What a directory is that an export may be written to.
+
+    Raises:
+        RunError: it may not.
+    """
     try:
         found = kind_of(path)
         if found is None:
@@ -366,7 +385,6 @@ def share(place, names: Iterable[str]) -> None:
                     f"{path} holds {taken}, which kclr did not write; it was not touched. Move it "
                     "elsewhere, or choose another place with --out."
                 )
-            mark(path, EXPORT)
         elif found not in (EXPORT, RUN):
             raise RunError(
                 f"{path} holds a {found.name}, and `kclr export` does not write into one. Choose "
@@ -374,6 +392,7 @@ def share(place, names: Iterable[str]) -> None:
             )
     except OSError as error:
         raise _unwritable(path, error) from None
+    return found
 
 
 def _check_place(path, apart=()):
@@ -478,7 +497,8 @@ def locked(file, wait=True) -> Iterator[None]:
     The lock goes with the process, however that ends. Windows has none.
 
     Args:
-        file: Path of the lock, which stays. wait: for another process to end the block.
+        file: Path of the lock, which stays; or of a directory, in which nothing is left then.
+        wait: for another process to end the block.
 
     Raises:
         BlockingIOError: another process is in it, and there is no waiting.
@@ -488,12 +508,15 @@ def locked(file, wait=True) -> Iterator[None]:
         return
     import fcntl
 
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    flags = os.O_RDONLY if os.path.isdir(file) else os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    descriptor = os.open(file, flags, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            # Of these NFS has the last one, for a directory.
+            without = errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF
+            if error.errno not in without:
                 raise
         yield
     finally:

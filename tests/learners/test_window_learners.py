@@ -9,7 +9,7 @@ from kclr import whitening as windows_room
 from kclr.errors import SpecError
 from kclr.keys import seed_of
 from kclr.layers import stacked
-from kclr.learned import PlainLayer
+from kclr.learned import Listener, PlainLayer
 from kclr.learners._windows import WindowLearner
 from kclr.learners.hebbian import competing_update
 from kclr.spec import parse_spec
@@ -197,7 +197,7 @@ def test_contrastive_training_starts_from_what_the_named_learner_finds(tmp_path)
     run = train(spec, tmp_path / "run")
     (layer,) = spec.stack
     started = layer.learner.start.learn(
-        layer, None, [], layer.data or spec.data, [seed_of(spec, 0), 0], None, None
+        layer, None, [], layer.data or spec.data, [seed_of(spec, 0), 0], None, Listener()
     )
     np.testing.assert_allclose(run.layers[0].kernel, started.kernel, atol=1e-3)
 

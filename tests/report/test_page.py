@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 from scipy import stats
 
+from kclr.runs.directories import locked
 from kclr.errors import RunError, SpecError
 from kclr.report import page
 from kclr.report.page import write_report
@@ -635,6 +636,21 @@ def test_a_report_that_fails_leaves_the_old_one_whole(tmp_path, monkeypatch):
         "run",
         "t",
     ]
+
+
+def test_two_reports_of_one_name_do_not_write_at_the_same_time(tmp_path, monkeypatch):
+    run, held = make_run(tmp_path / "run", layers=1), []
+    atomic = page.atomic
+
+    def written(path):
+        with pytest.raises(BlockingIOError), locked(tmp_path, wait=False):
+            pass
+        held.append(path.name)
+        return atomic(path)
+
+    monkeypatch.setattr(page, "atomic", written)
+    write_report([run], tmp_path / "report.html")
+    assert held == ["report-files", "report.html"]
 
 
 def test_a_report_needs_no_tensorflow(tmp_path):

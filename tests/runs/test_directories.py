@@ -18,7 +18,8 @@ from kclr.runs.directories import (
     check_ours,
     discard,
     kind_of,
-    share,
+    locked,
+    sharing,
     writing,
 )
 
@@ -80,6 +81,11 @@ def tree(path):
 
 def enter(path, kind, **options):
     with writing(path, kind, **options):
+        pass
+
+
+def enter_shared(path, names, **options):
+    with sharing(path, names, **options):
         pass
 
 
@@ -323,17 +329,34 @@ def test_what_is_no_longer_needed_goes_and_what_is_somebody_elses_stays(tmp_path
 def test_an_export_stands_beside_somebody_elses_files_and_replaces_only_its_own(tmp_path):
     names = ["model.keras", "saved_model"]
     (tmp_path / "thesis.tex").write_text("years")
-    share(tmp_path, names)
+    enter_shared(tmp_path, names)
     (tmp_path / "model.keras").write_text("of kclr")
-    share(tmp_path, names)
+    enter_shared(tmp_path, names)
     other = tmp_path / "other"
     other.mkdir()
     (other / "model.keras").write_text("mine")
     with refused(r"other holds model\.keras, which kclr did not write; it was not touched"):
-        share(other, names)
+        enter_shared(other, names)
     assert [*tree(other)] == ["model.keras"]
     with refused("holds a search, and `kclr export` does not write into one"):
-        share(fill(tmp_path / "s", SEARCH), names)
+        enter_shared(fill(tmp_path / "s", SEARCH), names)
+
+
+def test_two_exports_to_one_place_do_not_write_into_each_other(tmp_path):
+    with sharing(tmp_path, ["model.keras"]):
+        with refused("another process writes to this export. Wait until it has ended"):
+            enter_shared(tmp_path, ["model.keras"])
+        enter_shared(tmp_path, ["model.keras"], lock=False)  # as within a training
+    enter_shared(tmp_path, ["model.keras"])
+
+
+def test_a_directory_that_is_no_kclrs_is_locked_without_a_trace(tmp_path):
+    with locked(tmp_path):
+        with pytest.raises(BlockingIOError), locked(tmp_path, wait=False):
+            pass
+        assert not [*tmp_path.iterdir()]
+    with locked(tmp_path, wait=False):
+        pass
 
 
 @pytest.mark.parametrize("kind", [SEARCH, TRANSFER], ids=lambda kind: kind.name)
