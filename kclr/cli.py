@@ -1,6 +1,7 @@
 """The command line: arguments in, words out."""
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import json
@@ -11,6 +12,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from pathlib import Path
 
 from kclr.arguments import parser
@@ -35,7 +37,9 @@ def main(arguments=None) -> int:
     if options.debug:
         os.environ["KCLR_DEBUG"] = "1"  # for the processes that a command starts
     try:
-        return options.command(options) or DONE
+        with warnings.catch_warnings():
+            warnings.showwarning = functools.partial(_warned, warnings.showwarning)
+            return options.command(options) or DONE
     except (SpecError, RunError) as error:
         return _refused(
             options, error, str(error), WRONG if isinstance(error, SpecError) else FAILED
@@ -55,6 +59,16 @@ def main(arguments=None) -> int:
         if not options.debug:
             words += f"\nThe trace is in {_traced(error)}. Please report it, with the spec."
         return _refused(options, error, words, FAILED)
+
+
+def _warned(others, message, category, filename, *place):
+    """Print a warning of kclr's in its words alone; others as Python does, with file and line."""
+    if not Path(filename).is_relative_to(Path(__file__).parent):
+        others(message, category, filename, *place)
+        return
+    from kclr.spec.wording import printable
+
+    print(printable(str(message)), file=sys.stderr)
 
 
 def _refused(options, error, words, status):

@@ -277,7 +277,7 @@ def _writing(path):
             words = error.strerror or error
         raise RunError(
             f"{path}: cannot be written: {words}. Make room on the disk, or choose another place "
-            "with --out."
+            "with out=... (--out)."
         ) from None
     finally:
         logger.setLevel(level)
@@ -365,5 +365,5 @@ def _check_free(out, names):
             if any(path == target or path.startswith(f"{target}/") for path in recorded):
                 raise RunError(
                     f"{directory / target} belongs to a finished run, whose summary.json has its "
-                    "sha256. Leave --out away, or choose another place with it."
+                    "sha256. Leave out=... (--out) away, or choose another place with it."
                 )

@@ -22,7 +22,7 @@ SMALLER_STEPS = [
 
 _ANEW = (
     "Train that layer anew: remove its directory, mend its part of the spec if need be, and go on "
-    "with --resume."
+    "with resume=True (--resume)."
 )
 
 

@@ -152,8 +152,8 @@ def check_finished(run, spec, layers: Sequence[Made], opened):
         if trained.directory not in expected:
             raise SpecError(
                 f"{run.path}: layer {trained.name} is finished, and the spec has no such layer at "
-                "its place. Train into another directory with --out, or start anew with "
-                "--overwrite."
+                "its place. Train into another directory with out=... (--out), or start anew with "
+                "overwrite=True (--overwrite)."
             )
         where = f"{run.path}: layer {trained.name}"
         check_same(expected[trained.directory], trained.facts, where, known)
@@ -195,7 +195,8 @@ def check_same(now: Made, before, where, known=None, words=None, was="trained"):
         SpecError: it was made otherwise; the message says in what.
     """
     cure = (
-        "Use another directory with --out, or start anew with --overwrite (what is there is lost)."
+        "Use another directory with out=... (--out), or start anew with overwrite=True "
+        "(--overwrite; what is there is lost)."
     )
     if isinstance(before, str):
         try:
@@ -345,8 +346,8 @@ def _check_length(run, spec):
     raise SpecError(
         f"{run.path}: layer {name} was trained for {fewer:,} {key}, and the spec says {more:,}. A "
         "finished layer is not trained further in its own directory. Train it further in another "
-        f"one (--out), from its kernel and with a new optimizer: stack.{index}.learner: {{start: "
-        f"{run.path}}}, and {key}: {more - fewer} more."
+        f"one, out=... (--out), from its kernel and with a new optimizer: stack.{index}.learner: "
+        f"{{start: {run.path}}}, and {key}: {more - fewer} more."
     )
 
 

@@ -4,13 +4,16 @@ import json
 import resource
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from kclr.__main__ import main as whole_program
-from kclr.cli import main
+from kclr.cli import COMMANDS, main
+from kclr.data.labels import load_labelled
 from kclr.runs.directories import RUN, writing
 from tests.processes import Forked
 
@@ -59,6 +62,25 @@ def test_the_run_remembers_what_was_overridden(trained):
     run = folder / "runs" / "tiny"
     assert (run / "spec.yaml").read_text() == SPEC
     assert yaml.safe_load((run / "resolved.yaml").read_text())["seed"] == 3
+
+
+def test_what_is_warned_of_is_said_without_lines_of_code(tmp_path, capsys, monkeypatch):
+    def judge(options):
+        load_labelled(f"folder:{tmp_path}", "train")
+        warnings.warn_explicit("of somebody else", UserWarning, "their.py", 7)
+
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (8, 8), (0, 0, number)).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "cats/film.mp4").write_bytes(b"moving")
+    (tmp_path / "cats/raw.dng").write_bytes(b"raw")
+    monkeypatch.setitem(COMMANDS, "schema", judge)
+    with pytest.warns(UserWarning, match="of somebody else") as theirs:
+        assert main(["schema"]) == 0
+    assert len(theirs) == 1
+    (ours,) = capsys.readouterr().err.splitlines()
+    assert ours.startswith(f"folder:{tmp_path}: 1 .dng left out")
 
 
 def test_training_again_asks_what_to_do(trained, capsys, monkeypatch):

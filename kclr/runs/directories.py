@@ -183,7 +183,7 @@ def kind_of(path) -> Kind | None:
     if facts["format"] > FORMAT:
         raise RunError(
             f"{path} was written by a newer kclr: its format is {facts['format']}, and this one "
-            f"knows {FORMAT}. Use that kclr, or choose another place with --out."
+            f"knows {FORMAT}. Use that kclr, or choose another place with out=... (--out)."
         )
     return next(kind for kind in KINDS if kind.name == facts["kclr"])
 
@@ -276,7 +276,7 @@ def check_ours(path, kind: Kind) -> None:
         more = f" (and {len(others) - 1:,} more)" if others[1:] else ""
         raise RunError(
             f"{path} holds {others[0]}{more}, which kclr did not write. Nothing was removed. Move "
-            "it elsewhere, or choose another place with --out."
+            "it elsewhere, or choose another place with out=... (--out)."
         )
 
 
@@ -383,12 +383,12 @@ def _check_shared(path, names) -> Kind | None:
             if taken:
                 raise RunError(
                     f"{path} holds {taken}, which kclr did not write; it was not touched. Move it "
-                    "elsewhere, or choose another place with --out."
+                    "elsewhere, or choose another place with out=... (--out)."
                 )
         elif found not in (EXPORT, RUN):
             raise RunError(
                 f"{path} holds a {found.name}, and `kclr export` does not write into one. Choose "
-                "another place with --out."
+                "another place with out=... (--out)."
             )
     except OSError as error:
         raise _unwritable(path, error) from None
@@ -403,12 +403,14 @@ def _check_place(path, apart=()):
         if path.is_symlink() and not path.exists():
             raise RunError(
                 f"{path} is a link to {os.readlink(path)}, which is not there. Make that "
-                "directory, or choose another place with --out."
+                "directory, or choose another place with out=... (--out)."
             )
         for directory in (path, *path.parents):
             if directory.exists() and not directory.is_dir():
                 inside = "" if directory == path else f", so {path} cannot be in it"
-                raise RunError(f"{directory} is a file{inside}. Choose another place with --out.")
+                raise RunError(
+                    f"{directory} is a file{inside}. Choose another place with out=... (--out)."
+                )
         resolved = path.resolve()
         for pictures in (Path(each).expanduser() for each in apart):
             if not resolved.is_relative_to(pictures.resolve()):
@@ -418,7 +420,7 @@ def _check_place(path, apart=()):
                 where = "lies in" if within else "is"
                 raise RunError(
                     f"{path} {where} the folder of pictures to learn from, {pictures}: what kclr "
-                    "draws would be learned from too. Choose another place with --out."
+                    "draws would be learned from too. Choose another place with out=... (--out)."
                 )
     except RunError:
         raise
@@ -441,21 +443,22 @@ def _check_held(path, kind, resume, overwrite) -> bool:
     if found is None:
         raise RunError(
             f"{path} {_in_words(path)}and kclr did not make it; nothing in it was touched. Choose "
-            "a directory that is new or empty with --out."
+            "a directory that is new or empty with out=... (--out)."
         )
     state = "a finished" if (path / found.finished).exists() else "an unfinished"
     state = f"{state} {found.name}" if found.finished else "an export"
     if found is not kind:
         raise RunError(
             f"{path} holds {state}, and `{kind.command}` does not write into one. Choose another "
-            "place with --out."
+            "place with out=... (--out)."
         )
     if overwrite:
         check_ours(path, kind)
     elif not resume:
         raise RunError(
-            f"{path} holds {state}. Go on with it with --resume (what is finished is kept), "
-            "start anew with --overwrite (it is lost), or choose another place with --out."
+            f"{path} holds {state}. Go on with it with resume=True (--resume; what is finished is "
+            "kept), start anew with overwrite=True (--overwrite; it is lost), or choose another "
+            "place with out=... (--out)."
         )
     return True
 
@@ -483,7 +486,7 @@ def _locked(path, kind):
         except BlockingIOError:
             raise RunError(
                 f"{path}: another process writes to this {kind.name}. Wait until it has ended, or "
-                "choose another place with --out."
+                "choose another place with out=... (--out)."
             ) from None
         except OSError as error:
             raise _unwritable(path, error) from None
@@ -527,7 +530,8 @@ def _unwritable(path, error):
     words = getattr(error, "strerror", None) or error
     cure = "Make room on the disk" if is_full(error) else "Mend that"
     return RunError(
-        f"{path} cannot be written to: {words}. {cure}, or choose another place with --out."
+        f"{path} cannot be written to: {words}. {cure}, or choose another place with out=... "
+        "(--out)."
     )
 
 

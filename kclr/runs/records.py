@@ -367,7 +367,7 @@ def read_results(path) -> dict[str, Any]:
     Raises:
         RunError: it cannot be read.
     """
-    cure = "Run the experiment again with --resume; what is finished is kept."
+    cure = "Run the experiment again with resume=True (--resume); what is finished is kept."
     return read_record(path, Results, as_path(path).parent, "kclr transfer", cure)
 
 
@@ -377,7 +377,7 @@ def read_search(path) -> dict[str, Any]:
     Raises:
         RunError: it cannot be read.
     """
-    cure = "Go on with the search with --resume; what is finished is kept."
+    cure = "Go on with the search with resume=True (--resume); what is finished is kept."
     return read_record(path, Search, as_path(path).parent, "kclr search", cure)
 
 

@@ -181,7 +181,8 @@ def _concluded(oracle, stage, own):
         reason = failed[-1].get("failed", "no reason is known") if failed else "there was no time"
         raise RunError(
             f"{own}: no trial of layer {stage.name} succeeded; the last one failed: {reason}. "
-            "Mend the spec, or give it more trials or minutes, and start anew with --overwrite."
+            "Mend the spec, or give it more trials or minutes, and start anew with "
+            "overwrite=True (--overwrite)."
         )
     return best
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # So many failures in a row, and the search is at fault.
 MOST_FAILURES = 10
 RUN = "run"  # of a trial, in its directory
-MEND = "Copy it back, or start the search anew with --overwrite."
+MEND = "Copy it back, or start the search anew with overwrite=True (--overwrite)."
 
 
 # What the spec says, which is the same while a search goes on.

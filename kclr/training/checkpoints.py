@@ -149,7 +149,7 @@ class TrainingState(keras.callbacks.Callback):
         except OSError as error:
             raise RunError(
                 f"{self.path}: the checkpoint cannot be written: {error.strerror or error}. Make "
-                "room or mend the directory, and go on with --resume."
+                "room or mend the directory, and go on with resume=True (--resume)."
             ) from None
         self._saved = time.perf_counter()
 

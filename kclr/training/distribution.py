@@ -198,7 +198,7 @@ class Cluster:
                 raise
             raise RunError(
                 f"{self.task}: another worker has ended or cannot be reached "
-                f"({type(error).__name__}). Start all of them again with --resume."
+                f"({type(error).__name__}). Start all of them again with resume=True (--resume)."
             ) from None
 
 

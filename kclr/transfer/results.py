@@ -72,7 +72,11 @@ class Results(Run):
         if not path.exists():
             return None
         return records.read_record(
-            path, kind, self.path, "kclr transfer", "Remove it, and go on with --resume."
+            path,
+            kind,
+            self.path,
+            "kclr transfer",
+            "Remove it, and go on with resume=True (--resume).",
         )
 
     def write_json(self, path, value):
@@ -123,7 +127,8 @@ def load_results(path) -> dict[str, Any]:
     if not file.exists():
         raise RunError(
             f"{path} holds no finished experiment: it has no results.json. `kclr transfer SPEC "
-            f"--out {path}` makes one; go on with one that was interrupted with --resume."
+            f"--out {path}` makes one; go on with one that was interrupted with resume=True "
+            "(--resume)."
         )
     return records.read_results(file)
 
@@ -159,7 +164,7 @@ def print_results(results) -> None:
     for unit in lost:
         console.print(printable(f"failed: {describe(unit)}: {failure(unit)}"))
     if lost or claims.failed(results):
-        console.print("Try the failed ones again with --resume.")
+        console.print("Try the failed ones again with resume=True (--resume).")
 
 
 def results_table(rows: list[Row]) -> Table:

@@ -229,7 +229,9 @@ def test_two_kinds_never_share_a_directory(tmp_path):
 
 def test_what_is_there_needs_a_word_and_nothing_needs_none(tmp_path):
     path = fill(tmp_path / "d", RUN)
-    with refused("d holds a finished run. Go on with it with --resume .*--overwrite .*--out"):
+    with refused(
+        "d holds a finished run. Go on with it with resume=True .*--resume.*--overwrite .*--out"
+    ):
         enter(path, RUN)
     (path / "summary.json").unlink()
     with refused("d holds an unfinished run"), writing(path, RUN):

@@ -274,7 +274,7 @@ def test_a_damaged_file_of_keras_tuners_is_one_line_with_the_cure(halted, tmp_pa
         shutil.copytree(whole, out)
         (path,) = out.glob(f"*/{name}")
         damage(path)
-        with pytest.raises(RunError, match=r"\.json: .*start the search anew with --overwrite"):
+        with pytest.raises(RunError, match=r"\.json: .*start the search anew with overwrite=True"):
             search(plain, out, resume=True)
         shutil.rmtree(out)
     assert len(search(plain, whole, resume=True)["rows"]) == 3

@@ -541,5 +541,7 @@ def test_amounts_that_look_alike_have_files_of_their_own():
 @pytest.mark.parametrize("text", ["", "{", "[1]", "3"])
 def test_a_damaged_file_is_named_with_the_cure(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(RunError, match=r"a\.json: .* Remove it, and go on with --resume\."):
+    with pytest.raises(
+        RunError, match=r"a\.json: .* Remove it, and go on with resume=True \(--resume\)\."
+    ):
         Results(tmp_path).read_json("a.json", Unit)
