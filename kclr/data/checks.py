@@ -3,6 +3,7 @@
 import re
 
 from kclr.data.class_folders import layout
+from kclr.data.source_tfds import LabelledTfds
 from kclr.data.sources import source as named_source
 from kclr.data.sources import split_source
 from kclr.errors import SpecError
@@ -115,7 +116,10 @@ def labelled_findings(name: str, path: tuple) -> list[Finding]:
             close = f" Did you mean tfds:{name}, or the folder folder:{name}?{close}"
         words = f"{shown(name)} names no labelled images.{close}"
         return [Finding(path, words)]
-    problem = None if scheme == "digits" else named_source(name).problem()
+    source = None if scheme == "digits" else named_source(name)
+    if scheme == "tfds":
+        source = LabelledTfds(name=source.name)
+    problem = source and source.problem()
     if scheme == "folder" and not problem:
         try:
             layout(split_source(name)[1]["path"])

@@ -12,7 +12,7 @@ from typing import Any
 
 from kclr.data.class_folders import layout
 from kclr.data.pixels import to_channels
-from kclr.data.source_tfds import Tfds, _read
+from kclr.data.source_tfds import LabelledTfds, _read
 from kclr.data.sources import Images, split_source
 from kclr.errors import RunError, SpecError
 
@@ -186,7 +186,7 @@ def _divide(labels, split, name, classes):
 def _tfds(split, channels, **argument):
     import numpy as np
 
-    source = Tfds(**argument, channels=channels)
+    source = LabelledTfds(**argument, channels=channels)
     source = source.model_copy(update={"max_unreadable": 1.0})
     source.open()  # what is not on disk is downloaded
     import tensorflow_datasets as tfds

@@ -188,9 +188,8 @@ class Tfds(Source):
             channels = found.get("image", {}).get("shape", {}).get("dimensions", [""])[-1]
             if str(channels) in ("2", "4") and not self.alpha:
                 return (
-                    f"tfds:{self.name}: the feature {self.feature!r} has {channels} channels. If "
-                    f"the last one is transparency, say so: data: {{source: tfds:{self.name}, "
-                    "alpha: true}; otherwise give arrays of three of them in Python."
+                    f"tfds:{self.name}: the feature {self.feature!r} has {channels} channels. "
+                    f"{self._fewer_channels()}"
                 )
             return None
         images = [
@@ -206,6 +205,12 @@ class Tfds(Source):
         return (
             f"tfds:{self.name} has no image feature {self.feature!r}; "
             f"its features are {', '.join(sorted(features)) or 'unnamed'}. {cure}"
+        )
+
+    def _fewer_channels(self):
+        return (
+            "If the last one is transparency, say so: data: {source: "
+            f"tfds:{self.name}, alpha: true}}; otherwise give arrays of three of them in Python."
         )
 
     def _missing(self):
@@ -279,6 +284,16 @@ class Tfds(Source):
             start, stop, _ = slice(part.from_, part.to).indices(size)
             ranges.append((part.splitname, start, max(start, stop)))
         return ranges
+
+
+class LabelledTfds(Tfds):
+    """A data set to judge filters on, which has a name and no options."""
+
+    def _fewer_channels(self):
+        return (
+            "Labelled images are gray or RGB: save these as RGB in a folder for each class, and "
+            "name that: folder:PATH"
+        )
 
 
 def _read(builder, feature, ranges, start):
