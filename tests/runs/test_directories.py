@@ -230,7 +230,7 @@ def test_two_kinds_never_share_a_directory(tmp_path):
 def test_what_is_there_needs_a_word_and_nothing_needs_none(tmp_path):
     path = fill(tmp_path / "d", RUN)
     with refused(
-        "d holds a finished run. Go on with it with resume=True .*--resume.*--overwrite .*--out"
+        "d holds a finished run. Go on with it with resume=True .--resume.*overwrite=True .*--out"
     ):
         enter(path, RUN)
     (path / "summary.json").unlink()
