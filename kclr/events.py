@@ -148,6 +148,7 @@ class Lines(Listener):
     """
 
     _hashing = False
+    _told = 0.0
 
     def hashing(self, done, total):
         if not self._hashing:
@@ -161,7 +162,7 @@ class Lines(Listener):
             print(f"{self._name}: decoded picture {done:,} of {total:,}", flush=True)
 
     def layer(self, index, layer, sizes):
-        self._name, self._told = layer.name, -EVERY_SECONDS
+        self._name, self._told = layer.name, -EVERY_SECONDS  # so the first word comes at once
         print(f"{layer.name}: preparing", flush=True)
 
     def images(self, name, census):

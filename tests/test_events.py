@@ -51,7 +51,7 @@ def test_a_long_layer_says_where_it_is_and_a_short_one_does_not(monkeypatch, cap
 
 def test_decoding_of_large_pictures_is_told_at_times(capsys):
     (layer,) = parse_spec("stack: [{}]").stack
-    lines = progress.Lines()
+    lines = events.Lines()
     lines.layer(0, layer, None)
     capsys.readouterr()
     for done in range(1, 9):

@@ -116,10 +116,11 @@ def labelled_findings(name: str, path: tuple) -> list[Finding]:
             close = f" Did you mean tfds:{name}, or the folder folder:{name}?{close}"
         words = f"{shown(name)} names no labelled images.{close}"
         return [Finding(path, words)]
-    source = None if scheme == "digits" else named_source(name)
-    if scheme == "tfds":
-        source = LabelledTfds(name=source.name)
-    problem = source and source.problem()
+    problem = None
+    if scheme != "digits":
+        source = named_source(name)
+        source = LabelledTfds(name=source.name) if scheme == "tfds" else source
+        problem = source.problem()
     if scheme == "folder" and not problem:
         try:
             layout(split_source(name)[1]["path"])

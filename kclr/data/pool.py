@@ -140,8 +140,9 @@ def load(images: Images, memory=None) -> PixelBuffer | None:
         fits = all(packer.add(name, image) for image in found)
         # Half as much again: the first pictures may be larger than the others.
         used = packer.used * images.channels
-        probed = number == _PROBE and images.count
-        if not fits or (probed and used / number * images.count > 1.5 * size):
+        if number == _PROBE and images.count:
+            fits = fits and used / number * images.count <= 1.5 * size
+        if not fits:
             _too_large[images] = size
             return None
     _loaded[images] = packer.buffer()
@@ -180,16 +181,17 @@ class Chunks:
         self.images, self.crop_size, self.seed = images, crop_size, seed
         self.tile = max(TILE, crop_size)
         self.bytes = max(memory * _MEGABYTE // 3, 4 * self.tile**2 * images.channels)
-        self.count = images.count or sum(1 for _ in images.pictures())
+        self.count: int = images.count or sum(1 for _ in images.pictures())
         most = max(self.tile**2 * images.channels, self.bytes // _FEWEST)  # bytes of a picture
         # A chunk is no larger than a turn, and up to three of them are in memory.
         self.turns = max(1, 3 * self.bytes // (most * max(1, self.count)) - 3)
         self._tell, self._untold = tell, 0
-        self._reader = None
-        self._place = (0, 0)  # the turn and the picture that the reader comes to next
-        # What pictures gave, from which turn on. Where there is room for no turn of all of them, it
-        # is what was read of the first ones to learn their sizes.
-        self._ahead: dict[int, tuple[int, Any]] = {}
+        self._reader: Any = (_ for _ in ())
+        self._place = (-1, 0)  # the turn and the picture that the reader comes to next
+        # What pictures gave: from which turn on, name, decoded pixels, and images of all turns in a
+        # row. Where there is no room for a turn of them all, it is what was read of the first ones
+        # to learn their sizes.
+        self._ahead: dict[int, tuple[int, str, int, list[Any]]] = {}
         self._room = self.count if self.turns > 1 else self.bytes // most
         raw, kept, found = self._probe()
         self.images_per_picture = max(1, round(found))
@@ -291,7 +293,7 @@ class Chunks:
         first = turn // self.turns * self.turns
         held = self._ahead.pop(number, None)
         if held is None or held[0] != first:
-            held = first, *self._decoded(first, number)
+            held = self._decoded(first, number)
         if keep:
             self._ahead[number] = held
         _, name, raw, images = held
@@ -299,11 +301,10 @@ class Chunks:
         return name, raw, images[(turn - first) * each : (turn - first + 1) * each]
 
     def _decoded(self, first, number):
-        """Name, pixels, and what a picture gives in the turns from `first` on, all in a row."""
-        if self._reader is None or self._place != (first, number):
+        """What a picture gives, in `turns` turns from `first` on."""
+        if self._place != (first, number):
             self._ahead = self._ahead if self.turns > 1 else {}
-            if self._reader is not None:
-                self._reader.close()
+            self._reader.close()
             self._reader = self.images.pictures(number, functools.partial(self._tiles, first))
         self._place = first, number + 1
         name, found = next(self._reader, ("", []))
@@ -312,7 +313,7 @@ class Chunks:
         if self._tell and self._untold > _TOLD_PIXELS:
             self._untold = 0
             self._tell(number + 1, self.count)
-        return name, raw, images
+        return first, name, raw, images
 
     def _tiles(self, first, number, images):
         """The pixels of a picture, and tiles of it for each turn."""

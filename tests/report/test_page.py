@@ -17,11 +17,11 @@ import yaml
 from PIL import Image
 from scipy import stats
 
-from kclr.runs.directories import locked
 from kclr.errors import RunError, SpecError
 from kclr.report import page
 from kclr.report.page import write_report
 from kclr.report.tables import print_probe
+from kclr.runs.directories import locked
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }}'
 NOTHING = "\N{EN DASH}"
