@@ -23,7 +23,14 @@ from kclr.data.patches import PatchTripletGenerator
 from kclr.data.source_folder import Folder
 from kclr.data.sources import Images, as_images, as_source
 from kclr.drawing.curves import curves_png
-from kclr.drawing.filters import MOST_MOSAICS, filter_order, filters_png, patches_png, top_patches
+from kclr.drawing.filters import (
+    MOST_MOSAICS,
+    filter_order,
+    filters_png,
+    patches_png,
+    patterns,
+    top_patches,
+)
 from kclr.errors import RunError, SpecError
 from kclr.events import Listener, is_watched, listener_for
 from kclr.health import check_images, check_learned
@@ -63,6 +70,7 @@ from kclr.training.distribution import ALONE, Cluster, open_cluster
 from kclr.training.fit import train_layers
 from kclr.training.keras_objects import augmentation_problem, check_keras_objects
 from kclr.version import hardware, versions
+from kclr.whitening import input_windows
 
 PICTURE_CROPS = 20_000
 
@@ -388,11 +396,15 @@ def _draw(trained, below, sizes: LayerGeometry, images, seed):
     if rows := trained.history():
         curves = trained.directory / "curves.png"
         curves_png(curves, rows, title=f"{trained.name}: training")
-    path = trained.directory / "filters.png"
-    order = filter_order(trained.kernel)
+    path, kernel = trained.directory / "filters.png", trained.kernel
     if not below:
-        filters_png(path, trained.kernel, order, title=f"{trained.name}: filters")
+        random = np.random.default_rng(seed)
+        block = trained.facts["block"]
+        windows = input_windows([], block, kernel.shape, images, random, PICTURE_CROPS)
+        title = f"{trained.name}: what each filter looks for (left), and its weights (right)"
+        filters_png(path, patterns(kernel, windows), title=title, beside=kernel)
         return
+    order = filter_order(kernel)
     size = sizes.receptive_field
     cut = max(2, size)  # the least that can be cut out
     generator = PatchTripletGenerator(images, patch_size=cut, crop_size=cut + 1, seed=seed)

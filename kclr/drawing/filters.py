@@ -156,7 +156,34 @@ def _windows(images, image, corners, size):
     return images[image[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def filters_png(path, kernel, order=None, title=None):
+def patterns(kernel, windows):
+    """What each filter looks for: the pattern in its input that makes it answer.
+
+    The weights of a filter are not that pattern. They also cancel what comes along with it, least
+    to be recognised where a whitening is folded into them. The pattern is the covariance of the
+    input with the filter's answer (Haufe et al. 2014, "On the interpretation of weight vectors of
+    linear models in multivariate neuroimaging", equation 7). Here it is that of each window without
+    its mean colour, which varies so much more than all else that every pattern would look flat; so
+    the pattern of a filter for a plain colour shows what little contrast comes along with it.
+
+    Args:
+        kernel: float (kernel_height, kernel_width, channels, filters).
+        windows: float (windows, kernel_height, kernel_width, channels), of the filters' input.
+
+    Returns:
+        float64, as the kernel; each filter's pattern up to a factor above zero.
+    """
+    kernel = np.asarray(kernel, np.float64)
+    windows = np.asarray(windows, np.float64)
+    if np.prod(kernel.shape[:2]) > 1:
+        windows = windows - windows.mean(axis=(1, 2), keepdims=True)
+    flat = windows.reshape(len(windows), -1)
+    flat = flat - flat.mean(axis=0)
+    answers = flat @ kernel.reshape(-1, kernel.shape[-1])
+    return (flat.T @ answers / len(flat)).reshape(kernel.shape)
+
+
+def filters_png(path, kernel, order=None, title=None, beside=None):
     """Draw filters as a grid that can be read as edges, colours and blobs.
 
     Zero is mid-gray, and each filter fills its own range around it. Other channels than one or
@@ -166,18 +193,23 @@ def filters_png(path, kernel, order=None, title=None):
 
     Args:
         path: file to write, replaced in one go.
-        kernel: float (kernel_height, kernel_width, channels, filters).
+        kernel: float (kernel_height, kernel_width, channels, filters); or their `patterns`.
         order: int (shown,), the filters to show, left to right and line by line; by default
             `filter_order(kernel)`.
         title: str above the grid.
+        beside: float, of the shape of `kernel`, for a second grid to the right of the first.
     """
-    kernel = np.asarray(kernel, np.float64)
-    order = filter_order(kernel) if order is None else np.asarray(order, np.int64)
+    kernels = [np.asarray(each, np.float64) for each in (kernel, beside) if each is not None]
+    order = filter_order(kernels[0]) if order is None else np.asarray(order, np.int64)
     shown = _evenly(order, MOST_FILTERS)
-    tiles = _around_gray(_three_channels(np.moveaxis(kernel, -1, 0)))[shown]
-    columns = _columns(len(tiles), kernel.shape[1] / kernel.shape[0])
-    scale = _scale(800, columns * kernel.shape[1], 96 / max(kernel.shape[:2]))
-    grid = _grid(_opaque(_enlarge(tiles, scale)), columns, gap=2)
+    height, width = kernels[0].shape[:2]
+    columns = _columns(len(shown), width / height)
+    scale = _scale(800, len(kernels) * columns * width, 96 / max(height, width))
+    grids = []
+    for each in kernels:
+        tiles = _around_gray(_three_channels(np.moveaxis(each, -1, 0)))[shown]
+        grids.append(_grid(_opaque(_enlarge(tiles, scale)), columns, gap=2))
+    grid = _grid(np.array(grids), len(grids), gap=24)
     _save_picture(path, grid, _caption(title, len(shown), len(order)))
 
 

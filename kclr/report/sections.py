@@ -12,11 +12,13 @@ from typing import Any
 
 from kclr.drawing.curves import curves_png, history_svgs
 from kclr.drawing.filters import filters_png
+from kclr.errors import RunError
 from kclr.runs.paths import write_csv
 from kclr.runs.run import Run
 from kclr.runs.safe_reading import read_bytes, sha256
 
 NOTHING = "\N{EN DASH}"
+PNG = b"\x89PNG\r\n\x1a\n"  # how the file begins
 
 
 class Names:
@@ -54,7 +56,7 @@ def run_section(run: Run, name: str, folder: Path, names: Names) -> dict[str, An
         height, width, channels, filters = layer.kernel.shape
         history = layer.history()
         picture = folder / f"{place}-filters.png"
-        filters_png(picture, layer.kernel)
+        drawn = copy_picture(layer, picture)
         if history:
             kept = read_bytes(layer.directory / "history.csv", run.path)
             (folder / f"{place}-history.csv").write_bytes(kept)
@@ -65,6 +67,7 @@ def run_section(run: Run, name: str, folder: Path, names: Names) -> dict[str, An
                 "filters": base64.b64encode(picture.read_bytes()).decode(),
                 "what": f"{filters:,} filters of {height}x{width} px on {channels:,} channel"
                 + "s" * (channels != 1),
+                "drawn": drawn,
                 "components": channels not in (1, 3),
                 "panels": history_svgs(place, history, layer.name),
                 "facts": [words(layer) for words in LAYER_COLUMNS.values()],
@@ -104,6 +107,26 @@ def run_section(run: Run, name: str, folder: Path, names: Names) -> dict[str, An
             "summary": summary,
         },
     }
+
+
+def copy_picture(layer, path) -> bool:
+    """Copy the picture of a layer's filters, which its training drew with the images at hand.
+
+    Returns:
+        Whether there is one; else the filters' weights were drawn.
+
+    Raises:
+        RunError: the kernel cannot be read.
+    """
+    try:
+        drawn = read_bytes(layer.directory / "filters.png", layer.directory)
+    except RunError:
+        drawn = b""
+    if drawn.startswith(PNG):
+        path.write_bytes(drawn)
+        return True
+    filters_png(path, layer.kernel)
+    return False
 
 
 def _fact(key, form):

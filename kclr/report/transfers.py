@@ -8,8 +8,15 @@ from typing import Any
 
 import yaml
 
-from kclr.drawing.filters import filters_png
-from kclr.report.sections import NOTHING, Names, hardware, mean_and_spread, versions, without
+from kclr.report.sections import (
+    NOTHING,
+    Names,
+    copy_picture,
+    hardware,
+    mean_and_spread,
+    versions,
+    without,
+)
 from kclr.runs.paths import write_csv
 from kclr.runs.run import Run, load_run
 from kclr.runs.safe_reading import sha256
@@ -181,7 +188,7 @@ def first_layers(
     for what, run in found:
         layer = run.layers[0]
         picture = folder / f"{anchor}-{what.replace(',', '').replace(' ', '-')}-filters.png"
-        filters_png(picture, layer.kernel)
+        copy_picture(layer, picture)
         shown.append(
             {
                 "what": what,

@@ -12,7 +12,7 @@ from scipy.signal import correlate2d
 
 from kclr.drawing import filters
 from kclr.drawing.curves import curves_png, panels_of
-from kclr.drawing.filters import filter_order, filters_png, patches_png, top_patches
+from kclr.drawing.filters import filter_order, filters_png, patches_png, patterns, top_patches
 
 
 @pytest.fixture(autouse=True)
@@ -512,3 +512,45 @@ assert matplotlib.get_backend().lower() == "svg"
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_patterns_are_what_the_filters_input_has_in_common_with_their_answers(photographs):
+    windows = crops(photographs, 500, 6) / 255
+    kernel = np.random.default_rng(0).normal(size=(6, 6, 3, 4))
+    found = patterns(kernel, windows)
+    contrast = windows - windows.mean(axis=(1, 2), keepdims=True)
+    answers = np.einsum("nijc,ijcf->nf", contrast, kernel)
+    for place in ((0, 0, 0), (2, 5, 1), (5, 3, 2)):
+        own = contrast[(slice(None), *place)]
+        expected = [np.cov(own, each, bias=True)[0, 1] for each in answers.T]
+        np.testing.assert_allclose(found[place], expected, rtol=1e-9, atol=1e-15)
+
+
+def test_the_pattern_of_a_filter_of_whitened_windows_is_the_edge_it_was_made_for(photographs):
+    # A whitened template is no picture of it; what comes along with its answer is.
+    windows = crops(photographs, 500, 6).mean(axis=-1, keepdims=True) / 255
+    edge = np.repeat([1.0, 1.0, 1.0, -1.0, -1.0, -1.0], 6).reshape(6, 6, 1, 1)
+    flat = (windows - windows.mean(axis=(1, 2), keepdims=True)).reshape(len(windows), -1)
+    inverse = np.linalg.pinv(np.cov(flat.T), rcond=1e-6)
+    weights = (inverse @ edge.reshape(-1)).reshape(edge.shape)
+    found = patterns(weights, windows)
+
+    def likeness(one):
+        return np.corrcoef(one.reshape(-1), edge.reshape(-1))[0, 1]
+
+    assert likeness(found) > 0.99 > 0.9 > likeness(weights)
+
+
+def test_a_second_grid_stands_beside_the_first_in_the_same_order(tmp_path, photographs):
+    kernel = patch_filters(photographs, 9)
+    filters_png(tmp_path / "one.png", kernel)
+    filters_png(tmp_path / "two.png", kernel, beside=-kernel)
+    one, two = pixels(tmp_path / "one.png"), pixels(tmp_path / "two.png")
+    assert two.shape[1] > one.shape[1]
+    margin, gap = 8, 24
+    half = (two.shape[1] - 2 * margin - gap) // 2
+    left, right = two[:, margin : margin + half], two[:, margin + half + gap :][:, :half]
+    opaque = (left[..., 3] == 255) & (right[..., 3] == 255)
+    assert opaque.any()
+    total = left[opaque][:, :3].astype(int) + right[opaque][:, :3]
+    assert np.abs(total - 256).max() <= 1
