@@ -86,9 +86,12 @@ def redraws() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not in_notebook
 
 
-def is_watched() -> bool:
-    """Whether somebody sees at once what a Python program prints: on a terminal, in a notebook."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+def is_watched(verbose: bool | str = "auto") -> bool:
+    """Whether to print how it goes: what `verbose` says, or with "auto" where somebody sees at once
+    what a Python program prints, which is on a terminal and in a notebook."""
+    if verbose == "auto":
+        return sys.stderr.isatty() or "ipykernel" in sys.modules
+    return bool(verbose)
 
 
 @contextlib.contextmanager

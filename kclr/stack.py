@@ -121,8 +121,7 @@ def train(
     if images is not None:
         spec = spec.model_copy(update={"data": as_source(images)})
     if listener is None:
-        watched = is_watched() if verbose == "auto" else verbose
-        with contextlib.closing(listener_for() if watched else Listener()) as listener:
+        with contextlib.closing(listener_for() if is_watched(verbose) else Listener()) as listener:
             return train(spec, out, text, resume, overwrite, listener, name, probe, bare)
     if spec.export.onnx and not bare:
         export.require_onnx()

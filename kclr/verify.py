@@ -8,6 +8,7 @@ bottom.
 """
 
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -19,7 +20,7 @@ from kclr.events import Listener
 from kclr.runs.directories import RUN, contents
 from kclr.runs.paths import shown
 from kclr.runs.run import Run, TrainedLayer
-from kclr.runs.safe_reading import read_json, sha256
+from kclr.runs.safe_reading import opened, read_bytes, read_json, sha256
 from kclr.spec.schema import Spec
 from kclr.spec.wording import printable
 
@@ -28,6 +29,8 @@ MOST_STEPS = 500  # that a layer's training is repeated for, unless more are ask
 # Largest relative difference of a repeated number: on the machine and with the versions of the
 # training, and on others, where sums are taken in another order.
 ROUNDING, ELSEWHERE = 1e-4, 0.05
+_VARIABLES = "saved_model/variables/variables.data-00000-of-00001"
+_AROUND_WEIGHTS = 1 << 24  # bytes of an export's file beside its weights, at most
 # Columns of a history that tell of the clock, or of a probe, which is not repeated.
 _NOT_REPEATED = ("seconds", "patches_per_second", "probe_accuracy", "probe_seconds")
 
@@ -240,7 +243,38 @@ def _exports(run, layers) -> Iterator[Check]:
             wrong = [Check(place, WRONG, "it is of other layers. Export them again")]
         if not wrong and not (path / "model.keras").is_file():
             wrong = [Check(place, WRONG, "it has no model.keras. Export it again")]
+        wrong = wrong or [*_weights(run, path, layers[: len(named)])]
         yield from wrong or [Check(place, RIGHT, f"of the layers {', '.join(named)}")]
+
+
+def _weights(run, path, layers) -> Iterator[Check]:
+    """The files of an export whose weights are not those of the layers, to the last bit.
+
+    Keras and TensorFlow write weights as they lie in memory, so they are looked for as bytes: what
+    reads HDF5 is not made for files of strangers.
+    """
+    arrays, damaged = _tried("", lambda: [a for own in layers for a in (own.kernel, own.bias)])
+    if damaged:
+        return  # which was said of the layer
+    needed = [array.astype("<f4").tobytes() for array in arrays]
+    most = 2 * sum(map(len, needed)) + _AROUND_WEIGHTS
+    for name, read in (("model.keras", _in_keras), (_VARIABLES, read_bytes)):
+        place, file = f"exports/{path.name}/{name}", path / name
+        content, wrong = _tried(place, lambda read=read, file=file: read(file, run.path, most))
+        if not wrong and any(numbers not in content for numbers in needed):
+            words = "its weights are not those of the run's layers. Export it again"
+            wrong = [Check(place, WRONG, words)]
+        yield from wrong
+
+
+def _in_keras(path, inside, most) -> bytes:
+    """The file of weights in a `.keras` file."""
+    with opened(path, inside, most) as file:
+        try:
+            with zipfile.ZipFile(file) as archive, archive.open("model.weights.h5") as weights:
+                return weights.read(most)
+        except Exception as error:  # zipfile and zlib fail in many ways
+            raise RunError(f"{path}: cannot be read: {error}. Export it again") from None
 
 
 def _others(run) -> Iterator[Check]:

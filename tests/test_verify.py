@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -101,6 +102,25 @@ def test_exports_that_are_damaged_or_of_other_layers_are_named(path):
     for text in ('{"layers": ["conv1", "other"]}', "{", "[]", '{"layers": 3}'):
         about.write_text(text)
         assert wrong(path) == ["exports/02-conv2-grid2"]
+
+
+def test_an_export_whose_weights_are_not_those_of_the_layers_is_named(path):
+    export = path / "exports/02-conv2-grid2"
+    shutil.copytree(path / "saved_model", export / "saved_model")
+    shutil.copy(path / "model.keras", export)
+    kernel = kclr.load_run(path).layers[1].kernel.tobytes()
+    for name in ("model.keras", "saved_model/variables/variables.data-00000-of-00001"):
+        whole = (export / name).read_bytes()
+        place = whole.index(kernel) + 3
+        flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        (export / name).write_bytes(flipped)
+        assert wrong(path) == [f"exports/02-conv2-grid2/{name}"]
+        (export / name).write_bytes(whole)
+    with zipfile.ZipFile(export / "model.keras", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("model.weights.h5", bytes(1 << 26))
+    assert wrong(path) == ["exports/02-conv2-grid2/model.keras"]
+    (export / "model.keras").write_bytes(b"no archive")
+    assert wrong(path) == ["exports/02-conv2-grid2/model.keras"]
 
 
 def test_foreign_files_leftovers_and_an_unfinished_run_are_told_and_are_not_wrong(path):

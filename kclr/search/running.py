@@ -14,13 +14,14 @@ from keras_tuner.errors import FatalError
 from kclr.data.source_folder import Folder
 from kclr.data.sources import as_images
 from kclr.errors import RunError
+from kclr.events import is_watched
 from kclr.keys import adopt, check_same, image_facts, made, sources
 from kclr.runs.directories import SEARCH, writing
 from kclr.runs.paths import atomic
 from kclr.runs.records import Best, read_record
 from kclr.runs.run import Run
 from kclr.search.hypermodel import check_search
-from kclr.search.listening import SearchListener
+from kclr.search.listening import SearchListener, listener_for
 from kclr.search.results import best_of, rows_of, write_results
 from kclr.search.space import Stage, declare, key_of, stages, trial_spec, with_values
 from kclr.search.trials import Trials
@@ -43,6 +44,7 @@ def run_search(
     overwrite: bool = False,
     listener: SearchListener | None = None,
     name: str = "spec",
+    verbose: bool | str = "auto",
 ) -> dict[str, Any]:
     """Search a spec's hyperparameters, and write the table, the plot and the best spec.
 
@@ -55,8 +57,10 @@ def run_search(
         out: the search's directory.
         text: the spec as the user wrote it, kept as `spec.yaml`.
         resume: go on with what `out` holds. overwrite: remove it first.
-        listener: is told how it goes.
+        listener: is told how it goes, in place of what `verbose` shows.
         name: of the spec, in messages.
+        verbose: whether to print how it goes: True, False, or "auto", on a terminal and in a
+            notebook.
 
     Returns:
         What `search.json` says (see `kclr.search.results`); empty for a worker.
@@ -65,7 +69,8 @@ def run_search(
         SpecError: the spec does not fit Keras or what `out` holds.
         RunError: the search cannot go on, or all trials failed.
     """
-    listener = listener or SearchListener()
+    if listener is None:
+        listener = listener_for() if is_watched(verbose) else SearchListener()
     try:
         check_search(spec, name)
         check_keras_objects(spec, name)

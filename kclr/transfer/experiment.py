@@ -14,6 +14,7 @@ import yaml
 
 from kclr.data.labels import Labelled, folder_of
 from kclr.errors import SpecError
+from kclr.events import is_watched
 from kclr.keys import Made, check_same, made
 from kclr.probing.protocol import draw
 from kclr.runs.directories import TRACE, TRANSFER, writing
@@ -24,7 +25,7 @@ from kclr.training.keras_objects import dtype_policy
 from kclr.transfer.arms import Arm, arms
 from kclr.transfer.checks import code_findings, findings
 from kclr.transfer.pretraining import Pretraining, fingerprint, images_digest, labelled
-from kclr.transfer.progress import TransferListener
+from kclr.transfer.progress import TransferListener, listener_for
 from kclr.transfer.results import (
     Results,
     failures,
@@ -50,6 +51,7 @@ def run_experiment(
     overwrite: bool = False,
     listener: TransferListener | None = None,
     allow_code: bool = False,
+    verbose: bool | str = "auto",
 ) -> dict[str, Any]:
     """Train the classifiers of a transfer spec, and write what they came to.
 
@@ -59,9 +61,11 @@ def run_experiment(
         text: the spec as the user wrote it, kept as `spec.yaml`; the resolved one when left out.
         resume: go on with what `out` holds; finished units are kept, failed ones tried again.
         overwrite: remove the experiment that `out` holds first.
-        listener: is told how it goes.
+        listener: is told how it goes, in place of what `verbose` shows.
         allow_code: whether the classifier may be `MODULE:FUNCTION`, a module that is then imported
             and run, from the working directory too.
+        verbose: whether to print how it goes: True, False, or "auto", on a terminal and in a
+            notebook.
 
     Returns:
         What `results.json` says: `title` with the protocol, `spec`, `units`, `versions`,
@@ -73,13 +77,14 @@ def run_experiment(
         SpecError: the spec does not fit the images, Keras or what `out` holds.
         RunError: `out` cannot be written to.
     """
-    listener = listener or TransferListener()
     found = [*findings(spec), *(() if allow_code else code_findings(spec))]
     if found:
         raise SpecError(describe(spec.name or "spec", found))
     if tf.config.list_physical_devices("GPU"):
         # On a CPU the operations that are used here are deterministic as they are.
         tf.config.experimental.enable_op_determinism()
+    if listener is None:
+        listener = listener_for() if is_watched(verbose) else TransferListener()
     try:
         listener.preparing("reading labelled images")
         training, test = labelled(spec.data, spec.limit, spec.test_limit, spec.seed)

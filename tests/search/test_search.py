@@ -288,12 +288,14 @@ def test_a_search_does_not_lie_among_its_pictures(quick, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-def test_grid_search_goes_on_where_it_was(quick, tmp_path):
+def test_grid_search_goes_on_where_it_was(quick, tmp_path, capsys):
     quick["search"]["space"] = {"stack.1.block.filters": {"choice": [2, 3, 4]}}
     quick["search"] |= {"tuner": "grid", "trials": 1}
     search(quick, tmp_path / "s")
     quick["search"]["trials"] = 9
-    rows = search(quick, tmp_path / "s", resume=True)["rows"]
+    assert "up to" not in capsys.readouterr().out
+    rows = search(quick, tmp_path / "s", resume=True, verbose=True)["rows"]
+    assert "up to 9 trials, 1 ended before" in capsys.readouterr().out
     assert [row["values"]["stack.1.block.filters"] for row in rows] == ["2", "3", "4"]
 
 

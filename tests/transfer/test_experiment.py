@@ -306,14 +306,16 @@ def test_units_of_other_settings_are_not_taken_for_those_of_the_spec(starts):
     assert (out / "resolved.yaml").read_text() == before
 
 
-def test_a_unit_depends_on_the_images_of_its_supervised_source(tmp_path):
+def test_a_unit_depends_on_the_images_of_its_supervised_source(tmp_path, capsys):
     other = tmp_path / "other"
     for number in range(20):
         (other / f"{number % 2}").mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8), 10 * number).save(other / f"{number % 2}" / f"{number}.png")
     text = f"{SMALL}arms: [supervised frozen]\nlayers: 1\nsupervised: 'folder:{other}'\n"
     first, out = experiment(text, tmp_path / "out"), tmp_path / "out"
-    assert experiment(text, out, resume=True)["units"] == first["units"]
+    assert "units of" not in capsys.readouterr().out
+    assert experiment(text, out, resume=True, verbose=True)["units"] == first["units"]
+    assert "1 units of 2 epochs, 1 of them finished before" in capsys.readouterr().out
     Image.new("L", (8, 8), 255).save(other / "0" / "0.png")
     with pytest.raises(SpecError, match=r"supervised-frozen[^\n]*on other images"):
         experiment(text, out, resume=True)
