@@ -73,6 +73,7 @@ from kclr.version import hardware, versions
 from kclr.whitening import input_windows
 
 PICTURE_CROPS = 20_000
+PATTERN_WINDOWS = 5_000
 
 
 def train(
@@ -399,7 +400,7 @@ def _draw(trained, below, sizes: LayerGeometry, images, seed):
     if not below:
         random = np.random.default_rng(seed)
         block = trained.facts["block"]
-        windows = input_windows([], block, kernel.shape, images, random, PICTURE_CROPS)
+        windows = input_windows([], block, kernel.shape, images, random, PATTERN_WINDOWS)
         title = f"{trained.name}: what each filter looks for (left), and its weights (right)"
         filters_png(path, patterns(kernel, windows), title=title, beside=kernel)
         return
