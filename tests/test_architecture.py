@@ -52,7 +52,6 @@ HEAVY = {
     "matplotlib",
     "PIL",
     "scipy",
-    "skimage",
     "sklearn",
     "tensorflow",
     "tensorflow_datasets",

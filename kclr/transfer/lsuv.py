@@ -46,7 +46,7 @@ def lsuv(
         model: keras.Model with one image input.
         data: images, uint8 or float in [0, 1], (images, height, width, channels); a
             `tf.data.Dataset` of batches of them, alone or first in a tuple; or None for
-            photographs that scikit-learn and scikit-image ship, in the model's size. Only a few
+            photographs of `data: photos`, in the model's size. Only a few
             are used, as many as make 2^18 pixels (256 of 32x32) and 8 at least: spread evenly over
             an array, the first ones of a data set.
         layers: Keras layers to scale; None for every trainable Conv2D, Dense, DepthwiseConv2D and
@@ -189,7 +189,7 @@ def few_images(model, data):
         if own is None:
             raise SpecError(f"{model.name} does not say what it takes. Give data: a few images")
         images = _photographs(own[1] or 96, own[2] or 96, own[3] or 3)
-        words = f"{len(images)} tiles of the photographs of scikit-learn and scikit-image"
+        words = f"{len(images)} tiles of kclr's photographs"
     else:
         images = _first_batches(data) if isinstance(data, tf.data.Dataset) else _spread(data)
         words = f"{len(images)} of the given images"
