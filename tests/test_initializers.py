@@ -1,9 +1,7 @@
 import base64
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +12,7 @@ import pytest
 from kclr import kernels
 from kclr.errors import RunError, SpecError
 from kclr.initializers import ContrastiveBias, ContrastiveKernel
+from tests.processes import Forked
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(size=(6, 6, 3, 16)).astype(np.float32)
@@ -536,6 +535,15 @@ def test_a_bias_config_that_does_not_fit_together_is_refused(change):
     refused(lambda: ContrastiveBias.from_config(config | change))
 
 
+def loads_as_expected(words):
+    model = keras.models.load_model("model.keras", safe_mode=True)
+    expected = np.load("expected.npz")
+    for each in (model, keras.models.clone_model(model)):
+        kernel, bias, *_ = each.get_weights()
+        np.testing.assert_array_equal(bias, expected["bias"])
+        np.testing.assert_allclose(kernel, expected["kernel"], rtol=1e-6)
+
+
 def test_a_saved_classifier_loads_in_a_new_process_after_the_run_is_gone(run, tmp_path):
     model = classifier(
         ContrastiveKernel(run, scale="he_normal"),
@@ -547,20 +555,6 @@ def test_a_saved_classifier_loads_in_a_new_process_after_the_run_is_gone(run, tm
     np.savez(tmp_path / "expected.npz", kernel=kernel, bias=bias)
     model.save(tmp_path / "model.keras")
     shutil.rmtree(run)
-    script = (
-        "import keras, numpy as np, kclr.initializers\n"
-        "model = keras.models.load_model('model.keras', safe_mode=True)\n"
-        "expected = np.load('expected.npz')\n"
-        "for each in (model, keras.models.clone_model(model)):\n"
-        "    kernel, bias, *_ = each.get_weights()\n"
-        "    np.testing.assert_array_equal(bias, expected['bias'])\n"
-        "    np.testing.assert_allclose(kernel, expected['kernel'], rtol=1e-6)\n"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stderr
+    process = Forked((), run=loads_as_expected, cwd=tmp_path, stderr=subprocess.PIPE)
+    said = process.communicate()
+    assert process.returncode == 0, said

@@ -1,8 +1,6 @@
 """PatchTripletGenerator: patches are windows of the images, and every run sees the same ones."""
 
 import itertools
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ from sklearn.datasets import load_sample_image
 
 from kclr.data.patches import PatchTripletGenerator
 from kclr.errors import RunError, SpecError
+from tests.processes import Forked
 
 
 @pytest.fixture(scope="module")
@@ -211,18 +210,20 @@ def test_seed_decides(numbered):
     first(-3), first(1 << 70)
 
 
+def determined(words):
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+    tf.keras.utils.set_random_seed(99)
+    images = list(np.load(words[0]).values())
+    generator = PatchTripletGenerator(images, 7, batch_size=16)
+    np.save(words[1], next(iter(generator.triplets(3)))[2].numpy())
+
+
 def test_new_process_and_op_determinism_give_the_same_batches(numbered, tmp_path):
     np.savez(tmp_path / "images", *numbered)
-    code = (
-        "import sys, numpy as np, tensorflow as tf\n"
-        "tf.config.experimental.enable_op_determinism(); tf.keras.utils.set_random_seed(99)\n"
-        "from kclr.data.patches import PatchTripletGenerator\n"
-        "images = list(np.load(sys.argv[1]).values())\n"
-        "generator = PatchTripletGenerator(images, 7, batch_size=16)\n"
-        "np.save(sys.argv[2], next(iter(generator.triplets(3)))[2].numpy())"
-    )
     out = tmp_path / "out.npy"
-    subprocess.run([sys.executable, "-c", code, tmp_path / "images.npz", out], check=True)
+    assert Forked((tmp_path / "images.npz", out), run=determined).wait() == 0
     here = take(PatchTripletGenerator(numbered, 7, batch_size=16).triplets(3), 1)[0]
     np.testing.assert_array_equal(np.load(out), here[2])
 

@@ -28,7 +28,6 @@ def test_the_best_model_has_the_kernels_of_its_values(quick, tmp_path):
     assert not [*(tmp_path / "work/trials").glob("*")]
 
 
-@pytest.mark.cluster
 def test_keras_tuners_own_hyperband_goes_on_from_checkpoints(steps, tmp_path):
     steps["probe"], steps["search"]["objective"] = None, "loss"
     hypermodel = kclr.search.StackHyperModel(steps, directory=tmp_path / "work", max_epochs=2)

@@ -3,28 +3,20 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
-import pytest
 import yaml
 
+from kclr.cli import main
 from kclr.search.running import run_search
 from kclr.spec import parse_spec
+from tests.processes import Forked
 
 
-def command(spec, *words):
-    words = [sys.executable, "-m", "kclr", "search", str(spec), "--out", "s", *words]
-    return subprocess.Popen(
-        words, cwd=spec.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def wait(process, condition):
+def wait(condition):
     while not (found := condition()):
-        assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
     return found
 
@@ -33,19 +25,18 @@ def outcome(found):
     return [(row["values"], row["score"]) for row in found["rows"]]
 
 
-@pytest.mark.cluster
 def test_a_search_that_was_killed_ends_as_one_that_was_not(steps, tmp_path):
     steps["search"] |= {"tuner": "random", "trials": 2, "objective": "loss"}
     steps["probe"] = None
     steps["stack"][0]["train"] |= {"steps": 60, "checkpoint_seconds": 0}
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(steps))
-    process = command(spec)
+    process = Forked(["search", spec, "--out", tmp_path / "s"])
     # In the midst of the second trial.
     state = "*/trial_1/run/checkpoints/*.npz"
-    wait(process, lambda: [*(tmp_path / "s").glob(state)])
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    wait(lambda: [*(tmp_path / "s").glob(state)] or process.poll() is not None)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "s/search.json").exists()
 
     def run(out, **options):
@@ -55,42 +46,48 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not(steps, tmp_path):
     assert outcome(run(tmp_path / "s", resume=True)) == outcome(run(tmp_path / "whole"))
 
 
-def worker(process, name):
-    """The process of a worker, among the children of `process`."""
-    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-        if f"KERASTUNER_TUNER_ID={name}\0" in Path(f"/proc/{child}/environ").read_text():
-            return int(child)
-    return None
-
-
-@pytest.mark.cluster
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for the workers in /proc")
-def test_a_worker_that_is_killed_is_started_again_and_its_trial_goes_on(steps, tmp_path):
+def test_a_worker_that_is_killed_is_started_again_and_its_trial_goes_on(
+    steps, tmp_path, monkeypatch
+):
     steps["search"] |= {"tuner": "random", "trials": 2, "objective": "loss", "keep": 9}
     steps["probe"] = None
     steps["stack"][0]["train"] |= {"steps": 150, "checkpoint_seconds": 0}
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(steps))
-    process = command(spec, "--workers", "2")
-    # The first worker's trial has begun where the oracle says so and a checkpoint is there.
-    oracle = tmp_path / "s/01-*/oracle.json"
+    started = []
+
+    def start(*arguments, env, **options):
+        started.append((env["KERASTUNER_TUNER_ID"], Forked(*arguments, env=env, **options)))
+        return started[-1][1]
+
+    monkeypatch.setattr("kclr.search.workers.subprocess.Popen", start)
 
     def begun():
-        for path in tmp_path.glob(str(oracle.relative_to(tmp_path))):
+        """The first worker's trial, where the oracle says so and a checkpoint is there."""
+        for path in tmp_path.glob("s/01-*/oracle.json"):
             trial = json.loads(path.read_text())["ongoing_trials"].get("tuner0")
             if trial and [*path.parent.glob(f"trial_{trial}/run/checkpoints/*.npz")]:
                 return trial
         return None
 
-    trial = wait(process, begun)
-    os.kill(worker(process, "tuner0"), signal.SIGKILL)
-    out = process.communicate()[0]
-    assert process.returncode == 0, out
+    def kill():
+        trial = wait(lambda: begun() or not running.is_set())
+        os.kill(dict(started)["tuner0"].pid, signal.SIGKILL)
+        return trial
+
+    running = Event()
+    running.set()
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill)
+        status = main(["search", str(spec), "--out", str(tmp_path / "s"), "--workers", "2"])
+        running.clear()
+    assert status == 0
+    assert [name for name, _ in started].count("tuner0") == 2
     found = json.loads((tmp_path / "s/search.json").read_text())
     assert [row["status"] for row in found["rows"]] == ["COMPLETED"] * 2
     assert all(row["complete"] for row in found["rows"])
     # Its checkpoint was gone on from: the history of the run has every row once.
-    run = next((tmp_path / "s").glob(f"*/trial_{trial}/run"))
+    run = next((tmp_path / "s").glob(f"*/trial_{killed.result()}/run"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [*range(3, 151, 3)]
     assert (tmp_path / "s/best.yaml").exists()
