@@ -36,7 +36,7 @@ class Forked:
         start_new_session=False, file_limit=None, run=None,
     ):  # fmt: skip
         words = [str(word) for word in arguments]
-        words = words[3:] if words[0] == sys.executable else words
+        words = words[3:] if words[:1] == [sys.executable] else words
         self._read = []
         out = self._stream(stdout, 1)
         err = out if stderr == subprocess.STDOUT else self._stream(stderr, 2)

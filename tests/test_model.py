@@ -1,7 +1,5 @@
 """TripletModel under Keras' compile, fit, evaluate and predict, with every form of input."""
 
-import subprocess
-
 import keras
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from kclr.layers import ContrastiveConvBlock, SharedPatches
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel, effective_rank, spread
 from kclr.objectives.triplet import Triplet
-from tests.processes import Forked
 
 CROPS = extract_patches_2d(load_sample_image("flower.jpg"), (8, 8), max_patches=64, random_state=0)
 PATCHES = np.stack(
@@ -336,32 +333,3 @@ def test_a_trained_encoder_serves_in_a_classifier():
     classifier.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     classifier.fit(PATCHES[:, 0], IMAGES % 2, epochs=2, verbose=0)
     assert np.abs(model.encoder.kernel.numpy() - before).max() > 0
-
-
-def replicated(words):
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    rng = np.random.default_rng(0)
-    half = rng.random((8, 4, 7, 7, 3)).astype("float32")
-    # Each replica sees the same half, so two of them must do what one does.
-    patches, images = np.concatenate([half, half]), np.tile(np.arange(8), 2)
-
-    def kernel_and_loss(strategy, patches, images):
-        with strategy.scope():
-            initializer = keras.initializers.GlorotUniform(1)
-            model = TripletModel(ContrastiveConvBlock(4, 6, kernel_initializer=initializer))
-            model.compile("sgd", loss=ContrastiveLoss(mining="hardest"))
-        data = tf.data.Dataset.from_tensor_slices((patches, images)).batch(len(patches), True)
-        losses = [model.fit(data, verbose=0).history["loss"][0] for _ in range(3)]
-        return model.encoder.kernel.numpy(), losses
-
-    two = kernel_and_loss(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), patches, images)
-    one = kernel_and_loss(tf.distribute.get_strategy(), half, images[:8])
-    np.testing.assert_allclose(two[1], one[1], rtol=1e-4)
-    np.testing.assert_allclose(two[0], one[0], atol=1e-5)
-
-
-def test_two_replicas_take_the_steps_of_one():
-    process = Forked((), run=replicated, stderr=subprocess.PIPE)
-    said = process.communicate()
-    assert process.returncode == 0, said

@@ -115,6 +115,43 @@ def test_two_devices_with_half_the_batch_train_as_one_with_the_whole(one, spec, 
     assert_same(tmp_path / "two", one)
 
 
+def replicated(words):
+    """Fit a model on two devices and on one."""
+    import keras
+    import tensorflow as tf
+
+    from kclr.layers import ContrastiveConvBlock
+    from kclr.losses import ContrastiveLoss
+    from kclr.model import TripletModel
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    rng = np.random.default_rng(0)
+    half = rng.random((8, 4, 7, 7, 3)).astype("float32")
+    # Each replica sees the same half, so two of them must do what one does.
+    patches, images = np.concatenate([half, half]), np.tile(np.arange(8), 2)
+
+    def kernel_and_loss(strategy, patches, images):
+        with strategy.scope():
+            initializer = keras.initializers.GlorotUniform(1)
+            model = TripletModel(ContrastiveConvBlock(4, 6, kernel_initializer=initializer))
+            model.compile("sgd", loss=ContrastiveLoss(mining="hardest"))
+        data = tf.data.Dataset.from_tensor_slices((patches, images)).batch(len(patches), True)
+        losses = [model.fit(data, verbose=0).history["loss"][0] for _ in range(3)]
+        return model.encoder.kernel.numpy(), losses
+
+    two = kernel_and_loss(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), patches, images)
+    one = kernel_and_loss(tf.distribute.get_strategy(), half, images[:8])
+    np.testing.assert_allclose(two[1], one[1], rtol=1e-4)
+    np.testing.assert_allclose(two[0], one[0], atol=1e-5)
+
+
+def test_a_model_of_two_replicas_takes_the_steps_of_one():
+    process = Forked((), run=replicated, stderr=subprocess.PIPE)
+    said = process.communicate()
+    assert process.returncode == 0, said
+
+
 def kill_after(rows, out, workers):
     """Kill the second worker once the history has so many rows, and say when."""
     path = Path(out) / "metrics.jsonl"
