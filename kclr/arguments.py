@@ -141,7 +141,7 @@ def parser(functions) -> argparse.ArgumentParser:
         type=_names,
         default=("ridge", "knn"),
         metavar="A,B,...",
-        help="of ridge,logistic,knn (default: ridge,knn)",
+        help="of ridge,logistic,knn and other readouts (default: ridge,knn)",
     )
     sub.add_argument("--grid", **cells)
     sub.add_argument("--all-layers", action="store_true", help="all layers side by side")

@@ -52,7 +52,9 @@ class Probe(keras.callbacks.Callback):
             after the last step in any case.
         labels: how many of the labels to fit with (see `kclr.probing.protocol.draw`).
         limit: int, use only the first so many images; None for all.
-        classifier: "ridge", "logistic" or "knn" (see `kclr.probing.readouts`).
+        classifier: "ridge", "logistic", "knn" or another readout's name; or an object with `fit`
+            and `predict`, such as a classifier of scikit-learn (see
+            `kclr.probing.protocol.probe`).
         grid: int, cells on each side that maps are pooled over, or a list of them, one for each
             map of an encoder that returns several; vectors are used as they are.
         power: float above 0, up to 1, that the pooled features are raised to (see
@@ -82,7 +84,7 @@ class Probe(keras.callbacks.Callback):
         every=None,
         labels: float | int = 1.0,
         limit=None,
-        classifier="ridge",
+        classifier: Any = "ridge",
         grid=2,
         power=1.0,
         flips=False,

@@ -1,7 +1,6 @@
 """Frozen features: feature maps pooled over a grid, a row of numbers for each image."""
 
 import math
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ from kclr.errors import SpecError
 from kclr.keras_backend import xla
 from kclr.layers import ContrastiveConvBlock, smallest_image
 from kclr.pooling import Pooling, pool_maps, signed_power
-
-_MEGABYTE = 1 << 20
+from kclr.probing.memory import MEMORY, room
 
 
 class Features:
@@ -57,7 +55,7 @@ class Features:
             vectors.append(signed_power(tf.cast(vector, tf.float32), power))
         return tf.concat(vectors, axis=-1)
 
-    def __call__(self, images, batch_size=256, memory=4096):
+    def __call__(self, images, batch_size=256, memory=MEMORY):
         """The features of images.
 
         Args:
@@ -91,7 +89,7 @@ class Features:
         return out
 
 
-def features(model, images, pooling: Pooling | None = None, batch_size=256, memory=4096):
+def features(model, images, pooling: Pooling | None = None, batch_size=256, memory=MEMORY):
     """The features of images, made once (see `Features`).
 
     XLA compiles what computes in float32; convolutions in bfloat16 are faster without it.
@@ -152,11 +150,3 @@ def _by(shape):
 
 def _batches(images):
     return lambda size: (images[start : start + size] for start in range(0, len(images), size))
-
-
-def room(shape, memory):
-    """An array of float32 that is yet to be filled, on disk where it takes over `memory` MB."""
-    if 4 * np.prod(shape, dtype=np.int64) <= memory * _MEGABYTE:
-        return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile(prefix="kclr-features-") as file:
-        return np.memmap(file, np.float32, "w+", shape=tuple(shape))

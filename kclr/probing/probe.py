@@ -18,7 +18,7 @@ from kclr.errors import SpecError
 from kclr.pooling import Pooling, hyphened
 from kclr.probing.baselines import BASELINES, baseline, check_baseline, run_images
 from kclr.probing.judging import FrozenFeatures, stack_features
-from kclr.probing.protocol import check_amount, check_classifier, check_enough
+from kclr.probing.protocol import check_amount, check_classifier, check_enough, classifier_name
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,14 @@ class ProbeResult:
     Attributes:
         features: the run's name, or the baseline's; "..., all layers" where those of all layers
             stand side by side; "..., flips" where they are averaged over mirror images.
-        classifier: "ridge", "logistic" or "knn".
+        classifier: its name as a readout, or an object as Python shows it.
         data: the labelled data set.
         labels: what was asked for: a share of the training labels, or a number for each class.
         label_count: training labels used, the held-out ones included.
         seed: of the draw of labels, and of a baseline's kernels.
         accuracy: share of the test images that were classified correctly.
-        strength: what the held-out labels chose (see `kclr.probing.readouts.Fitted`).
+        strength: what the held-out labels chose: the alpha of "ridge", the C of "logistic", the
+            neighbours of "knn"; None of a classifier that chooses none.
         dimensions: numbers that an image's features have.
         feature_seconds: to make the features of training and test images.
         fit_seconds: to choose, fit and test.
@@ -47,7 +48,7 @@ class ProbeResult:
     label_count: int
     seed: int
     accuracy: float
-    strength: float
+    strength: float | None
     dimensions: int
     feature_seconds: float
     fit_seconds: float
@@ -80,7 +81,7 @@ def probe_run(
     data: str | tuple[Labelled, Labelled] = "tfds:cifar10",
     labels: Sequence[float | int] = (1.0,),
     baselines: Sequence[str] = (),
-    classifiers: Sequence[str] = ("ridge", "knn"),
+    classifiers: Sequence[Any] = ("ridge", "knn"),
     grid=2,
     all_layers=False,
     power=1.0,
@@ -99,7 +100,9 @@ def probe_run(
         labels: amounts of labels (see `draw`).
         baselines: of "random", "whitened", "kmeans" and "pca", made from the images that the run
             was trained on.
-        classifiers: of "ridge", "logistic" and "knn".
+        classifiers: of "ridge", "logistic", "knn" and other readouts' names; or objects with `fit`
+            and `predict`, such as `sklearn.linear_model.RidgeClassifier()` (see
+            `kclr.probing.protocol.probe`).
         grid, all_layers, power, flips, precision: see `kclr.pooling.Pooling`.
         seed: int, of the first repeat; the next ones count on from it.
         repeats: int, draws of the labels. Baselines get new kernels for each.
@@ -144,7 +147,7 @@ def probe_run(
                 tell(f"{shown}: features")
                 made = stack_features(layers, train, test, pooling)
             for amount, classifier in itertools.product(labels, classifiers):
-                tell(f"{shown}: {classifier}, labels {amount:g}")
+                tell(f"{shown}: {classifier_name(classifier)}, labels {amount:g}")
                 results.append(
                     _result(shown + suffix, made, train.name, classifier, amount, own_seed)
                 )
@@ -171,7 +174,7 @@ def _result(shown, made: FrozenFeatures, data, classifier, amount, seed):
     score = made.score(classifier, amount, seed)
     return ProbeResult(
         features=shown,
-        classifier=classifier,
+        classifier=classifier_name(classifier),
         data=data,
         labels=amount,
         label_count=score.label_count,

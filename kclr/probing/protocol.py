@@ -4,12 +4,14 @@ Every figure comes from it: the strength is chosen on a part of the training lab
 out; what judges is looked at once, at the end.
 """
 
-from typing import NamedTuple
+import copy
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kclr.errors import SpecError
-from kclr.probing.readouts import READOUTS
+from kclr.probing.memory import of_rows
+from kclr.spec.registry import parts
 from kclr.spec.wording import nearest
 
 # A strength that was chosen with fewer images than this is a matter of luck: with 50 of 500 labels
@@ -25,12 +27,13 @@ class Score(NamedTuple):
 
     Attributes:
         accuracy: share of the judging images that were classified correctly.
-        strength: what the held-out labels chose (see `kclr.probing.readouts`).
+        strength: what the held-out labels chose, the classifier's `strength_`; None where it has
+            none.
         label_count: labels that were used, the held-out ones included.
     """
 
     accuracy: float
-    strength: float
+    strength: float | None
     label_count: int
 
 
@@ -39,7 +42,7 @@ def probe(
     train_labels,
     test_features,
     test_labels,
-    classifier="ridge",
+    classifier: Any = "ridge",
     labels: float | int = 1.0,
     seed=0,
 ) -> Score:
@@ -48,22 +51,50 @@ def probe(
     Args:
         train_features, test_features: float32 (images, numbers).
         train_labels, test_labels: int (images,).
-        classifier: "ridge", "logistic" or "knn" (see `kclr.probing.readouts`).
+        classifier: "ridge", "logistic", "knn" or another name registered as a readout (see
+            `kclr.probing.readouts`); or an object with `fit` and `predict`, such as a classifier or
+            pipeline of scikit-learn. Of an object a copy is fitted, on all labels drawn and on the
+            features as they are: put a `StandardScaler` before what needs one.
         labels: a share of the training labels, or a number for each class (see `draw`).
-        seed: int, of the labels drawn and of those that choose the strength.
+        seed: int, of the labels drawn and of those that choose the strength; and the
+            `random_state` of an object that has none.
 
     Raises:
         SpecError: the classifier or the amount of labels is none of these, or the labels are too
             few.
     """
-    check_classifier(classifier)
+    readout = _unfitted(classifier, seed)
     check_enough(train_labels, "the training images")
     rows = draw(train_labels, labels, seed)
-    fitted = READOUTS[classifier](
-        train_features, train_labels, rows, hold_out(train_labels[rows], seed)
-    )
-    right = fitted.predict(test_features) == test_labels
-    return Score(float(right.mean()), float(fitted.strength), len(rows))
+    readout.fit(of_rows(train_features, rows), train_labels[rows])
+    right = np.asarray(readout.predict(test_features)) == test_labels
+    strength = getattr(readout, "strength_", None)
+    return Score(float(right.mean()), None if strength is None else float(strength), len(rows))
+
+
+def _unfitted(classifier, seed):
+    check_classifier(classifier)
+    if isinstance(classifier, str):
+        readout = parts("readout")[classifier]()
+    elif hasattr(classifier, "get_params"):
+        from sklearn.base import clone
+
+        readout = clone(classifier)
+    else:
+        readout = copy.deepcopy(classifier)
+    # What is drawn without a seed would differ from call to call, and disturb numpy's generator.
+    if hasattr(readout, "set_params"):
+        options = readout.get_params()
+        unset = [key for key in options if key.rpartition("__")[2] == "random_state"]
+        readout.set_params(**{key: seed for key in unset if options[key] is None})
+    elif getattr(readout, "random_state", seed) is None:
+        readout.random_state = seed
+    return readout
+
+
+def classifier_name(classifier) -> str:
+    """A classifier in results: its registered name, or an object as Python shows it."""
+    return classifier if isinstance(classifier, str) else " ".join(repr(classifier).split())[:300]
 
 
 def draw(labels, amount, seed):
@@ -127,14 +158,22 @@ def check_enough(labels, name):
         )
 
 
-def check_classifier(name):
+def check_classifier(classifier):
     """Refuse what is no classifier.
 
     Raises:
-        SpecError: it is none.
+        SpecError: it is neither a name of one nor an object with `fit` and `predict`.
     """
-    if name not in READOUTS:
-        raise SpecError(f"{name!r} is no classifier.{nearest(name, READOUTS)}")
+    if isinstance(classifier, str):
+        if classifier not in (known := sorted(parts("readout"))):
+            raise SpecError(f"{classifier!r} is no classifier.{nearest(classifier, known)}")
+    elif isinstance(classifier, type) or not all(
+        callable(getattr(classifier, method, None)) for method in ("fit", "predict")
+    ):
+        raise SpecError(
+            f"{classifier!r} is no classifier. Use a name, or an object with fit and predict, such "
+            "as sklearn.linear_model.RidgeClassifier()."
+        )
 
 
 def hold_out(labels, seed):

@@ -16,6 +16,7 @@ from kclr.errors import RunError
 from kclr.runs.paths import write_csv
 from kclr.runs.run import Run
 from kclr.runs.safe_reading import read_bytes, sha256
+from kclr.spec.registry import parts
 
 NOTHING = "\N{EN DASH}"
 PNG = b"\x89PNG\r\n\x1a\n"  # how the file begins
@@ -196,7 +197,7 @@ def probe_section(
         "lines": [
             (
                 filters_name(features),
-                CLASSIFIERS.get(classifier, classifier),
+                classifier_title(classifier),
                 [line.get(amount, NOTHING) for amount in amounts],
             )
             for (classifier, features), line in cells.items()
@@ -242,7 +243,9 @@ BASELINES = {
 }
 
 
-CLASSIFIERS = {"ridge": "ridge", "logistic": "logistic", "knn": "neighbours"}
+def classifier_title(name: str) -> str:
+    """A classifier of features for people: a readout's `title`, else what it is called."""
+    return getattr(parts("readout").get(name), "title", name)
 
 
 def filters_name(features: str) -> str:

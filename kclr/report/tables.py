@@ -170,7 +170,7 @@ def probe_table(summaries: Sequence[Any]) -> "Table":
     """
     from rich.table import Table
 
-    from kclr.report.sections import CLASSIFIERS, filters_name
+    from kclr.report.sections import classifier_title, filters_name
 
     columns = list(dict.fromkeys((s.labels, s.label_count) for s in summaries))
     cells = {(s.classifier, s.features, s.labels, s.label_count): s for s in summaries}
@@ -187,7 +187,7 @@ def probe_table(summaries: Sequence[Any]) -> "Table":
         for features in dict.fromkeys(summary.features for summary in summaries):
             found = [cells.get((classifier, features, *column)) for column in columns]
             if any(found):
-                shown = CLASSIFIERS.get(classifier, classifier)
+                shown = classifier_title(classifier)
                 row = (filters_name(features), shown, *map(_accuracy, found))
                 table.add_row(*map(printable, row))
     return table

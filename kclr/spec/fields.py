@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from kclr.spec.keras_parts import KerasObject
-from kclr.spec.registry import Named, Part
+from kclr.spec.registry import Named, NameOf, Part
 from kclr.spec.schema import Spec
 from kclr.spec.wording import any_of
 
@@ -88,7 +88,7 @@ class Slot:
             for annotation in self.types
             if typing.get_origin(annotation) is typing.Literal
             for choice in typing.get_args(annotation)
-        ]
+        ] + [name for data in self.metadata if isinstance(data, NameOf) for name in data.choices]
 
     @property
     def shorthand(self) -> str | None:

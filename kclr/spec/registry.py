@@ -1,16 +1,17 @@
-"""Named parts of a spec: data sources, objectives, learners, and whatever a plug-in adds.
+"""Named parts: data sources, objectives, learners, readouts, and whatever a plug-in adds.
 
-A part is one frozen class in a file of its own, registered under the name that a spec uses:
+A part of a spec is one frozen class in a file of its own, registered under the name that it has
+there:
 
     @register("objective", "triplet")
     class Triplet(Part):
         margin: float = Field(2.0, gt=0, description="Least gap between the two distances.")
 
 Its fields are what a person may write below that name; pydantic checks them, fills in the
-defaults and describes them in the JSON Schema. The file must import without TensorFlow: what
-needs it is imported inside the methods. Files in the packages of `BUILT_IN` are found by
-themselves; a package of somebody else's names its module under the entry point group
-`kclr.plugins`.
+defaults and describes them in the JSON Schema. What has no options in a spec, as a readout, need
+not be such a class. The file must import without TensorFlow: what needs it is imported inside the
+methods. Files in the packages of `BUILT_IN` are found by themselves; a package of somebody else's
+names its module under the entry point group `kclr.plugins`.
 """
 
 import ast
@@ -28,6 +29,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticKnownError
 
 from kclr.spec.wording import any_of, nearest, shown, to_mend
 
@@ -35,9 +37,10 @@ BUILT_IN = {
     "source": "kclr.data",
     "objective": "kclr.objectives",
     "learner": "kclr.learners",
+    "readout": "kclr.probing.readouts",
 }
 
-_parts: dict[str, dict[str, type["Part"]]] = {kind: {} for kind in BUILT_IN}
+_parts: dict[str, dict[str, Any]] = {kind: {} for kind in BUILT_IN}
 _broken: list[str] = []  # plug-ins that could not be loaded
 _splits: dict[str, Callable[[str], tuple[str, dict[str, Any]]]] = {}
 _patterns: dict[str, str] = {}
@@ -111,10 +114,10 @@ def _describe(schema, part):
 
 
 def register(kind, name):
-    """Register a `Part` class as `name` among the parts of `kind`, one of `BUILT_IN`.
+    """Register a class or a function as `name` among the parts of `kind`, one of `BUILT_IN`.
 
     Raises:
-        ValueError: the kind is unknown, or the name is taken by another class.
+        ValueError: the kind is unknown, or the name is taken by another one.
     """
     if kind not in _parts:
         raise ValueError(f"{kind!r} is no kind of part; choose from {', '.join(_parts)}")
@@ -123,7 +126,8 @@ def register(kind, name):
         taken = _parts[kind].get(name)
         if taken and (taken.__module__, taken.__qualname__) != (part.__module__, part.__qualname__):
             raise ValueError(f"the {kind} {name!r} is already {taken.__module__}.{taken.__name__}")
-        part.part_name = name
+        if isinstance(part, type) and issubclass(part, Part):
+            part.part_name = name
         _parts[kind][name] = part
         return part
 
@@ -170,10 +174,36 @@ def _discover():
             )
 
 
-def parts(kind) -> dict[str, type[Part]]:
+def parts(kind) -> dict[str, Any]:
     """All registered parts of a kind, by name."""
     _discover()
     return dict(_parts[kind])
+
+
+class NameOf:
+    """Annotation of a spec field that holds the name of a registered part, and no options of it."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    @property
+    def choices(self) -> list[str]:
+        """The names."""
+        return sorted(parts(self.kind))
+
+    def __get_pydantic_core_schema__(self, source, handler):
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(self._known)
+
+    def _known(self, value):
+        if value not in self.choices:
+            # As of a `typing.Literal`, whose words and cure it gets.
+            raise PydanticKnownError("literal_error", {"expected": any_of(self.choices)})
+        return value
+
+    def __get_pydantic_json_schema__(self, schema, handler):
+        return {"type": "string", "enum": self.choices}
 
 
 def unknown(kind, name, choices) -> str:

@@ -19,7 +19,7 @@ from kclr.spec import keras_names
 from kclr.spec.json_schemas import tidied
 from kclr.spec.keras_parts import REGISTERED, Augmentation, Optimizer, known_to_keras
 from kclr.spec.keras_values import MOST_STEPS
-from kclr.spec.registry import ByName, Named, Part
+from kclr.spec.registry import ByName, Named, NameOf, Part
 from kclr.spec.search import Search
 from kclr.spec.values import Amount, Cells, Powers
 from kclr.spec.wording import to_mend
@@ -269,7 +269,7 @@ class Probe(ByName):
     labels: Amount = 1.0
     """How many labels to fit with: a share of each class (0.01 for one in a hundred), or a whole
     number from 2 on, of each class."""
-    classifier: Literal["ridge", "logistic", "knn"] = "ridge"
+    classifier: Annotated[str, NameOf("readout")] = "ridge"
     """Ridge or logistic regression, or nearest neighbours."""
     grid: Cells = 2
     """Cells on each side that feature maps are pooled over; with `all_layers` one number for all,

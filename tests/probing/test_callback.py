@@ -127,7 +127,7 @@ def test_the_training_ends_with_the_same_weights_bit_for_bit():
 
 def test_the_figure_is_that_of_scikit_learn_on_the_divided_training_images():
     """The strengths agree to a neighbour's worth: any of scikit-learn's own may be the chosen."""
-    from kclr.probing.readouts import RIDGE_STRENGTHS
+    from kclr.probing.readouts.ridge import STRENGTHS
 
     probe = Probe((IMAGES / 255, LABELS), encoder=constant())
     probe.set_model(classifier())
@@ -138,7 +138,7 @@ def test_the_figure_is_that_of_scikit_learn_on_the_divided_training_images():
         make_pipeline(StandardScaler(), RidgeClassifier(alpha=alpha))
         .fit(pixels[~judging], LABELS[~judging])
         .score(pixels[judging], LABELS[judging])
-        for alpha in RIDGE_STRENGTHS
+        for alpha in STRENGTHS
     ]
     assert min(scores) <= accuracy <= max(scores)
     assert np.abs(np.array(scores) - accuracy).min() < 2 / judging.sum()

@@ -8,7 +8,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from kclr.layers import stacked
 from kclr.pooling import Pooling
-from kclr.probing.features import features, room
+from kclr.probing.features import features
+from kclr.probing.memory import room
 from kclr.training.keras_objects import dtype_policy
 
 

@@ -177,7 +177,7 @@ def test_features_in_bfloat16_are_worth_about_as_much(run, digits):
     ("options", "words"),
     [
         ({"baselines": ["kmean"]}, "'kmean' is no baseline. Choose from random"),
-        ({"classifiers": ["svm"]}, "'svm' is no classifier. Choose from ridge"),
+        ({"classifiers": ["svm"]}, "'svm' is no classifier. Choose from knn, logistic"),
         ({"classifiers": []}, "classifiers: nothing is given"),
         ({"grid": 0}, "grid: 0 is not possible"),
         ({"power": 2}, "power: 2 is not possible"),

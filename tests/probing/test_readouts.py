@@ -3,22 +3,22 @@
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from kclr.probing import readouts
-from kclr.probing.protocol import hold_out
-from kclr.probing.readouts import (
-    LOGISTIC_STRENGTHS,
-    NEIGHBOURS,
-    READOUTS,
-    RIDGE_STRENGTHS,
-    knn,
-    logistic,
-    ridge,
-)
+from kclr.errors import SpecError
+from kclr.probing.protocol import check_classifier, draw, hold_out, probe
+from kclr.probing.readouts import knn, logistic, ridge
+from kclr.probing.readouts.knn import NearestNeighbours
+from kclr.probing.readouts.logistic import Logistic
+from kclr.probing.readouts.ridge import Ridge
+from kclr.spec import registry
+from kclr.spec.registry import parts, register
+
+READOUTS = (Ridge, Logistic, NearestNeighbours)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def chosen(make, strengths, features, labels, rows, held_out):
 
 
 MODELS = {
-    "ridge": (lambda s: RidgeClassifier(alpha=s), RIDGE_STRENGTHS, ridge),
-    "logistic": (lambda s: LogisticRegression(C=s, max_iter=200), LOGISTIC_STRENGTHS, logistic),
-    "knn": (lambda s: KNeighborsClassifier(s, metric="cosine"), NEIGHBOURS, knn),
+    "ridge": (lambda s: RidgeClassifier(alpha=s), ridge.STRENGTHS, Ridge),
+    "logistic": (lambda s: LogisticRegression(C=s, max_iter=200), logistic.STRENGTHS, Logistic),
+    "knn": (lambda s: KNeighborsClassifier(s, metric="cosine"), knn.NEIGHBOURS, NearestNeighbours),
 }
 
 
@@ -61,30 +61,28 @@ def test_classifier_chooses_and_predicts_as_scikit_learn_does(digits, name, coun
     strengths = [s for s in strengths if name != "knn" or s <= (~held_out).sum() // 10]
     features64 = features.astype(np.float64)
     strength, model = chosen(make, strengths, features64, labels, rows, held_out)
-    fitted = readout(features, labels, rows, held_out)
-    assert fitted.strength == strength
+    fitted = readout().fit(features[rows], labels[rows])
+    assert fitted.strength_ == strength
     same = fitted.predict(features[1300:]) == model.predict(features64[1300:])
     assert same.mean() > 0.997
 
 
-@pytest.mark.parametrize("peak", range(len(RIDGE_STRENGTHS)))
+@pytest.mark.parametrize("peak", range(len(ridge.STRENGTHS)))
 def test_of_many_features_the_peak_is_found_with_half_of_the_strengths(peak, monkeypatch):
-    monkeypatch.setattr(readouts, "_MANY", 1)
+    monkeypatch.setattr(ridge, "_MANY", 1)
     shares = {}
-    for places in readouts._rounds(shares, 1):
+    for places in ridge._rounds(shares, 1):
         shares |= {place: 1 / (1 + abs(place - peak)) for place in places}
-    assert readouts._best(shares) == peak
+    assert ridge._best(shares) == peak
     assert len(shares) <= 7
 
 
 def test_of_many_features_the_ridge_is_the_same(digits, monkeypatch):
     features, labels = digits
-    rows = np.arange(1000)
-    held_out = hold_out(labels[rows], 0)
-    every = ridge(features, labels, rows, held_out)
-    monkeypatch.setattr("kclr.probing.readouts._MANY", 1)
-    some = ridge(features, labels, rows, held_out)
-    assert some.strength == every.strength
+    every = Ridge().fit(features[:1000], labels[:1000])
+    monkeypatch.setattr("kclr.probing.readouts.ridge._MANY", 1)
+    some = Ridge().fit(features[:1000], labels[:1000])
+    assert some.strength_ == every.strength_
     np.testing.assert_array_equal(some.predict(features[1300:]), every.predict(features[1300:]))
 
 
@@ -92,12 +90,10 @@ def test_of_many_features_the_ridge_is_the_same(digits, monkeypatch):
 @pytest.mark.parametrize("side", [7, 48])
 def test_block_by_block_the_ridge_is_the_same(digits, images, side, monkeypatch):
     features, labels = digits
-    rows = np.arange(images)
-    held_out = hold_out(labels[rows], 0)
-    at_once = ridge(features, labels, rows, held_out)
-    monkeypatch.setattr("kclr.probing.readouts._SIDE", side)
-    blockwise = ridge(features, labels, rows, held_out)
-    assert blockwise.strength == at_once.strength
+    at_once = Ridge().fit(features[:images], labels[:images])
+    monkeypatch.setattr("kclr.probing.readouts.ridge._SIDE", side)
+    blockwise = Ridge().fit(features[:images], labels[:images])
+    assert blockwise.strength_ == at_once.strength_
     same = blockwise.predict(features[1300:]) == at_once.predict(features[1300:])
     assert same.mean() > 0.99
 
@@ -108,54 +104,128 @@ def test_block_by_block_equations_are_solved(monkeypatch):
     matrix = factor.T @ factor
     expected = np.linalg.solve(matrix, right)
     for side in (1, 17, 50, 100):
-        monkeypatch.setattr("kclr.probing.readouts._SIDE", side)
+        monkeypatch.setattr("kclr.probing.readouts.ridge._SIDE", side)
         blocks = np.tril(matrix) + np.triu(np.full_like(matrix, np.nan), side)
-        np.testing.assert_allclose(readouts._solve(blocks, right), expected, rtol=1e-10)
+        np.testing.assert_allclose(ridge._solve(blocks, right), expected, rtol=1e-10)
 
 
 def test_features_that_only_held_out_images_have_change_nothing(digits):
     """Filters that nearly nothing excites: their variance in the other images is rounding alone."""
     features, labels = digits
-    rows = np.arange(1300)
-    held_out = hold_out(labels[rows], 0)
+    held_out = hold_out(labels[:1300], 0)
     rare = np.zeros((len(features), 400), np.float32)
     rare[np.flatnonzero(held_out)[:100, None], np.arange(400)] = np.random.default_rng(0).random(
         (100, 400)
     )
-    plain = ridge(features, labels, rows, held_out)
-    with_rare = ridge(np.hstack([features, rare]), labels, rows, held_out)
-    same = with_rare.predict(np.hstack([features, rare])[1300:]) == plain.predict(features[1300:])
+    plain = Ridge().fit(features[:1300], labels[:1300])
+    more = np.hstack([features, rare])
+    with_rare = Ridge().fit(more[:1300], labels[:1300])
+    same = with_rare.predict(more[1300:]) == plain.predict(features[1300:])
     assert same.mean() > 0.98
 
 
-@pytest.mark.parametrize("name", READOUTS)
-def test_features_on_disk_give_the_same(digits, name, tmp_path):
+@pytest.mark.parametrize("name", ["ridge", "logistic", "knn"])
+def test_features_on_disk_give_the_same(digits, name, tmp_path, monkeypatch):
     features, labels = digits
     on_disk = np.memmap(tmp_path / "features", np.float32, "w+", shape=features.shape)
     on_disk[:] = features
-    rows = np.arange(0, 1300, 4)
-    held_out = hold_out(labels[rows], 0)
-    first, second = (READOUTS[name](given, labels, rows, held_out) for given in (features, on_disk))
-    np.testing.assert_array_equal(first.predict(features[1300:]), second.predict(on_disk[1300:]))
+    in_memory = probe(features[:1300], labels[:1300], features[1300:], labels[1300:], name, 0.25)
+    monkeypatch.setattr("kclr.probing.memory.BLOCK", 100)
+    monkeypatch.setattr("kclr.probing.memory.room", on_disk_always)
+    assert in_memory == probe(
+        on_disk[:1300], labels[:1300], on_disk[1300:], labels[1300:], name, 0.25
+    )
 
 
-@pytest.mark.parametrize("name", READOUTS)
-def test_a_class_without_labels_is_never_predicted(digits, name):
+def on_disk_always(shape):
+    from tempfile import TemporaryFile
+
+    return np.memmap(TemporaryFile(), np.float32, "w+", shape=tuple(shape))
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_a_class_without_labels_is_never_predicted(digits, readout):
     features, labels = digits
     rows = np.flatnonzero((labels != 4) & (np.arange(len(labels)) < 400))
-    fitted = READOUTS[name](features, labels, rows, hold_out(labels[rows], 0))
-    predicted = fitted.predict(features[1300:])
+    predicted = readout().fit(features[rows], labels[rows]).predict(features[1300:])
     assert set(np.unique(predicted)) == set(range(10)) - {4}
 
 
-@pytest.mark.parametrize("name", READOUTS)
-def test_the_test_images_and_the_other_labels_change_nothing(digits, name):
+@pytest.mark.parametrize("readout", READOUTS)
+def test_a_second_fit_forgets_the_first(digits, readout):
     features, labels = digits
-    rows = np.arange(100)
-    others = labels.copy()
-    others[100:] = 0
-    first, second = (
-        READOUTS[name](features, given, rows, hold_out(labels[rows], 0))
-        for given in (labels, others)
+    again = readout().fit(features[:400], labels[:400] % 3).fit(features[:100], labels[:100])
+    once = readout().fit(features[:100], labels[:100])
+    np.testing.assert_array_equal(again.predict(features[1300:]), once.predict(features[1300:]))
+
+
+@pytest.mark.parametrize("name", ["ridge", "logistic", "knn"])
+def test_labels_that_are_not_drawn_change_nothing(digits, name):
+    features, labels = digits
+    rows = draw(labels[:1300], 10, 0)
+    fitted = parts("readout")[name]().fit(features[rows], labels[rows])
+    accuracy, strength, count = probe(
+        features[:1300], labels[:1300], features[1300:], labels[1300:], name, 10
     )
-    np.testing.assert_array_equal(first.predict(features[1300:]), second.predict(features[1300:]))
+    assert (strength, count) == (fitted.strength_, 100)
+    assert accuracy == np.mean(fitted.predict(features[1300:]) == labels[1300:])
+
+
+def test_an_object_of_scikit_learn_is_fitted_as_it_is_on_all_labels_drawn(digits):
+    features, labels = digits
+    train, test = (features[:1300], labels[:1300]), (features[1300:], labels[1300:])
+    given = RidgeClassifier(alpha=3.0)
+    rows = draw(labels[:1300], 0.5, 7)
+    expected = RidgeClassifier(alpha=3.0).fit(features[rows], labels[rows]).score(*test)
+    found = probe(*train, *test, given, 0.5, seed=7)
+    assert found == (pytest.approx(expected, abs=1e-12), None, len(rows))
+    assert not hasattr(given, "coef_")
+
+
+def test_a_pipeline_has_the_probes_seed_unless_it_has_its_own(digits):
+    features, labels = digits
+    train, test = (features[:200], labels[:200]), (features[1300:], labels[1300:])
+
+    def forest(seed=None):
+        return make_pipeline(StandardScaler(), RandomForestClassifier(5, random_state=seed))
+
+    before = np.random.get_state()[1].copy()
+    drawn = probe(*train, *test, forest(), seed=3).accuracy
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    assert drawn == forest(3).fit(*train).score(*test)
+    assert probe(*train, *test, forest(8), seed=3).accuracy == forest(8).fit(*train).score(*test)
+
+
+def test_a_registered_readout_is_known_by_its_name(digits, monkeypatch):
+    from kclr.spec import parse_spec
+    from kclr.spec.schema import json_schema
+
+    monkeypatch.setitem(registry._parts, "readout", parts("readout"))
+
+    @register("readout", "trees")
+    def trees():
+        return RandomForestClassifier(5)
+
+    features, labels = digits
+    train, test = (features[:200], labels[:200]), (features[1300:], labels[1300:])
+    expected = RandomForestClassifier(5, random_state=0).fit(*train).score(*test)
+    assert probe(*train, *test, "trees").accuracy == expected
+    spec = parse_spec("{probe: {data: digits, classifier: trees}, stack: [{}]}")
+    assert spec.probe.classifier == "trees"
+    assert (
+        "trees" in json_schema()["$defs"]["Probe"]["anyOf"][1]["properties"]["classifier"]["enum"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("classifier", "words"),
+    [
+        ("rigde", "Did you mean 'ridge'"),
+        (RidgeClassifier, "Use a name, or an object with fit and predict"),
+        (StandardScaler(), "is no classifier. Use a name"),
+        (None, "None is no classifier"),
+    ],
+)
+def test_what_is_no_classifier_is_refused(classifier, words):
+    with pytest.raises(SpecError, match=words):
+        check_classifier(classifier)
