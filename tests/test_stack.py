@@ -119,7 +119,7 @@ def test_another_seed_gives_other_kernels(run, tmp_path):
 
 def test_a_finished_run_is_not_overwritten_by_accident(run):
     before = (run.path / "layers/01-conv1/kernel.npy").stat().st_mtime_ns
-    with pytest.raises(kclr.RunError, match=r"--resume.*--overwrite .*--out"):
+    with pytest.raises(kclr.RunError, match=r"--resume.*--overwrite.*--out"):
         train(TWO_LAYERS, run.path)
     train(TWO_LAYERS, run.path, resume=True)
     assert (run.path / "layers/01-conv1/kernel.npy").stat().st_mtime_ns == before
