@@ -68,7 +68,7 @@ from kclr.spec.schema import Spec
 from kclr.training import checkpoints
 from kclr.training.distribution import ALONE, Cluster, open_cluster
 from kclr.training.fit import train_layers
-from kclr.training.keras_objects import augmentation_problem, check_keras_objects
+from kclr.training.keras_objects import augmentation_problem, check_keras_objects, globals_kept
 from kclr.version import hardware, versions
 from kclr.whitening import input_windows
 
@@ -76,6 +76,7 @@ PICTURE_CROPS = 20_000
 PATTERN_WINDOWS = 5_000
 
 
+@globals_kept()
 def train(
     spec,
     out,

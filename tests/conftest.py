@@ -1,4 +1,6 @@
 import os
+import random
+import signal
 
 import numpy as np
 import pytest
@@ -32,6 +34,32 @@ def photographs():
             image[y : y + 32, x : x + 32] for y in range(0, 400, 32) for x in range(0, 600, 32)
         ]
     return np.stack(tiles)
+
+
+@pytest.fixture
+def nothing_global_changes():
+    """Around a call from Python: what is global when it comes back is as it was."""
+    import keras
+    import tensorflow as tf
+
+    def draws():
+        from_keras = float(keras.random.uniform(()))
+        return random.random(), np.random.rand(), float(tf.random.uniform(())), from_keras
+
+    def handlers():
+        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    keras.utils.set_random_seed(11)
+    before, expected = handlers(), draws()
+    keras.utils.set_random_seed(11)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        yield
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert handlers() == before
+    assert draws() == expected
 
 
 TWO_LAYERS = """

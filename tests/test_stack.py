@@ -362,3 +362,8 @@ def test_overwriting_spares_a_run_that_is_being_trained(tmp_path):
 def test_two_trainings_into_one_directory_are_refused(tmp_path):
     with writing(tmp_path / "run", RUN), pytest.raises(kclr.RunError, match="another"):
         train(ONE_LAYER, tmp_path / "run")
+
+
+def test_a_training_leaves_what_is_global_to_its_caller(nothing_global_changes, tmp_path):
+    text = "data: {source: photos, limit: 1}\nstack: [{train: {steps: 2, batch_size: 8}}]"
+    kclr.train(parse_spec(text), tmp_path / "run")

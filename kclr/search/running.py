@@ -28,13 +28,14 @@ from kclr.search.trials import Trials
 from kclr.search.tuner import MEND, RUN, StackTuner, make_oracle
 from kclr.search.workers import Watch, leading, watch_chief
 from kclr.spec.schema import Spec
-from kclr.training.keras_objects import check_keras_objects
+from kclr.training.keras_objects import check_keras_objects, globals_kept
 
 BEST = "best.json"  # of a stage, when it has ended
 # What may be changed before a search goes on.
 _CHANGEABLE = ("trials", "minutes", "keep")
 
 
+@globals_kept()
 def run_search(
     spec: Spec,
     plain: dict[str, Any],

@@ -26,6 +26,7 @@ from kclr.spec.schema import Spec
 from kclr.spec.search import Search
 from kclr.stack import train
 from kclr.training.checkpoints import read_progress
+from kclr.training.keras_objects import globals_kept
 
 
 class Paused(KeyboardInterrupt):
@@ -48,6 +49,7 @@ class Trials:
         self._probe: StackProbe | None = None
         self._shared: Run | None = None
 
+    @globals_kept()
     def train(
         self,
         values: Mapping[str, Any],

@@ -2,8 +2,10 @@
 
 import contextlib
 import inspect
+import random
 
 import keras
+import numpy as np
 
 from kclr.errors import SpecError, reason
 from kclr.spec.findings import Finding, describe
@@ -150,3 +152,33 @@ def dtype_policy(name):
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+@contextlib.contextmanager
+def globals_kept():
+    """Whoever calls kclr finds the global random states of Python, numpy, TensorFlow and Keras as
+    they were before, and Keras' session with its dtype policy."""
+    # There is no public way to learn what these are.
+    from keras.src.backend.common import global_state
+    from tensorflow.python.eager import context
+
+    trackers = {
+        name: tracker
+        for name, tracker in vars(global_state).items()
+        if name.endswith("_TRACKER")  # newer versions of Keras have a second one
+    }
+    session = {name: dict(vars(tracker)) for name, tracker in trackers.items()}
+    eager, numbers = context.context(), (random.getstate(), np.random.get_state())
+    seed, drawn = eager._seed, getattr(eager, "_rng", None)
+    try:
+        yield
+    finally:
+        random.setstate(numbers[0])
+        np.random.set_state(numbers[1])
+        eager._set_global_seed(seed)
+        if drawn is not None:  # as long as no seed was ever set
+            eager._rng = drawn
+        for name, tracker in trackers.items():
+            setattr(global_state, name, tracker)
+            vars(tracker).clear()
+            vars(tracker).update(session[name])

@@ -21,7 +21,7 @@ from kclr.runs.directories import TRACE, TRANSFER, writing
 from kclr.runs.paths import is_full, remove
 from kclr.spec.findings import describe
 from kclr.spec.transfer import MOST_LAYERS, TransferSpec
-from kclr.training.keras_objects import dtype_policy
+from kclr.training.keras_objects import dtype_policy, globals_kept
 from kclr.transfer.arms import Arm, arms
 from kclr.transfer.checks import code_findings, findings
 from kclr.transfer.pretraining import Pretraining, fingerprint, images_digest, labelled
@@ -43,6 +43,7 @@ from kclr.version import hardware, versions
 __all__ = ["failures", "print_results", "run_experiment"]
 
 
+@globals_kept()
 def run_experiment(
     spec: TransferSpec,
     out,

@@ -312,3 +312,8 @@ def test_hyperband_goes_on_from_checkpoints_to_the_kernels_of_an_uninterrupted_t
     assert run.layers[0].facts["probe_accuracy"] == best["score"]
     ended = kclr.load_run(next((tmp_path / "s").glob(f"*/trial_{best['trial']}/run")))
     np.testing.assert_array_equal(run.layers[0].kernel, ended.layers[0].kernel)
+
+
+def test_a_search_leaves_what_is_global_to_its_caller(nothing_global_changes, quick, tmp_path):
+    quick["search"]["trials"] = 1
+    search(quick, tmp_path / "s")

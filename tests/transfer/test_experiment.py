@@ -547,3 +547,7 @@ def test_a_damaged_file_is_named_with_the_cure(tmp_path, text):
         RunError, match=r"a\.json: .* Remove it, and go on with resume=True \(--resume\)\."
     ):
         Results(tmp_path).read_json("a.json", Unit)
+
+
+def test_an_experiment_leaves_what_is_global_to_its_caller(nothing_global_changes, tmp_path):
+    experiment(SMALL + "arms: [random start]\nlabels: [0.2]\n", tmp_path / "out")
