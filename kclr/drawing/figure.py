@@ -43,8 +43,8 @@ def own_figure(**options):
         yield figure
 
 
-def save(figure, path, transparent=False):
-    """Write a figure as PNG, whole or not at all."""
+def save(figure, path, transparent=False, description=None):
+    """Write a figure as PNG, whole or not at all; the description is kept in the file."""
     if (layout := figure.get_layout_engine()) and figure.axes:
         # As savefig would, which draws everything twice for it.
         layout.execute(figure)
@@ -52,7 +52,7 @@ def save(figure, path, transparent=False):
     with atomic(path) as temporary:
         figure.savefig(
             temporary, format="png", dpi=figure.dpi, transparent=transparent,
-            metadata={"Software": None},
+            metadata={"Software": None, "Description": description},
         )  # fmt: skip
 
 

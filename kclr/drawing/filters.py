@@ -328,4 +328,4 @@ def _save_picture(path, grid, caption, margin=8, dpi=100):
         figure.set_size_inches((width + 0.5) / dpi, (height + 0.5) / dpi)
         if grid.size:
             figure.figimage(grid, margin, margin, origin="upper")
-        save(figure, path, transparent=True)
+        save(figure, path, transparent=True, description=caption or None)

@@ -5,6 +5,7 @@ returns what the page's template shows of it, with its plain numbers under the k
 """
 
 import base64
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,6 @@ from kclr.runs.safe_reading import read_bytes, sha256
 from kclr.spec.registry import parts
 
 NOTHING = "\N{EN DASH}"
-PNG = b"\x89PNG\r\n\x1a\n"  # how the file begins
 
 
 class Names:
@@ -110,24 +110,27 @@ def run_section(run: Run, name: str, folder: Path, names: Names) -> dict[str, An
     }
 
 
-def copy_picture(layer, path) -> bool:
+def copy_picture(layer, path) -> str | None:
     """Copy the picture of a layer's filters, which its training drew with the images at hand.
 
     Returns:
-        Whether there is one; else the filters' weights were drawn.
+        What the picture shows; None where there is none that says so, and the filters' weights
+        were drawn.
 
     Raises:
         RunError: the kernel cannot be read.
     """
+    from PIL import Image
+
     try:
         drawn = read_bytes(layer.directory / "filters.png", layer.directory)
-    except RunError:
-        drawn = b""
-    if drawn.startswith(PNG):
-        path.write_bytes(drawn)
-        return True
-    filters_png(path, layer.kernel)
-    return False
+        with Image.open(io.BytesIO(drawn), formats=("PNG",)) as picture:
+            words = str(picture.info["Description"])
+    except (RunError, OSError, ValueError, SyntaxError, KeyError, Image.DecompressionBombError):
+        filters_png(path, layer.kernel)
+        return None
+    path.write_bytes(drawn)
+    return f"{words}."
 
 
 def _fact(key, form):

@@ -1,5 +1,6 @@
 """The report: one file with the right numbers, that opens anywhere and trusts nobody's words."""
 
+import base64
 import csv
 import json
 import os
@@ -746,3 +747,18 @@ def test_a_complaint_of_the_browser_would_be_seen(tmp_path):
     _, console = browse(tmp_path / "page.html", tmp_path / "profile")
     assert len(console) == 1
     assert "found it" in console[0]
+
+
+def test_a_layer_is_shown_as_its_training_drew_it_and_a_file_that_is_no_picture_is_not(
+    tmp_path, two_layers
+):
+    run = tmp_path / "run"
+    shutil.copytree(two_layers.path, run)
+    folder = run / "layers" / "02-conv2"
+    own = (folder / "filters.png").read_bytes()
+    shown = write_report([run], tmp_path / "page.html")[0].read_text(encoding="utf-8")
+    assert base64.b64encode(own).decode() in shown
+    assert "image patches that excite each filter most" in shown
+    (folder / "filters.png").write_bytes(b"<script>alert()</script>")
+    shown = write_report([run], tmp_path / "other.html")[0].read_text(encoding="utf-8")
+    assert "three principal components" in shown
