@@ -1,7 +1,7 @@
 """kclr: layer-wise contrastive representation learning for Keras.
 
-The public names stand in the stub beside this file, __init__.pyi, and are imported when they are
-first used, so that `import kclr` is quick.
+The public names are listed in the stub __init__.pyi and are imported when first used, so that
+`import kclr` is quick.
 """
 
 import lazy_loader

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> int:
-    """The command line; Ctrl-C while it is still being loaded ends it as quietly as later."""
+    """The command line; Ctrl-C during loading ends it without a traceback."""
     try:
         from kclr import cli
 

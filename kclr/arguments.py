@@ -14,7 +14,7 @@ def parser(functions) -> argparse.ArgumentParser:
         epilog="Start with: kclr init my.yaml && kclr train my.yaml",
     )
     parser.add_argument("--version", action="version", version=f"kclr {__version__}")
-    debugging = "show the whole trace of what is refused or fails"
+    debugging = "show the full traceback of errors"
     default = bool(os.environ.get("KCLR_DEBUG"))
     parser.add_argument("--debug", action="store_true", default=default, help=debugging)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -33,77 +33,91 @@ def parser(functions) -> argparse.ArgumentParser:
             default=[],
             metavar="KEY.PATH=VALUE",
             dest="overrides",
-            help="set a key of the spec, as in stack.0.train.steps=200; can be given again",
+            help="set a key of the spec, such as stack.0.train.steps=200; can be repeated",
         )
 
     sub = command("init", "write a commented spec to start from")
-    sub.add_argument("path", nargs="?", default="kclr.yaml", help="where (default: kclr.yaml)")
-    words = "of how many layers (default: 1); above the first by contrast, on one of k-means"
+    sub.add_argument(
+        "path", nargs="?", default="kclr.yaml", help=("file to write (default: kclr.yaml)")
+    )
+    words = (
+        "number of layers (default: 1); with more than one, k-means in the first layer and "
+        "contrast above"
+    )
     sub.add_argument("--layers", type=int, choices=(1, 2, 3), default=1, help=words)
 
-    sub = command("check", "check a spec and print it with every default and size")
+    sub = command("check", "check a spec and print it with all defaults and sizes")
     spec_arguments(sub)
     sub.add_argument("--json", action="store_true", help="print the resolved spec as JSON")
 
     def output_arguments(sub, what, place):
-        sub.add_argument("--out", metavar="DIR", help=f"where (default: {place}/ and the name)")
+        sub.add_argument("--out", metavar="DIR", help=f"output directory (default: {place}/NAME)")
         again = sub.add_mutually_exclusive_group()
-        again.add_argument("--resume", action="store_true", help=f"go on with the {what} there")
-        again.add_argument("--overwrite", action="store_true", help=f"remove the {what} there")
-        sub.add_argument("--json", action="store_true", help="report as lines of JSON")
+        again.add_argument(
+            "--resume", action="store_true", help=(f"continue the {what} in the output directory")
+        )
+        again.add_argument(
+            "--overwrite", action="store_true", help=(f"replace the {what} in the output directory")
+        )
+        sub.add_argument("--json", action="store_true", help="print progress as lines of JSON")
 
     sub = command("train", "train the layers of a spec and export them")
     spec_arguments(sub)
     output_arguments(sub, "run", "runs")
     workers = {"type": _several, "metavar": "N"}
-    words = "train on N processes of this machine, as on a cluster (train.distribute: multi-worker)"
+    words = (
+        "train with N processes on this machine, like on a cluster (train.distribute: multi-worker)"
+    )
     sub.add_argument("--workers", **workers, help=words)
 
-    sub = command("search", "search keys of a spec for the best values, with keras-tuner")
+    sub = command("search", "search for the best values of spec keys with keras-tuner")
     spec_arguments(sub)
     output_arguments(sub, "search", "searches")
-    words = "train trials in N processes on this machine, by turns on its GPUs"
+    words = "run trials in N processes on this machine, sharing its GPUs in turn"
     sub.add_argument("--workers", **workers, help=words)
 
     sub = command("show", "print a run as a table")
     sub.add_argument("run", metavar="RUN", help="the run directory")
     sub.add_argument("--json", action="store_true", help="print its summary as JSON")
 
-    sub = command("verify", "check every file of a run, and on request its training")
+    sub = command("verify", "check every file of a run and, on request, its training")
     sub.add_argument("run", metavar="RUN", help="the run directory")
-    words = "repeat each layer's first steps, as far as the first row of its history, and compare"
+    words = "repeat each layer's first steps, up to the first row of its history, and compare"
     sub.add_argument(
         "--retrain", type=int, nargs="?", const=500, default=0, metavar="STEPS",
-        help=f"{words}; layers whose first row comes after STEPS are left out (default: 500)",
+        help=f"{words}; layers whose first row is after STEPS are skipped (default: 500)",
     )  # fmt: skip
-    sub.add_argument("--json", action="store_true", help="print what was found as JSON")
+    sub.add_argument("--json", action="store_true", help="print the result as JSON")
 
     sub = command("export", "export a run's layers for other programs")
     sub.add_argument("run", metavar="RUN", help="the run directory")
-    sub.add_argument("--out", metavar="DIR", help="where (default: a directory inside the run)")
+    sub.add_argument("--out", metavar="DIR", help="output directory (default: inside the run)")
     sub.add_argument("--layers", type=int, metavar="N", help="only the first N layers")
     sub.add_argument(
         "--pool",
         choices=("mean", "max", "grid", "flatten"),
         default="grid",
-        help="how `embed` makes a vector of a map (default: grid)",
+        help="how `embed` turns a map into a vector (default: grid)",
     )
     cells = {
         "type": _cells,
         "default": 2,
         "metavar": "N",
-        "help": "cells a side (default: 2), or with --all-layers one number for each: 3,2,2",
+        "help": "cells per side (default: 2), or with --all-layers one number per layer: 3,2,2",
     }
     power = {
         "type": _powers,
         "default": 1.0,
         "metavar": "P",
-        "help": "raise the pooled numbers to it, 0.5 for square roots (default: 1); or 0.5,0.5,1",
+        "help": (
+            "exponent for the pooled features, 0.5 for square roots (default: 1), or one per "
+            "layer: 0.5,0.5,1"
+        ),
     }
     sub.add_argument("--grid-size", **cells)
     sub.add_argument("--power", **power)
     sub.add_argument(
-        "--all-layers", action="store_true", help="let `embed` give the vectors of all layers"
+        "--all-layers", action="store_true", help="let `embed` return the vectors of all layers"
     )
     sub.add_argument("--onnx", action="store_true", help="also write model.onnx")
     sub.add_argument(
@@ -113,7 +127,7 @@ def parser(functions) -> argparse.ArgumentParser:
         help="also write model.tflite, for images of SIZE x SIZE px",
     )
 
-    sub = command("probe", "judge a run's frozen features by classifiers on labelled images")
+    sub = command("probe", "evaluate a run's frozen features with classifiers on labelled images")
     sub.add_argument("run", metavar="RUN", help="the run directory")
     sub.add_argument(
         "--data",
@@ -127,7 +141,7 @@ def parser(functions) -> argparse.ArgumentParser:
         type=_amounts,
         default=(1.0,),
         metavar="A,B,...",
-        help="shares of the labels (0.01,0.1,1.0) or numbers for each class (10,100)",
+        help="shares of the labels (0.01,0.1,1.0) or numbers per class (10,100)",
     )
     sub.add_argument(
         "--baselines",
@@ -144,38 +158,52 @@ def parser(functions) -> argparse.ArgumentParser:
         help="of ridge,logistic,knn and other readouts (default: ridge,knn)",
     )
     sub.add_argument("--grid", **cells)
-    sub.add_argument("--all-layers", action="store_true", help="all layers side by side")
+    sub.add_argument(
+        "--all-layers", action="store_true", help=("concatenate the features of all layers")
+    )
     sub.add_argument("--power", **power)
-    sub.add_argument("--flips", action="store_true", help="average over mirror images")
+    sub.add_argument(
+        "--flips",
+        action="store_true",
+        help=("average the features of each image and its mirror image"),
+    )
     sub.add_argument(
         "--precision",
         choices=("float32", "mixed_bfloat16"),
         default="float32",
-        help="of the convolutions; bfloat16 pays on cores with AMX (default: float32)",
+        help=(
+            "precision of the convolutions; bfloat16 is faster on CPUs with AMX (default: float32)"
+        ),
     )
-    sub.add_argument("--repeats", type=int, default=1, metavar="N", help="draws of the labels")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the first draw")
-    sub.add_argument("--limit", type=int, metavar="N", help="only so many images of each split")
+    sub.add_argument(
+        "--repeats", type=int, default=1, metavar="N", help=("number of draws of the labels")
+    )
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the first draw")
+    sub.add_argument(
+        "--limit", type=int, metavar="N", help=("use only this many images of each split")
+    )
     sub.add_argument("--json", action="store_true", help="print the results as JSON")
 
     sub = command("transfer", "train classifiers from several starts and compare them")
     spec_arguments(sub)
     output_arguments(sub, "experiment", "transfers")
     words = (
-        "let `classifier: MODULE:FUNCTION` import and run that module, from the working directory "
-        "too; for specs that you trust"
+        "let `classifier: MODULE:FUNCTION` import and run that module, also from the working "
+        "directory; only for specs that you trust"
     )
     sub.add_argument("--allow-code", action="store_true", help=words)
 
-    sub = command("report", "write an HTML page about runs, transfer experiments and probes")
+    sub = command(
+        "report", ("write an HTML page about runs, transfer experiments, searches and probes")
+    )
     sub.add_argument(
         "paths",
         nargs="+",
         metavar="PATH",
-        help="directories of train and transfer, and what probe --json printed",
+        help="directories of train, transfer and search, and the output of probe --json",
     )
     sub.add_argument(
-        "--out", default="report.html", metavar="FILE", help="where (default: report.html)"
+        "--out", default="report.html", metavar="FILE", help="file to write (default: report.html)"
     )
 
     command("schema", "print the JSON Schema of specs, for editors")
@@ -184,7 +212,7 @@ def parser(functions) -> argparse.ArgumentParser:
 
 def _several(text):
     if not text.isdecimal() or int(text) < 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of workers. Use 2 or more.")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of workers. Use 2 or more.")
     return int(text)
 
 
@@ -208,7 +236,7 @@ def _of_each(text, number, example):
     except ValueError:
         values = []
     if not values:
-        words = f"{text!r} is no number. Write it as in {example} for three layers."
+        words = f"{text!r} is not a number. Use for example {example} for three layers."
         raise argparse.ArgumentTypeError(words)
     return values[0] if len(values) == 1 else values
 
@@ -219,6 +247,6 @@ def _amounts(text):
         amounts = [float(word) if "." in word else int(word) for word in _names(text)]
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no list of shares and numbers. Write it as in 0.01,0.1,1.0 or 10,100."
+            f"{text!r} is not a list of shares and numbers. Use for example 0.01,0.1,1.0 or 10,100."
         ) from None
     return tuple(float(amount) if amount == 1 else amount for amount in amounts)

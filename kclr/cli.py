@@ -52,12 +52,12 @@ def main(arguments=None) -> int:
         return DONE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        cure = ". Make room on the disk, and try again." if is_full(error) else ""
+        cure = ". Free disk space and try again." if is_full(error) else ""
         return _refused(options, error, f"{where}{error.strerror or error}{cure}", FAILED)
     except Exception as error:
-        words = f"kclr failed, by a mistake of its own: {reason(error)}"
+        words = f"kclr failed because of a bug: {reason(error)}"
         if not options.debug:
-            words += f"\nThe trace is in {_traced(error)}. Please report it, with the spec."
+            words += f"\nThe traceback is in {_traced(error)}. Please report it with the spec."
         return _refused(options, error, words, FAILED)
 
 
@@ -95,8 +95,8 @@ def _init(options):
                 path.unlink()  # half of it, which would be in the way of the next try
                 raise
     except FileExistsError:
-        raise SpecError(f"{path} is already there. Choose another name: kclr init NAME") from None
-    print(f"{path} is ready. Look through it, then: kclr train {path}")
+        raise SpecError(f"{path} already exists. Choose another name: kclr init NAME") from None
+    print(f"{path} was written. Edit it, then: kclr train {path}")
 
 
 def _load(options):
@@ -144,8 +144,8 @@ def _train(options):
         task = workers.task_from_environment()
         if options.workers not in (None, task.workers):
             raise SpecError(
-                f"--workers {options.workers} is for a cluster on this machine, and TF_CONFIG "
-                f"describes one of {task.workers}. Leave one of the two out."
+                f"--workers {options.workers} starts a cluster on this machine, but TF_CONFIG "
+                f"describes one of {task.workers} workers. Use only one of the two."
             )
     out = _out(options, spec, "runs")
     listener = listener_for(options.json)
@@ -177,10 +177,10 @@ def _out(options, spec, folder):
 
 @contextlib.contextmanager
 def _interruptible(options, out):
-    """Long work that can be interrupted, run out of disk or fail, and gone on with."""
+    """Long work that can be interrupted, run out of disk space or fail, and be continued."""
     # SIGTERM is taken as Ctrl-C is, so that a training that is stopped saves its state.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    again = f"go on with: {_again(options)}"
+    again = f"continue with: {_again(options)}"
     try:
         yield
     except KeyboardInterrupt:
@@ -189,15 +189,15 @@ def _interruptible(options, out):
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise RunError(
-            f"{where}{error.strerror or error}. What is finished is kept; when that is mended, "
+            f"{where}{error.strerror or error}. Finished parts are kept; once this is fixed, "
             f"{again}"
         ) from None
     except (SpecError, RunError):
         raise
     except Exception as error:  # of somebody's plug-in, of Keras, of TensorFlow
         raise RunError(
-            f"{reason(error)}\nThe trace is in {_traced(error, out)}. What is finished is kept; "
-            f"when that is mended, {again}"
+            f"{reason(error)}\nThe traceback is in {_traced(error, out)}. Finished parts are "
+            f"kept; once this is fixed, {again}"
         ) from error
 
 

@@ -1,24 +1,24 @@
-"""The two ways in which kclr refuses: a wrong spec and a failed run.
+"""kclr's two kinds of errors: a wrong spec and a failed run.
 
-All are `ValueError`s whose message is meant for the person at the keyboard: what is wrong, with
-its place and value, and the cure last.
+All are `ValueError`s with a message for the user: what is wrong, with its place and value, and the
+cure last.
 """
 
 
 class SpecError(ValueError):
-    """A spec, an argument or an option that cannot be what was meant. Exit status 2."""
+    """A wrong spec, argument or option. Exit status 2."""
 
 
 class RunError(ValueError):
-    """A run that could not be started, go on or be read. Exit status 1."""
+    """A run that could not be started, continued or read. Exit status 1."""
 
 
 class CollapseError(RunError):
-    """A training that drove all embeddings together, or a layer that came out useless."""
+    """A training whose embeddings collapsed, or a layer whose filters are useless."""
 
 
 def reason(error: BaseException) -> str:
-    """An error in a line: kclr's own as it is, others with their kind."""
+    """An error in a line: kclr's message as it is, others with their type."""
     words = " ".join(str(error).split())[:500]
     if isinstance(error, (SpecError, RunError)):
         return words

@@ -16,14 +16,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 
 class Listener:
-    """Is told how a training goes; this one does nothing with it. Override what is of interest."""
+    """Receives a training's progress events and does nothing; override the methods you need."""
 
     def preparing(self):
         """TensorFlow and the images are being loaded."""
 
     def hashing(self, done, total):
-        """`done` of `total` pictures are hashed, which tells these images from others. Not called
-        where that takes no time."""
+        """`done` of `total` pictures are hashed, to identify them. Not called if that is quick."""
 
     def images(self, name, census):
         """What the source called `name` holds: `kclr.data.census.Census`, None where it is not of
@@ -33,7 +32,7 @@ class Listener:
         """Layer `index` (from 0) of the spec begins."""
 
     def kept(self, index, layer):
-        """Layer `index` was finished before and stays as it is."""
+        """Layer `index` was already finished and is kept."""
 
     def decoding(self, done, total):
         """Picture `done` of `total` is decoded, of large ones that `memory` does not hold. Called
@@ -55,7 +54,7 @@ class Listener:
         """A row of the layer's history is complete."""
 
     def warned(self, message):
-        """Something the user should know, and the training goes on."""
+        """A warning; the training continues."""
 
     def learned(self, index, layer, facts):
         """Layer `index` is finished and on disk."""
@@ -71,16 +70,16 @@ EVERY_SECONDS = 15.0  # at least, between two lines of a layer that is being tra
 
 
 def listener_for(json_lines=False) -> Listener:
-    """The way to show a training that fits where the output goes."""
+    """The listener that suits the output."""
     if json_lines:
         return JsonLines()
     return Bars() if redraws() else Lines()
 
 
 def redraws() -> bool:
-    """Whether standard error is a terminal that draws over what it has shown.
+    """Whether standard error is a terminal that can redraw.
 
-    The one that a notebook gives to `!kclr train` is none: it keeps each state of a bar.
+    The output of `!kclr train` in a notebook is not: it keeps each state of a bar.
     """
     in_notebook = "JPY_PARENT_PID" in os.environ or "COLAB_RELEASE_TAG" in os.environ
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not in_notebook
@@ -145,7 +144,7 @@ class JsonLines(Listener):
 
 
 class Lines(Listener):
-    """A line for each layer's start and end, and for how it goes, for logs, pipes and notebooks.
+    """A line for each layer's start, progress and end, for logs, pipes and notebooks.
 
     Warnings go to standard error.
     """
@@ -155,7 +154,7 @@ class Lines(Listener):
 
     def hashing(self, done, total):
         if not self._hashing:
-            print(f"hashing {total:,} pictures, to know them again", flush=True)
+            print(f"hashing {total:,} pictures", flush=True)
         self._hashing = True
 
     def decoding(self, done, total):
@@ -173,7 +172,7 @@ class Lines(Listener):
             print(f"{name}: {census}", flush=True)
 
     def kept(self, index, layer):
-        print(f"{layer.name}: finished before, kept", flush=True)
+        print(f"{layer.name}: already finished, kept", flush=True)
 
     def started(self, total, done, patches):
         since = f" after step {done:,}" if done else ""
@@ -201,7 +200,7 @@ class Lines(Listener):
 
 
 class Bars(Listener):
-    """A bar for each layer: loss, active share, the last probe, patches a second, time left."""
+    """A bar for each layer: loss, active share, the last probe, patches per second, time left."""
 
     def __init__(self):
         # A descriptor of its own: standard error is shut while TensorFlow starts.
@@ -213,7 +212,7 @@ class Bars(Listener):
         self._status.start()
 
     def hashing(self, done, total):
-        self._status.update(f"hashing pictures, to know them again: {done:,} of {total:,}")
+        self._status.update(f"hashing pictures: {done:,} of {total:,}")
 
     def decoding(self, done, total):
         self._status.update(f"{self._name}: decoded picture {done:,} of {total:,}")
@@ -228,7 +227,7 @@ class Bars(Listener):
             self._console.print(escape(f"{name}: {census}"), highlight=False)
 
     def kept(self, index, layer):
-        self._console.print(f"[bold]{layer.name}[/]: finished before, kept", highlight=False)
+        self._console.print(f"[bold]{layer.name}[/]: already finished, kept", highlight=False)
 
     def started(self, total, done, patches):
         self._status.stop()
@@ -254,7 +253,7 @@ class Bars(Listener):
         if "active_share" in metrics:
             facts.append(f"active {float(metrics['active_share']):.0%}")
         if "contrast_accuracy" in metrics:
-            facts.append(f"told apart {float(metrics['contrast_accuracy']):.0%}")
+            facts.append(f"contrast accuracy {float(metrics['contrast_accuracy']):.0%}")
         if self._probed is not None:
             facts.append(f"probe {self._probed:.1%}")
         facts.append(f"{speed:,.0f} patches/s")

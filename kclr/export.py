@@ -3,11 +3,11 @@
 - `model.keras` is for Keras: transfer and fine-tuning, after `import kclr`. Float images in [0, 1].
 - `saved_model/` is for TensorFlow alone, where kclr is not installed: scripts, TF-Serving,
   `keras.layers.TFSMLayer(path, call_endpoint="embed", trainable=False)`. It takes uint8 images too.
-  Keras 3 cannot fine-tune it, and without `trainable=False` not even train a head on top of it ("is
-  not a valid scope name"): use `model.keras` for that.
+  Keras 3 cannot fine-tune it, and needs `trainable=False` even to train a head on top of it
+  (otherwise "is not a valid scope name"): use `model.keras` for that.
 - `model.onnx` and `model.tflite` are for ONNX Runtime and for phones. Float images in [0, 1].
 
-All give the same feature maps, up to the rounding of float32.
+All return the same feature maps, up to float32 rounding.
 """
 
 import contextlib
@@ -44,8 +44,8 @@ def stack_model(run_or_layers, layers=None) -> keras.Model:
         dtype policy is. `model.get_layer("conv1").output` is the map of a layer below.
 
     Raises:
-        SpecError: there are not that many layers.
-        RunError: the layers' files do not fit each other.
+        SpecError: there are fewer layers.
+        RunError: the layers' files do not match each other.
     """
     found = run_or_layers.layers if isinstance(run_or_layers, Run) else list(run_or_layers)
     found = found[: _number_of_layers(found, layers)]
@@ -55,8 +55,8 @@ def stack_model(run_or_layers, layers=None) -> keras.Model:
         kernel, bias, filters = layer.kernel.shape, layer.bias.shape, layer.block["filters"]
         if kernel[2:] != (below, filters) or bias != (filters,):
             raise RunError(
-                f"layer {layer.name}: a kernel {kernel} with a bias {bias} is not what {filters} "
-                f"filters on {below} channels have. Train the layer again, or copy its files back."
+                f"layer {layer.name}: a kernel {kernel} and a bias {bias} do not match {filters} "
+                f"filters on {below} channels. Train the layer again, or restore its files."
             )
         below = filters
     with dtype_policy("float32"):
@@ -68,7 +68,9 @@ def _number_of_layers(found, layers):
         layers = len(found)
     if isinstance(layers, bool) or not isinstance(layers, int) or not 1 <= layers <= len(found):
         span = "1" if len(found) == 1 else f"1 to {len(found)}"
-        raise SpecError(f"layers: {layers} cannot be exported of {len(found)} trained. Use {span}.")
+        raise SpecError(
+            f"layers: {layers} cannot be exported, {len(found)} are trained. Use {span}."
+        )
     return layers
 
 
@@ -81,27 +83,27 @@ def write_keras(model, path):
 def write_saved_model(model, path, pooling: Pooling | None = None):
     """Write a SavedModel that TensorFlow runs without kclr.
 
-    `tf.saved_model.load(path)`, which must be kept, has these functions, for one image or more of
-    any size from `smallest_image(model)` on: uint8 in 0..255, or float32, float64, float16 or
-    bfloat16 in [0, 1]. They count in float32 in any case, and refuse other dtypes and other
-    channels (ValueError) and smaller images (ValueError or InvalidArgumentError).
+    The result of `tf.saved_model.load(path)`, which must be kept alive, has these functions, for
+    one or more images of any size from `smallest_image(model)` on: uint8 in 0..255, or float32,
+    float64, float16 or bfloat16 in [0, 1]. They always compute in float32, and refuse other dtypes
+    and channels (ValueError) and smaller images (ValueError or InvalidArgumentError).
 
     - `features(images)`, also as `serve`: float32 (batch, height, width, filters), the map.
     - `embed(images)`: float32 (batch, length), the pooled map (see `kclr.pooling.Pooling`), or
-      those of all layers side by side, from the image upwards.
+        those of all layers, concatenated from the image upwards.
 
-    Called on arrays they are traced anew for every image size (some 60 ms). For images of many
-    sizes use them in `tf.data.Dataset.map`, or the named signatures, which have one dtype each:
+    Called on arrays they are traced again for every image size (about 60 ms). For images of many
+    sizes use them in `tf.data.Dataset.map`, or use the named signatures, which have one dtype each:
     `serving_default`, `features` and `embed` take float32 in [0, 1], `features_uint8` and
-    `embed_uint8` take uint8. Their input is `image`, their outputs are `features` and
-    `embeddings`. A numpy array of another dtype is converted to theirs without being scaled.
+    `embed_uint8` take uint8. Their input is `image`, their outputs are `features` and `embeddings`.
+    A numpy array of another dtype is converted to theirs without being scaled.
 
     `assets.extra/kclr.json` says what the model is: layers, channels, smallest image, pooling.
 
     Args:
         model: from `stack_model`.
         path: of the directory.
-        pooling: what `embed` gives; the mean of each cell of a 2x2 grid when left out.
+        pooling: what `embed` returns; by default the mean of each cell of a 2x2 grid.
 
     Raises:
         RunError: `path` is a directory that kclr did not write, or it cannot be written.
@@ -121,7 +123,9 @@ def write_saved_model(model, path, pooling: Pooling | None = None):
 
     def in_float32(image):
         size = tf.shape(image)[1:3]
-        words = f"images must be at least {smallest[0]} x {smallest[1]} px high and wide; these are"
+        words = (
+            f"images must be at least {smallest[0]} x {smallest[1]} px (height x width); these are"
+        )
         # TensorFlow convolves before it checks unless told; an empty map can crash its process.
         with tf.control_dependencies(
             [tf.debugging.Assert(tf.reduce_all(size >= smallest), [words, size])]
@@ -179,7 +183,7 @@ def _signature(function, output, spec):
 
 
 def require_onnx():
-    """Refuse to go on where the packages that write ONNX are missing.
+    """Fail if the packages that write ONNX are missing.
 
     Raises:
         RunError: they are.
@@ -197,7 +201,7 @@ def write_onnx(model, path, pooling: Pooling | None = None):
     Args:
         model: from `stack_model`.
         path: of the file, `.onnx`.
-        pooling: of the embeddings; the mean of each cell of a 2x2 grid when left out.
+        pooling: of the embeddings; by default the mean of each cell of a 2x2 grid.
 
     Raises:
         RunError: a package is missing.
@@ -220,10 +224,10 @@ def write_litert(model, path, size, pooling: Pooling | None = None):
         model: from `stack_model`.
         path: of the file, `.tflite`.
         size: int, height and width of the images. The batch stays free.
-        pooling: of the embeddings; the mean of each cell of a 2x2 grid when left out.
+        pooling: of the embeddings; by default the mean of each cell of a 2x2 grid.
 
     Raises:
-        SpecError: images of that size leave no cell of the map.
+        SpecError: images of that size are too small.
     """
     _check_litert_size(model, size)
     both = _with_embeddings(model, pooling or Pooling())
@@ -254,8 +258,8 @@ def _with_embeddings(model, pooling):
 def _check_litert_size(model, size):
     if size < max(smallest_image(model)):
         raise SpecError(
-            f"litert_size: {size} is smaller than what one cell of the map sees. "
-            f"Use {max(smallest_image(model))} or more."
+            f"litert_size: {size} is smaller than the receptive field of one cell of the map. Use "
+            f"{max(smallest_image(model))} or more."
         )
 
 
@@ -276,8 +280,8 @@ def _writing(path):
         else:
             words = error.strerror or error
         raise RunError(
-            f"{path}: cannot be written: {words}. Make room on the disk, or choose another place "
-            "with out=... (--out)."
+            f"{path}: cannot be written: {words}. Free disk space, or choose another place with "
+            "out=... (--out)."
         ) from None
     finally:
         logger.setLevel(level)
@@ -296,21 +300,22 @@ def export_run(
     power=1.0,
     lock=True,
 ) -> list[Any]:
-    """Write `model.keras` and `saved_model/` of a run; on request `model.onnx`, `model.tflite` too.
+    """Write `model.keras` and `saved_model/` of a run; on request also `model.onnx` and
+    `model.tflite`.
 
     Args:
         run: from `kclr.load_run`.
-        out: the directory. When left out, one inside the run that is named after the top layer and
-            the pooling, as `exports/02-conv2-grid2`, so that one export replaces only its like, and
-            what `summary.json` vouches for stays as training left it.
+        out: the directory. By default one inside the run that is named after the top layer and the
+            pooling, such as `exports/02-conv2-grid2`, so that an export replaces only one of the
+            same kind, and the files listed in `summary.json` are not changed.
         layers: int, only that many, from the image upwards; all of them when left out.
         pool, grid_size, all_layers, power: how `embed` makes a vector of the maps; see
             `kclr.pooling.Pooling`, where `grid_size` is called `grid`.
         onnx: bool, write `model.onnx` too.
         litert: bool, write `model.tflite` too.
         litert_size: int, height and width of the LiteRT model's images.
-        lock: bool, keep other processes from exporting to the same place meanwhile; False for who
-            has the directory's lock already.
+        lock: bool, keep other processes from exporting to the same place at the same time; False if
+            the caller already has the directory's lock.
 
     Returns:
         The paths that were written.
@@ -365,5 +370,5 @@ def _check_free(out, names):
             if any(path == target or path.startswith(f"{target}/") for path in recorded):
                 raise RunError(
                     f"{directory / target} belongs to a finished run, whose summary.json has its "
-                    "sha256. Leave out=... (--out) away, or choose another place with it."
+                    "sha256. Remove out=... (--out), or choose another place."
                 )

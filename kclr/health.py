@@ -1,6 +1,7 @@
-"""What can be learned from, and what is worth keeping: images, a layer's input, a finished layer.
+"""Checks of images, of a layer's input and of a finished layer.
 
-A healthy layer is finite, answers to its input, and does not answer beyond all measure. numpy only.
+A healthy layer is finite, responds to its input, and its responses are not far too large. numpy
+only.
 """
 
 from itertools import islice
@@ -21,8 +22,8 @@ SMALLER_STEPS = [
 ]
 
 _ANEW = (
-    "Train that layer anew: remove its directory, mend its part of the spec if need be, and go on "
-    "with resume=True (--resume)."
+    "Train that layer again: remove its directory, correct its part of the spec if necessary, and "
+    "continue with resume=True (--resume)."
 )
 
 
@@ -55,16 +56,16 @@ def check_images(images, contrastive, warn) -> None:
         return  # who trains says how many are needed
     if first.min() == first.max():
         raise RunError(
-            f"{images.name}: {count:,} images were looked at, and all are blank: each of their "
-            f"pixels is {first.min()}. There is nothing to learn from them; use other images."
+            f"{images.name}: all {count:,} images that were checked are blank: every pixel is "
+            f"{first.min()}. Nothing can be learned from them; use other images."
         )
-    words = f"{images.name}: {count:,} images were looked at, and all are the same."
+    words = f"{images.name}: all {count:,} images that were checked are the same."
     if contrastive:
         raise RunError(
-            f"{words} Negatives come from another image; use images that differ, or cut a large "
-            f"one into several: data: {{source: {images.name}, tile: 64}}"
+            f"{words} Negatives come from another image; use different images, or cut a large one "
+            f"into tiles: data: {{source: {images.name}, tile: 64}}"
         )
-    warn(f"{words} The filters are learned from that one.")
+    warn(f"{words} The filters are learned from this one image.")
 
 
 def check_input(windows, source, below=()) -> None:
@@ -82,7 +83,7 @@ def check_input(windows, source, below=()) -> None:
         # A max-pool may turn what is not a number into one, so maps alone do not tell.
         if not (np.isfinite(layer.kernel).all() and np.isfinite(layer.bias).all()):
             raise RunError(
-                f"the kernel or bias of layer {layer.name} has numbers that are not finite. {_ANEW}"
+                f"the kernel or bias of layer {layer.name} has values that are not finite. {_ANEW}"
             )
     finite = np.isfinite([np.min(windows), np.max(windows)]).all()
     # Nearly all inputs are settled by a few windows.
@@ -90,16 +91,16 @@ def check_input(windows, source, below=()) -> None:
         return
     if not below:
         raise RunError(
-            f"{source}: the images are blank: all windows that were looked at are the same. There "
-            "is nothing to learn from them; use other images."
+            f"{source}: the images are blank: all windows that were checked are the same. Nothing "
+            "can be learned from them; use other images."
         )
-    words = f"are the same everywhere: none of its filters answers to {source}"
-    words = words if finite else "hold numbers that are not finite"
+    words = f"are the same everywhere: none of its filters responds to {source}"
+    words = words if finite else "have values that are not finite"
     raise RunError(f"the maps of layer {below[-1].name} {words}. {_ANEW}")
 
 
 def check_learned(learned: Learned, layer, warn) -> None:
-    """Refuse a layer that came out useless, whatever learned it.
+    """Refuse a useless layer, for any learner.
 
     Args:
         learned: what was found.
@@ -107,7 +108,8 @@ def check_learned(learned: Learned, layer, warn) -> None:
         warn: function of a message.
 
     Raises:
-        CollapseError: it is not finite, answers to nothing, or beyond all measure.
+        CollapseError: it is not finite, does not respond to its input, or its responses are far too
+            large.
     """
     contrastive = layer.learner.contrastive
     found = fault(learned)
@@ -121,7 +123,7 @@ def check_learned(learned: Learned, layer, warn) -> None:
         cures = ["a smaller threshold" if threshold else "other images"]
     else:
         cures = SMALLER_STEPS if contrastive else ["a larger whitening_epsilon"]
-    message = f"layer {layer.name} is of no use: {words}. Try {any_of(cures)}."
+    message = f"layer {layer.name} is useless: {words}. Try {any_of(cures)}."
     if contrastive and what != "not finite" and layer.train.on_collapse == "warn":
         warn(message)
         return
@@ -134,17 +136,17 @@ def fault(learned: Learned) -> tuple[str, str] | None:
     answers = kernel[:0] if learned.answers is None else np.asarray(learned.answers, np.float64)
     for place, array in (("kernel has", kernel), ("bias has", bias), ("answers have", answers)):
         if not np.isfinite(array).all():
-            return "not finite", f"its {place} numbers that are not finite"
+            return "not finite", f"its {place} values that are not finite"
     if not kernel.any():
         return "dead", "all of its filters are zero"
     if learned.answers is None:
         return None
     if not varies(answers):
-        return "dead", f"none of its {kernel.shape[-1]} filters answers to the images"
+        return "dead", f"none of its {kernel.shape[-1]} filters responds to the images"
     loudest = answers.std(axis=0).max()
     if learned.input_deviation is not None and loudest > LOUD * max(1, learned.input_deviation):
         return "loud", (
-            f"its filters' answers vary by {loudest:.3g} where its input varies by "
-            f"{learned.input_deviation:.3g}: the training left all bounds"
+            f"its filters' responses vary by {loudest:.3g} for an input that varies by "
+            f"{learned.input_deviation:.3g}: the training diverged"
         )
     return None

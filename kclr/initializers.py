@@ -1,17 +1,17 @@
-"""A run's kernels as Keras initializers, so that a classifier starts from them.
+"""A run's kernels as Keras initializers, to start a classifier from them.
 
     kernel = kclr.initializers.ContrastiveKernel("runs/layer1")
     bias = kclr.initializers.ContrastiveBias("runs/layer1")
     keras.layers.Conv2D(256, 6, kernel_initializer=kernel, bias_initializer=bias)
 
-What goes where an initializer is asked for:
+An initializer can be given in three forms:
 
-- **the object**, as above: the only form that reads a run, once, when it is made;
+- **the object**, as above: the only form that reads a run, once, when it is created;
 - **a dict**, `keras.initializers.serialize(kernel)`: what Keras writes into a saved model. It
-  holds the numbers themselves, so a `.keras` file needs no run beside it, and it holds no path: a
-  dict that names one is refused, since a stranger's file must not choose what is read here;
-- **a string**, `"kclr>ContrastiveKernel"`: Keras makes such a class without arguments, so it
-  names no run and is refused. Register a class that needs no argument, and its name will do:
+    contains the values, so a `.keras` file does not need the run. It never contains a path: a dict
+    with a path is refused, since a foreign file must not choose what is read;
+- **a string**, `"kclr>ContrastiveKernel"`: Keras creates such a class without arguments, so it does
+    not name a run and is refused. Register a class without arguments to use its name:
 
       @keras.saving.register_keras_serializable("mine")
       class Edges(kclr.initializers.ContrastiveKernel):
@@ -20,9 +20,9 @@ What goes where an initializer is asked for:
 
       keras.layers.Conv2D(256, 6, kernel_initializer="mine>Edges")
 
-Keras calls a model's initializers when it loads the model, before the saved weights take their
-place; these then compute from what the file holds. It knows them by name once this module is
-imported: `import kclr.initializers` before `keras.models.load_model`.
+Keras calls a model's initializers when it loads the model, before it sets the saved weights; they
+use the values in the file. Keras knows them by name once this module is imported: `import
+kclr.initializers` before `keras.models.load_model`.
 """
 
 import math
@@ -44,47 +44,46 @@ from kclr.runs.run import Run
 class ContrastiveKernel(keras.initializers.Initializer):
     """The kernel of a run's layer, for `kernel_initializer` of a `Conv2D` on images in [0, 1].
 
-    A layer of the run's own shape gets the run's kernel, to the last bit. For another shape:
+    A layer of the same shape gets the run's exact kernel. For another shape:
 
-    - another kernel size: the kernel is resampled (`kclr.kernels.resample`). It answers to the
-      enlarged picture as it did before; for a smaller kernel, nearly;
+    - another kernel size: the kernel is resampled (`kclr.kernels.resample`). A larger kernel
+        responds to the enlarged image as before; a smaller one approximately;
     - another number of image channels: `kclr.kernels.with_channels`. To gray, the sum;
-    - another number of filters in the layer below: `inputs` says which of them are there;
+    - another number of filters in the layer below: `inputs` says which of them exist;
     - fewer filters: the most diverse are kept, in the order of their choice
-      (`kclr.kernels.most_diverse`); more: `extra` draws the rest, after the learned ones.
+        (`kclr.kernels.most_diverse`); more: `extra` initializes the rest, after the learned ones.
 
-    Where the run's layer normalises the contrast of each patch (`block.contrast` in its spec), a
-    plain kernel leaves that out, and a warning says so: what answers alike is the run's
-    `model.keras`.
+    If the run's layer normalises the contrast of each patch (`block.contrast` in its spec), a plain
+    kernel omits this, and a warning says so; the run's `model.keras` includes it.
 
     Args:
         run: the directory of a run; what `kclr.load_run` returns; a kernel, float (height, width,
             channels in, filters); or a pair of such a kernel and its bias.
-        layer: index (from 0; negative from the end) or name of the run's layer. It is not used
-            with a bare kernel.
-        adapt: True adapts all that differs, False refuses a layer of any other shape; a collection
-            of "size", "channels" and "filters" adapts these and refuses the others.
+        layer: index (from 0; negative from the end) or name of the run's layer. Not used with a
+            kernel array.
+        adapt: True adapts any difference, False refuses a layer of another shape; a collection of
+            "size", "channels" and "filters" adapts only these.
         scale: None keeps the learned scale. A name, dict or instance of a Keras `VarianceScaling`
-            initializer ("he_normal", "glorot_uniform", "lecun_normal", ...) multiplies the learned
-            filters, all by one factor, so that their mean square is that rule's variance.
+            initializer ("he_normal", "glorot_uniform", "lecun_normal", ...) scales the learned
+            filters by one common factor, so that their mean square is that rule's variance.
         extra: the Keras initializer (name, dict or instance) of the filters that the run does not
-            have. It draws for the whole layer, so its own scale is right. Give it a seed, or call
-            `keras.utils.set_random_seed`, to draw the same again.
-        inputs: for a layer above the first, int (maps,): which filters of the run's layer below
-            the maps are that the new layer sees, in their order, as `kept` of that layer's
-            initializer says. Further maps are read with weight 0. None where it sees them all:
+            have. It is called for the whole layer, so its own scale is right. For repeatable values
+            give it a seed, or call `keras.utils.set_random_seed`.
+        inputs: for a layer above the first, int (maps,): for each map that the new layer sees, the
+            index of the filter in the run's layer below, as returned by `kept` of that layer's
+            initializer. Further maps get weight 0. None if it sees all of them:
 
                 first = ContrastiveKernel(run)
                 second = ContrastiveKernel(run, 1, inputs=first.kept((6, 6, 3, 16)))
 
-            (`kclr.transfer.initialize` does this for a whole model.) Of a bare array with more than
-            4 channels they are taken for filters too.
+            (`kclr.transfer.initialize` does this for a whole model.) An array with more than 4
+                channels is also taken as reading filters.
 
     Raises:
-        RunError: the run or its layer is not there, is damaged, or cannot be read.
-        SpecError: an argument cannot be what was meant; or, when called, the shape differs in what
-            is not to be adapted, or is no `Conv2D`'s. Not to be seen from a shape: a depthwise
-            kernel with a multiplier of 2 or more, and groups.
+        RunError: the run or its layer does not exist, is damaged, or cannot be read.
+        SpecError: an argument is not valid; or, when called, the shape differs in a way that is not
+            to be adapted, or is not that of a `Conv2D`. A shape does not show groups, or a
+            depthwise kernel with a multiplier of 2 or more.
     """
 
     def __init__(
@@ -105,8 +104,8 @@ class ContrastiveKernel(keras.initializers.Initializer):
             shape: (height, width, channels in, filters) of the layer's kernel.
 
         Returns:
-            list of int, in the order of the layer's maps; all of them in theirs, unless it has
-            fewer.
+            list of int, in the order of the layer's maps; all filters in their order, unless the
+            layer has fewer.
 
         Raises:
             SpecError: as when the initializer is called.
@@ -168,19 +167,19 @@ class ContrastiveBias(keras.initializers.Initializer):
     """The bias that belongs to a `ContrastiveKernel`, for `bias_initializer` of the same layer.
 
     Filters beyond the run's start at zero. The bias is exact for the run's own kernel size and
-    channels. Where whitening was folded in, it holds the filters' response to the mean image of
-    the run's data; resampling keeps that for a flat mean image, not to the last digit.
+    channels. If whitening was folded in, it contains the filters' response to the mean image of the
+    run's data; resampling keeps this approximately, for a flat mean image.
 
     Args:
-        run, layer, adapt, scale, inputs: as given to the `ContrastiveKernel`; a kernel alone has no
-            bias, so arrays come as a pair of kernel and bias.
-        kernel_shape: (height, width, channels in) of the layer's kernel. Which filters are kept
-            and how they are scaled depends on it, and Keras does not tell it to a bias: needed
-            with `scale`, and where the layer has fewer filters than the run.
+        run, layer, adapt, scale, inputs: as for `ContrastiveKernel`; arrays must be a pair of
+            kernel and bias.
+        kernel_shape: (height, width, channels in) of the layer's kernel. Which filters are kept and
+            how they are scaled depends on it, but Keras does not pass it to a bias: required with
+            `scale`, and if the layer has fewer filters than the run.
 
     Raises:
-        RunError, SpecError: as `ContrastiveKernel`; SpecError too where `kernel_shape` is needed
-            and missing.
+        RunError, SpecError: as for `ContrastiveKernel`; also SpecError if `kernel_shape` is
+            required but missing.
     """
 
     kernel_shape: Any = None
@@ -190,13 +189,15 @@ class ContrastiveBias(keras.initializers.Initializer):
     def __init__(self, run, layer=0, *, kernel_shape=None, adapt=True, scale=None, inputs=None):
         kernel, bias, above = _learned(run, layer)
         if bias is None:
-            raise SpecError("this layer has no bias. Leave it out, or give a pair (kernel, bias)")
+            raise SpecError(
+                "this layer has no bias. Remove this initializer, or pass a pair (kernel, bias)"
+            )
         kernel = kernels.checked(kernel, 4, SpecError, "the kernel")
         self.bias = kernels.checked(bias, 1, SpecError, "the bias")
         if self.bias.shape != kernel.shape[3:]:
             raise SpecError(
-                f"the bias has {self.bias.size} numbers for {kernel.shape[3]} filters. "
-                "Give the bias that belongs to the kernel"
+                f"the bias has {self.bias.size} values for {kernel.shape[3]} filters. Pass the "
+                "bias that belongs to the kernel"
             )
         self.adapt = _adaptations(adapt)
         self.scale = _variance_rule(scale)
@@ -213,14 +214,14 @@ class ContrastiveBias(keras.initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         if len(shape) != 1:
-            raise SpecError(f"a bias has one number a filter, not the shape {tuple(shape)}")
+            raise SpecError(f"a bias has one value per filter, not the shape {tuple(shape)}")
         (filters,), learned = shape, self.bias.size
         if filters != learned and "filters" not in self.adapt:
             raise SpecError(kernels.refusal("filters", f"{learned} filters", filters))
         if self.kernel_shape is None and (self.scale or filters < learned):
             raise SpecError(
                 "which filters are kept and how they are scaled depends on the layer's kernel. "
-                "Give ContrastiveBias its kernel_shape=(height, width, channels in)"
+                "Pass kernel_shape=(height, width, channels in) to ContrastiveBias"
             )
         kept = self.order[:filters] if filters < learned else np.arange(learned)
         bias = self.bias[kept].astype(np.float64)
@@ -278,8 +279,8 @@ def _learned(run, layer):
         return _read_layer(as_path(run).expanduser(), layer)
     if not hasattr(run, "layers"):
         raise SpecError(
-            f"{type(run).__name__} is no run. Give the path of a run's directory, what "
-            "kclr.load_run returns, a kernel's array, or a pair (kernel, bias)"
+            f"{type(run).__name__} is not a run. Pass the path of a run's directory, the result "
+            "of kclr.load_run, a kernel array, or a pair (kernel, bias)"
         )
     position = _position(layer, [each.name for each in run.layers], "the run")
     found = run.layers[position]
@@ -294,10 +295,8 @@ def _read_layer(path, layer):
     if not found:
         siblings = [each.name for each in path.parent.glob("*") if (each / "layers").is_dir()]
         near = get_close_matches(path.name, siblings, 1)
-        wrong = "no layers/NN-NAME/kernel.npy in it" if path.is_dir() else "no such directory"
-        cure = (
-            f"Did you mean {path.parent / near[0]}?" if near else "Give a directory of kclr train"
-        )
+        wrong = "it has no layers/NN-NAME/kernel.npy" if path.is_dir() else "directory not found"
+        cure = f"Did you mean {path.parent / near[0]}?" if near else "Use a directory of kclr train"
         raise RunError(f"{path}: {wrong}. {cure}")
     position = _position(layer, [each.name for each in found], path)
     own = found[position]
@@ -312,7 +311,7 @@ def _is_above(known, kernel, inputs):
     if known is None:
         return inputs is not None or kernel.shape[2] > kernels.MOST_COLOURS
     if inputs is not None and not known:
-        raise SpecError("inputs: the run's first layer reads an image. Leave it out")
+        raise SpecError("inputs: the run's first layer reads an image. Remove it")
     return known
 
 
@@ -337,8 +336,8 @@ def _inputs(inputs, kernel):
         or not (listed.min() >= 0 and listed.max() < below)
     ):
         raise SpecError(
-            f"inputs={inputs!r}: give indices of the {below} filters of the layer below, each "
-            "once, as kept(shape) of that layer's initializer"
+            f"inputs={inputs!r}: pass indices of the {below} filters of the layer below, without "
+            "duplicates, as returned by kept(shape) of that layer's initializer"
         )
     return listed.tolist()
 
@@ -369,13 +368,13 @@ def _position(layer, names, where):
 def _check_keys(config, keys):
     if "run" in config:
         raise SpecError(
-            "a config must not name a run: what is loaded from a file never chooses what is read. "
-            "Make the object in Python, ContrastiveKernel(run), or use its own get_config()"
+            "a config must not name a run: a file must never choose what is read. Create the "
+            "object in Python, ContrastiveKernel(run), or use its get_config()"
         )
     if sorted(config) != sorted(keys):
         raise SpecError(
-            f"this config has the keys {', '.join(map(str, config))} and needs "
-            f"{', '.join(keys)}. Use what get_config() returned"
+            f"this config has the keys {', '.join(map(str, config))} but needs {', '.join(keys)}. "
+            "Use the result of get_config()"
         )
 
 
@@ -383,9 +382,9 @@ def _without_arguments(cls, base):
     if cls.__init__ is not base.__init__:
         return cls()
     raise SpecError(
-        f'"kclr>{base.__name__}" names no run. Give the object {base.__name__}(run), its '
-        "keras.initializers.serialize(...) dict, or the name of a registered subclass that needs "
-        "no argument"
+        f'"kclr>{base.__name__}" does not name a run. Pass the object {base.__name__}(run), its '
+        "keras.initializers.serialize(...) dict, or the name of a registered subclass without "
+        "arguments"
     )
 
 
@@ -395,7 +394,7 @@ def _adaptations(adapt):
     chosen = (adapt,) if isinstance(adapt, str) else tuple(adapt)
     if not set(chosen) <= set(kernels.ADAPTATIONS):
         raise SpecError(
-            f"adapt={adapt!r}: give True, False or some of {', '.join(kernels.ADAPTATIONS)}"
+            f"adapt={adapt!r}: use True, False or some of {', '.join(kernels.ADAPTATIONS)}"
         )
     return chosen
 
@@ -404,9 +403,9 @@ def _initializer(identifier, argument):
     try:
         initializer = keras.initializers.get(identifier)
     except (ValueError, TypeError) as error:
-        raise SpecError(f"{argument}={identifier!r} is no Keras initializer") from error
+        raise SpecError(f"{argument}={identifier!r} is not a Keras initializer") from error
     if not isinstance(initializer, keras.initializers.Initializer):
-        raise SpecError(f"{argument}={identifier!r} is no Keras initializer")
+        raise SpecError(f"{argument}={identifier!r} is not a Keras initializer")
     return initializer
 
 
@@ -432,7 +431,7 @@ def _scale_factor(rule, mean_squares, shape):
         return 1.0
     mean_square = float(np.mean(mean_squares))
     if mean_square <= 0:
-        raise SpecError("a kernel of zeros cannot be scaled. Leave scale out, or train it again")
+        raise SpecError("a kernel of zeros cannot be scaled. Remove scale, or train it again")
     fan_in, fan_out = (shape[0] * shape[1] * count for count in shape[2:])
     fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
     return math.sqrt(rule.scale / fans[rule.mode] / mean_square)
@@ -441,5 +440,5 @@ def _scale_factor(rule, mean_squares, shape):
 def _kernel_shape(shape):
     shape = tuple(shape)
     if len(shape) != 3 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
-        raise SpecError(f"kernel_shape={shape}: give (height, width, channels in) of the layer")
+        raise SpecError(f"kernel_shape={shape}: use (height, width, channels in) of the layer")
     return tuple(int(n) for n in shape)

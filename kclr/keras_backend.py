@@ -1,7 +1,7 @@
 """Keras as kclr needs it: on TensorFlow, and knowing kclr's classes.
 
-`import kclr` imports no Keras, and yet a `.keras` file of kclr's has to load after it. So Keras is
-told of kclr's classes at once where it is there already, and else when somebody imports it.
+`import kclr` does not import Keras, but `.keras` files of kclr must load after it. So kclr's
+classes are registered with Keras at once if Keras is already imported, otherwise when it is.
 """
 
 import importlib
@@ -17,7 +17,7 @@ _REGISTERING = ("kclr.layers", "kclr.losses", "kclr.pooling", "kclr.initializers
 
 
 def require_tensorflow(what: str) -> None:
-    """Refuse to go on where Keras runs on something else.
+    """Fail if Keras does not run on TensorFlow.
 
     Args:
         what: needs it, in the message.
@@ -37,7 +37,7 @@ def require_tensorflow(what: str) -> None:
     if backend != "tensorflow":
         origin = "by KERAS_BACKEND" if os.environ.get("KERAS_BACKEND") else "by keras.json"
         raise RunError(
-            f"{what} needs Keras on TensorFlow, and its backend is {backend} ({origin}). Set the "
+            f"{what} needs Keras on TensorFlow, but its backend is {backend} ({origin}). Set the "
             "environment variable KERAS_BACKEND=tensorflow before Keras is imported."
         )
 
@@ -52,7 +52,7 @@ def xla() -> bool:
 
 
 def register_classes() -> None:
-    """Tell Keras of kclr's classes, now or when it is imported."""
+    """Register kclr's classes with Keras, now or when it is imported."""
     if not _register():
         sys.meta_path.insert(0, _Watcher())
 

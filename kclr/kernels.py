@@ -1,8 +1,8 @@
 """A convolution's kernel made to fit another convolution: size, channels, number of filters.
 
-Pure numpy functions of kernels shaped (height, width, channels in, filters), as Keras has them.
-All of them aim at one thing: where the new layer can see what the old one saw, it answers the
-same. So a kernel's bias stays right, and so does whatever is built above the layer.
+Pure numpy functions of kernels shaped (height, width, channels in, filters), as Keras has them. All
+have one aim: as far as the new layer can see what the old one saw, it responds the same. So a
+kernel's bias stays right, and so do the layers above.
 """
 
 import base64
@@ -39,7 +39,7 @@ def interpolation(size, new_size):
 
 
 def resample(kernel, size):
-    """Resample a kernel so that it answers to resized patches as it did to the original ones.
+    """Resample a kernel so that it responds to resized patches as to the original ones.
 
     The pseudo-inverse of the patch's own resize (Beyer et al. 2023, FlexiViT, section 3.4): a
     larger kernel's response to an enlarged patch equals the old response to the patch; a smaller
@@ -179,8 +179,8 @@ def check_shape(own, shape, adapt, inputs=None, above=False):
     """
     if len(shape) != 4:
         raise SpecError(
-            f"a Conv2D's kernel is (height, width, channels in, filters), not {shape}. "
-            "Use this initializer for keras.layers.Conv2D alone"
+            f"a Conv2D's kernel is (height, width, channels in, filters), not {shape}. Use this "
+            "initializer only for keras.layers.Conv2D"
         )
     if shape == own:  # other filters in other places, where there are `inputs`, are no other shape
         return
@@ -190,37 +190,38 @@ def check_shape(own, shape, adapt, inputs=None, above=False):
             raise SpecError(refusal("size", f"size {own_size}", size))
         if size == "1x1":
             raise SpecError(
-                f"a 1x1 kernel holds no pattern of a {own_size} one. Use this initializer for a "
-                "Conv2D with a larger kernel, not for a pointwise one"
+                f"a 1x1 kernel cannot hold the pattern of a {own_size} one. Use this initializer "
+                "for a Conv2D with a larger kernel, not for a pointwise one"
             )
     if shape[2] != own[2]:
         if "channels" not in adapt:
             raise SpecError(refusal("channels", f"{own[2]} channels in", shape[2]))
         if above and inputs is None:
             raise SpecError(
-                f"the kernel reads {own[2]} filters of the layer below, and this layer sees "
-                f"{shape[2]} maps. Say which filters these are, as in "
+                f"the kernel reads {own[2]} filters of the layer below, but this layer sees "
+                f"{shape[2]} maps. Pass which filters these are, for example "
                 "inputs=ContrastiveKernel(run, 0).kept(shape of the kernel below), or let "
-                "kclr.transfer.initialize(model, run) start both layers"
+                "kclr.transfer.initialize(model, run) initialize both layers"
             )
         if above and len(inputs) > shape[2]:
             raise SpecError(
-                f"inputs names {len(inputs)} filters of the layer below, and this layer sees "
-                f"{shape[2]} maps. Name as many at most"
+                f"inputs names {len(inputs)} filters of the layer below, but this layer sees "
+                f"{shape[2]} maps. Name at most as many"
             )
         if not above and max(own[2], shape[2]) > MOST_IMAGE_CHANNELS:
             raise SpecError(
                 f"the run's kernel has {own[2]} channels in, the layer {shape[2]}: more than "
-                f"{MOST_IMAGE_CHANNELS} are features of a layer below, which have no counterpart "
-                "in another. Use this initializer for a Conv2D on the input that it was trained on"
+                f"{MOST_IMAGE_CHANNELS} are features of a layer below, which do not correspond to "
+                "other features. Use this initializer for a Conv2D on the input that it was "
+                "trained on"
             )
     if shape[3] != own[3]:
         if "filters" not in adapt:
             raise SpecError(refusal("filters", f"{own[3]} filters", shape[3]))
         if shape[3] == 1:
             raise SpecError(
-                f"{shape} is a depthwise kernel, or a Conv2D of one filter: neither can show what "
-                f"{own[3]} filters do. Use this initializer for a Conv2D of two filters or more"
+                f"{shape} is a depthwise kernel, or a Conv2D of one filter: neither can hold "
+                f"{own[3]} filters. Use this initializer for a Conv2D of two filters or more"
             )
 
 
@@ -238,8 +239,8 @@ def warn_of_contrast(names):
     if names:
         # Not of the caller's line: one warning will do for a kernel, its bias, and many of them.
         warnings.warn(
-            f"per-patch contrast normalisation is left out of {', '.join(names)}, since a plain "
-            "kernel cannot hold it; model.keras and saved_model have it inside.",
+            f"per-patch contrast normalisation of {', '.join(names)} is omitted, since a plain "
+            "kernel cannot include it; model.keras and saved_model include it.",
             stacklevel=1,
         )
 
@@ -249,13 +250,13 @@ def checked(array, dimensions, error, what):
     array = np.asarray(array)
     if array.ndim != dimensions or array.size == 0 or not np.can_cast(array.dtype, np.longdouble):
         wanted = "(height, width, channels in, filters)" if dimensions == 4 else "(filters,)"
-        raise error(f"{what} is {array.dtype} {array.shape}; numbers shaped {wanted} are needed")
+        raise error(f"{what} is {array.dtype} {array.shape}; values of shape {wanted} are needed")
     if array.size * 4 > MAX_BYTES:
-        raise error(f"{what} is larger than {MAX_BYTES >> 20} MiB, the most that a config may hold")
+        raise error(f"{what} is larger than {MAX_BYTES >> 20} MiB, the limit for a config")
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise error(f"{what} holds numbers that are not finite. Train this layer again")
+        raise error(f"{what} has values that are not finite. Train this layer again")
     array.flags.writeable = False
     return array
 
@@ -279,7 +280,7 @@ def decode(value, dimensions, key):
     if size > MAX_BYTES:
         raise SpecError(f"this config's {key} is larger than {MAX_BYTES >> 20} MiB")
     if not isinstance(text, str) or len(text) != 4 * math.ceil(size / 3):
-        raise SpecError(f"this config's {key} does not hold {size} bytes, as its shape says")
+        raise SpecError(f"this config's {key} does not have the {size} bytes of its shape")
     try:
         raw = base64.b64decode(text, validate=True)
         array = np.frombuffer(raw, "<f4").reshape(shape)

@@ -1,4 +1,4 @@
-"""Which layers are the same: what a kernel depends on, and whose layers can be taken over."""
+"""Which layers are the same: what a kernel depends on, and which layers can be reused."""
 
 import hashlib
 import json
@@ -69,7 +69,7 @@ def layers_made(spec, opened, cluster: Cluster = ALONE, tell: Tell | None = None
         spec: from `kclr.load_spec`.
         opened: the `Images` of each of its sources; all of their content is hashed.
         cluster: of those that train together.
-        tell: is told how many of how many pictures are hashed, where that takes a while.
+        tell: receives progress (hashed, total) if that takes a while.
     """
     found: list[Made] = []
     for first, top in spec.trainings():
@@ -129,7 +129,7 @@ def image_facts(images: Images, tell: Tell | None = None) -> dict[str, Any]:
 
 
 def check_finished(run, spec, layers: Sequence[Made], opened):
-    """Refuse to go on in a directory whose layers the spec would train otherwise.
+    """Fail if the spec would train the finished layers of a directory differently.
 
     Args:
         run: of the directory. spec: from `kclr.load_spec`. layers: from `layers_made`.
@@ -151,9 +151,9 @@ def check_finished(run, spec, layers: Sequence[Made], opened):
     for trained in run.layers:
         if trained.directory not in expected:
             raise SpecError(
-                f"{run.path}: layer {trained.name} is finished, and the spec has no such layer at "
-                "its place. Train into another directory with out=... (--out), or start anew with "
-                "overwrite=True (--overwrite)."
+                f"{run.path}: layer {trained.name} is finished, but the spec does not have this "
+                "layer at its place. Train in another directory with out=... (--out), or replace "
+                "the run with overwrite=True (--overwrite)."
             )
         where = f"{run.path}: layer {trained.name}"
         check_same(expected[trained.directory], trained.facts, where, known)
@@ -180,7 +180,7 @@ def _listed(run) -> dict[str, Any]:
 
 
 def check_same(now: Made, before, where, known=None, words=None, was="trained"):
-    """Refuse to go on with what was made otherwise.
+    """Fail if something was made differently.
 
     Args:
         now: what the spec asks for.
@@ -195,8 +195,8 @@ def check_same(now: Made, before, where, known=None, words=None, was="trained"):
         SpecError: it was made otherwise; the message says in what.
     """
     cure = (
-        "Use another directory with out=... (--out), or start anew with overwrite=True "
-        "(--overwrite; what is there is lost)."
+        "Use another directory with out=... (--out), or replace the existing one with "
+        "overwrite=True (--overwrite; it is lost)."
     )
     if isinstance(before, str):
         try:
@@ -209,15 +209,15 @@ def check_same(now: Made, before, where, known=None, words=None, was="trained"):
     facts = before.get("made_of")
     if not isinstance(facts, dict) or facts.get("format") != now.facts["format"]:
         raise SpecError(
-            f"{where} was {was} by an earlier version of kclr, which kept no record of what it "
-            f"depends on that could be compared. It can be read, but not gone on with. {cure}"
+            f"{where} was {was} by an earlier version of kclr, which did not record what it "
+            f"depends on. It can be read, but not continued. {cure}"
         )
     words = words or told
     settings = differences(words(facts), words(now.facts))
     images = other_images(facts.get("images"), now.facts["images"], known or {})
     kinds = ["with other settings"] * bool(settings) + ["on other images"] * bool(images)
     shown = [*settings, *images] or [
-        "its key is not that of what it says it was made of, so one of the two was changed"
+        "its key does not match its recorded settings, so one of the two was changed"
     ]
     more = [f"and {len(shown) - MOST_SHOWN} more"] * (len(shown) > MOST_SHOWN)
     raise SpecError(
@@ -274,7 +274,7 @@ def other_images(before, now, known) -> list[str]:
 
 def _picture_differences(old, new):
     if sorted(map(str, old.values())) == sorted(map(str, new.values())):
-        return "the same pictures in another order or under other names"
+        return "the same pictures in another order or with other names"
     groups = {
         f"of {len(new)} pictures differ": [n for n in new if n in old and old[n] != new[n]],
         "new": [name for name in new if name not in old],
@@ -344,7 +344,7 @@ def _check_length(run, spec):
     index, key, fewer, more = changed[0]
     name = spec.stack[index].name
     raise SpecError(
-        f"{run.path}: layer {name} was trained for {fewer:,} {key}, and the spec says {more:,}. A "
+        f"{run.path}: layer {name} was trained for {fewer:,} {key}, but the spec says {more:,}. A "
         "finished layer is not trained further in its own directory. Train it further in another "
         f"one, out=... (--out), from its kernel and with a new optimizer: stack.{index}.learner: "
         f"{{start: {run.path}}}, and {key}: {more - fewer} more."
@@ -361,7 +361,7 @@ def _train_of(plain, index) -> dict[str, Any]:
 
 
 def adopt(spec: Spec, out, runs: Iterable[Run], layers: Sequence[Made] | None = None) -> int:
-    """Take over the lowest layers of a spec from the run that has most of them finished.
+    """Reuse the lowest layers of a spec from the run that has most of them finished.
 
     Files are linked where the disk allows it, for a finished layer is never written to again.
 

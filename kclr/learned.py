@@ -17,11 +17,11 @@ class Learned:
             has that.
         bias: float32 (filters,).
         facts: what the run's summary says of the layer: steps, seconds, loss, ...
-        answers: float (windows, filters), what the filters say to some windows of the data, after
-            the activation; None where the learner leaves that out. It is what
-            `kclr.health.check_learned` judges them by.
-        input_deviation: float, standard deviation of what they answer to; None for filters that
-            have a fixed length.
+        answers: float (windows, filters), responses of the filters to some windows of the data,
+            after the activation; None if the learner does not compute them.
+            `kclr.health.check_learned` checks them.
+        input_deviation: float, standard deviation of the filters' input; None for filters of fixed
+            length.
     """
 
     kernel: "np.ndarray"

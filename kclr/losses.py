@@ -18,9 +18,9 @@ class ContrastiveLoss(keras.losses.Loss):
     Args:
         objective: name of a registered objective, as a spec names it ("triplet"), or the objective
             itself.
-        name: str, the loss's name; the objective's when left out.
-        gather: bool, whether each replica of `tf.distribute` compares the crops of all, so that
-            several with a part of the batch train as one with the whole; or its own alone.
+        name: str, the loss's name; the objective's by default.
+        gather: bool, whether each replica of `tf.distribute` compares the crops of all replicas, so
+            that several replicas train like one with the whole batch, or only its own.
         **options: of the objective, as in a spec.
 
     Call: `y_true` is int (crops,), the image of each crop; `y_pred` is float (crops, patches,
@@ -28,7 +28,7 @@ class ContrastiveLoss(keras.losses.Loss):
     of other images do not. Computed in float32.
 
     Raises:
-        SpecError: no such objective, or options that it does not have.
+        SpecError: unknown objective, or options that it does not have.
 
     Example:
         >>> loss = kclr.losses.ContrastiveLoss("triplet", margin=1.0, mining="hardest")
@@ -40,7 +40,8 @@ class ContrastiveLoss(keras.losses.Loss):
             objective = _objective(objective, options)
         elif not isinstance(objective, Part) or options:
             raise SpecError(
-                "ContrastiveLoss takes an objective's name and its options, or an objective alone."
+                "ContrastiveLoss takes an objective's name and options, or an objective "
+                "without options."
             )
         super().__init__(
             name=name or f"{objective.part_name}_loss", reduction="sum", dtype="float32"
@@ -85,12 +86,12 @@ class ContrastiveLoss(keras.losses.Loss):
         if len(embeddings.shape) != 3:
             raise ValueError(
                 "a contrastive loss needs embeddings (crops, patches, dimensions), not "
-                f"{tuple(embeddings.shape)}. A kclr.TripletModel makes them of patches."
+                f"{tuple(embeddings.shape)}. A kclr.TripletModel computes them from patches."
             )
         counts = images.shape[0], embeddings.shape[0]
         if None not in counts and counts[0] != counts[1]:
             raise ValueError(
-                f"{counts[0]} image numbers do not belong to {counts[1]} crops. Give one for each."
+                f"{counts[0]} image numbers do not match {counts[1]} crops. Use one per crop."
             )
         if hasattr(self.objective, "state"):
             return self.objective(images, embeddings, state)
@@ -166,7 +167,7 @@ def share_of_replica(loss):
 def _objective(name, options):
     known = parts("objective")
     if name not in known:
-        raise SpecError(f"{name!r} is no known objective.{nearest(name, known)}")
+        raise SpecError(f"{name!r} is not a known objective.{nearest(name, known)}")
     try:
         return known[name](**options)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""TripletModel: an encoder, what makes its map an embedding, and an objective under compile/fit."""
+"""TripletModel: an encoder, an embedding of its map, and an objective, for compile and fit."""
 
 import os
 import types
@@ -51,9 +51,10 @@ def spread(embeddings):
 
 @keras.saving.register_keras_serializable(package="kclr")
 class TripletModel(keras.Model):
-    """Trains an encoder so that patches of one crop embed close, patches of other images far.
+    """Trains an encoder to embed patches of one crop close together and patches of other images
+    apart.
 
-    It is compiled and fitted like every Keras model:
+    Compile and fit it like any Keras model:
 
         patches = kclr.PatchTripletGenerator("photos", patch_size=7, crop_size=8)
         model = kclr.TripletModel(kclr.ContrastiveConvBlock(64, 6))
@@ -66,8 +67,8 @@ class TripletModel(keras.Model):
             filters), as `kclr.layers.SharedPatches` is.
         embedding: "flatten", "mean" or "grid", how a map becomes a vector (see
             `kclr.pooling.pool_maps`).
-        grid_size: int, cells of "grid" on each side.
-        head: Keras layer or None, applied to the vector; left behind when the encoder is used.
+        grid_size: int, cells of "grid" per side.
+        head: Keras layer or None, applied to the vector; not part of the encoder.
         augment: Keras layer or None, applied in training to patches with values in [0, 1]; needs
             patches, not crops, as input.
         augment_anchor: bool, whether the first patch of a crop is augmented too.
@@ -77,21 +78,19 @@ class TripletModel(keras.Model):
         - `(patches, images)`: (crops, patches, height, width, channels), and int (crops,);
         - `(crops, images)`: (crops, height, width, channels), where the encoder makes the patches;
         - `(anchor, positive, negative)`: three times (triplets, height, width, channels). With
-          arrays: `fit((anchor, positive, negative))`.
-    `predict` and call take the same without images, and single patches (batch, height, width,
-    channels). They return embeddings, float32 (..., dimensions); those of triplets are (triplets,
-    3, dimensions).
+          arrays: `fit((anchor, positive, negative))`. `predict` and call take the same without
+          image numbers, and single patches (batch, height, width, channels). They return
+          embeddings, float32 (..., dimensions); those of triplets are (triplets, 3, dimensions).
 
-    Metrics: loss; what the objective says of its batch (for triplets active_share,
-    positive_distance, negative_distance, triplet_accuracy), a mean over batches; effective_rank
-    and spread of the embeddings of each crop's first patch, which fall towards 1 and 0 where the
-    embeddings collapse. Metrics of your own get the images and the embeddings; with ready triplets
-    there are no images, and metrics that need them cannot be used.
+    Metrics: loss; the objective's statistics (for triplets active_share, positive_distance,
+    negative_distance, triplet_accuracy), averaged over batches; effective_rank and spread of the
+    embeddings of each crop's first patch, which approach 1 and 0 if the embeddings collapse. Custom
+    metrics get the image numbers and the embeddings; with ready triplets there are no image
+    numbers.
 
     Raises:
-        ValueError: an argument is none of these; in training, the batches are none of these,
-            sample weights are given, crops are to be augmented, or the objective takes no ready
-            triplets.
+        ValueError: an argument is not valid; in training, the batches are not valid, sample weights
+            are given, crops are to be augmented, or the objective does not take ready triplets.
     """
 
     def __init__(
@@ -138,20 +137,20 @@ class TripletModel(keras.Model):
         """What Keras takes, in place of what a `TripletModel` takes beyond that.
 
         Raises:
-            ValueError: it is no batches at all; the message says what to give.
+            ValueError: it is not a form of batches; the message says what to pass.
         """
         if isinstance(x, PatchTripletGenerator):
             return x.crops() if self._cuts_patches else x.views()
         if x is None or isinstance(x, (str, os.PathLike, dict)):
             given = "nothing" if x is None else f"{type(x).__name__} {str(x)[:60]}"
             raise ValueError(
-                f"{given}: these are not batches of patches. Give "
-                "kclr.PatchTripletGenerator(images, patch_size), which cuts patches of all kinds "
-                "of images."
+                f"{given}: these are not batches of patches. Use "
+                "kclr.PatchTripletGenerator(images, patch_size), which cuts patches from any "
+                "images."
             )
         if hasattr(x, "__next__") and not isinstance(x, types.GeneratorType):
             raise ValueError(
-                f"{type(x).__name__}: an iterator of batches. Give the data set that it goes over."
+                f"{type(x).__name__}: an iterator of batches. Use the data set instead."
             )
         return x
 
@@ -173,8 +172,8 @@ class TripletModel(keras.Model):
             patch = (None, *patch[2:])
         if len(patch) == 3:
             raise ValueError(
-                f"a batch of shape {patch}: its pictures come one by one. Batch them, as by "
-                "dataset.batch(256)."
+                f"a batch of shape {patch}: the images are not batched. Batch them, for example "
+                "with dataset.batch(256)."
             )
         if not self.encoder.built:
             self.encoder.build(patch)
@@ -245,14 +244,14 @@ class TripletModel(keras.Model):
             inputs = ops.reshape(inputs, (-1, *inputs.shape[2:]))
         elif training and self.augment is not None:
             raise ValueError(
-                "crops cannot be augmented, since their patches would be so alike. Fit on "
-                "`generator.views()`, and use an encoder of patches."
+                "crops cannot be augmented, since their patches would get the same augmentation. "
+                "Fit on `generator.views()`, and use an encoder of patches."
             )
         maps = self.encoder(inputs, training=training)
         if len(maps.shape) == 5:
             if len(lead) == 2:
                 raise ValueError(
-                    "the encoder cuts the patches of crops itself, and is given patches or "
+                    "the encoder cuts the patches of crops itself, but was given patches or "
                     "triplets. Fit on `generator.crops()`, or on the generator."
                 )
             lead = (-1, maps.shape[1])
@@ -292,7 +291,7 @@ class TripletModel(keras.Model):
             value, statistics = loss.objective.of_triplets(*ops.unstack(y_pred, 3, axis=1))
         else:
             raise ValueError(
-                f"the objective {loss.objective.part_name!r} takes no ready triplets. Fit on "
+                f"the objective {loss.objective.part_name!r} does not take ready triplets. Fit on "
                 "`generator.views()` or `generator.crops()`."
             )
         for name, statistic in statistics.items():
@@ -311,7 +310,7 @@ class TripletModel(keras.Model):
         """Keras' own, for patches or crops."""
         if isinstance(x, PatchTripletGenerator):
             raise ValueError(
-                "a generator's batches never end. Give so many as should be embedded: "
+                "a generator's batches never end. Take as many as you need: "
                 "generator.views().take(10)"
             )
         rank = len(getattr(x, "shape", ()))
@@ -360,31 +359,31 @@ def _check_batch(x, y, y_pred, sample_weight):
     if sample_weight is not None:
         raise ValueError("a contrastive loss compares crops and takes no sample_weight")
     if pictures:
-        found = f"a batch holds two parts, of shapes {tuple(x.shape)} and {tuple(y.shape)}, and "
+        found = f"a batch has two parts, of shapes {tuple(x.shape)} and {tuple(y.shape)}, but "
         raise ValueError(f"{found}the second is not the number of each crop's image. {_WANTED}")
     if len(y_pred.shape) != 3:
         raise ValueError(
-            "a batch holds single pictures, and a contrastive loss compares several patches of "
-            f"each crop. {_WANTED} For `crops()` the encoder must cut the patches itself, as "
+            "a batch has single images, but a contrastive loss compares several patches of each "
+            f"crop. {_WANTED} For `crops()` the encoder must cut the patches itself, as "
             "kclr.layers.SharedPatches does."
         )
     if y is None and y_pred.shape[1] not in (None, 3):
         raise ValueError(
-            f"a batch holds {y_pred.shape[1]} patches of each crop, and neither the number of its "
-            f"image nor ready triplets. {_WANTED}"
+            f"a batch has {y_pred.shape[1]} patches of each crop, but neither image numbers nor "
+            f"ready triplets. {_WANTED}"
         )
 
 
 _WANTED = (
-    "Fit on kclr.PatchTripletGenerator(images, patch_size), which cuts patches of images; or give "
-    "(patches, images) as its `views()` do, or ready triplets (anchor, positive, negative)."
+    "Fit on kclr.PatchTripletGenerator(images, patch_size), which cuts patches from images; or "
+    "pass (patches, images) like its `views()`, or ready triplets (anchor, positive, negative)."
 )
 
 
 def _unpack(data):
     """Three images are a triplet here, not Keras' inputs, targets and sample weights."""
     if isinstance(data, (tuple, list)) and len(data) > 3:
-        raise ValueError(f"a batch holds {len(data)} parts. {_WANTED}")
+        raise ValueError(f"a batch has {len(data)} parts. {_WANTED}")
     three = isinstance(data, (tuple, list)) and len(data) == 3
     if three and len(getattr(data[2], "shape", ())) >= 4:
         return (tuple(data),)

@@ -1,4 +1,4 @@
-"""How a feature map of any size becomes one vector, for classifiers and for search by likeness."""
+"""Pooling a feature map of any size to one vector, for classifiers and similarity search."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,11 +26,12 @@ class Pooling:
         grid: int from 1 to 64, cells of the grid on each side (see `grid_mean`); or a list of them,
             one for each map, from the image upwards.
         power: float above 0, up to 1, that the pooled numbers are raised to (see `signed_power`);
-            or a list, as `grid`.
+            or a list, as for `grid`.
         all_layers: bool, the maps of all layers, side by side; else that of the top layer.
         flips: bool, the mean of the features of each image and of its mirror image. A linear
             classifier on it is one that averages its answers to both.
-        precision: of the convolutions: "float32" or "mixed_bfloat16", which pays on cores with AMX.
+        precision: of the convolutions: "float32" or "mixed_bfloat16", which is faster on CPUs with
+            AMX.
         pool: "mean", "max", "grid" or "flatten" (see `pool_maps`).
         grid_argument: what `grid` is called, in messages.
 
@@ -157,7 +158,7 @@ def _of_each(value, count, argument):
     values = list(value) if isinstance(value, (list, tuple)) else [value] * (count or 1)
     if count is not None and len(values) != count:
         raise SpecError(
-            f"{argument}: {len(values)} numbers for {count} map{'s' * (count != 1)}. Give one for "
+            f"{argument}: {len(values)} numbers for {count} map{'s' * (count != 1)}. Use one for "
             "all, or one for each layer, from the image upwards."
         )
     return values
@@ -172,13 +173,13 @@ def hyphened(value):
 def signed_power(features, power):
     """Every feature's magnitude raised to a power, its sign kept.
 
-    With 0.5 it is the power normalisation of Perronnin, Sánchez and Mensink (2010, "Improving the
-    Fisher kernel for large-scale image classification", section 3.2): many a feature is near zero
-    for most images, and large for a few, which rule a linear classifier.
+    0.5 is the power normalisation of Perronnin, Sánchez and Mensink (2010, "Improving the Fisher
+    kernel for large-scale image classification", section 3.2): many features are near zero for most
+    images and large for a few, which dominate a linear classifier.
 
     Args:
         features: float (...).
-        power: float above 0, up to 1, which changes nothing.
+        power: float above 0, up to 1 (no change).
 
     Returns:
         float (...), in the dtype of `features`.
@@ -197,7 +198,7 @@ def pool_maps(maps, pool="grid", grid_size=2, power=1.0):
         maps: float (batch, height, width, channels), of at least one cell.
         pool: "mean" or "max" over the whole map; "grid" for the mean of each cell of a grid, row by
             row (see `grid_mean`); "flatten" for the map itself.
-        grid_size: int, cells of the grid on each side.
+        grid_size: int, cells of the grid per side.
         power: float above 0, up to 1, that the pooled numbers are raised to (see `signed_power`).
 
     Returns:
@@ -222,15 +223,15 @@ def _cells(pool, grid_size):
 
 @keras.saving.register_keras_serializable(package="kclr")
 class MapPooling(keras.layers.Layer):
-    """`pool_maps` as a layer: what comes between a stack's map and a classifier.
+    """`pool_maps` as a layer, between a stack's map and a classifier.
 
     Args:
         pool: "mean", "max", "grid" or "flatten".
-        grid_size: int, cells of the grid on each side.
+        grid_size: int, cells of the grid per side.
         power: float above 0, up to 1, that the pooled numbers are raised to (see `signed_power`).
 
     Raises:
-        ValueError: an argument is none of these.
+        ValueError: an argument is not valid.
     """
 
     def __init__(self, pool="grid", grid_size=2, power=1.0, **kwargs):

@@ -1,4 +1,4 @@
-"""The stack: layer after layer, each trained on the frozen output of those below (Zhao 2020).
+"""The stack: layer by layer, each trained on the frozen output of those below (Zhao 2020).
 
 This is the only place that knows the order of training. Read from `train` downwards.
 """
@@ -93,28 +93,27 @@ def train(
     """Train every layer of a spec, export the stack, and write all of it to a run directory.
 
     Args:
-        spec: from `kclr.load_spec`, or what that takes: a path, or a dict.
+        spec: from `kclr.load_spec`, or its argument: a path, or a dict.
         out: the run directory.
-        text: the spec as the user wrote it, kept as `spec.yaml`; the resolved one when left out.
-        resume: go on with what `out` holds; finished layers are kept, an unfinished one goes on
+        text: the spec as the user wrote it, kept as `spec.yaml`; by default the resolved spec.
+        resume: continue the run in `out`; finished layers are kept, an unfinished one continues
             from its last checkpoint.
-        overwrite: remove the run that `out` holds first.
-        listener: is told how it goes, in place of what `verbose` shows.
+        overwrite: first remove the run in `out`.
+        listener: receives progress events, instead of the output of `verbose`.
         name: of the spec, in messages.
-        probe: of the spec's section `probe`, where one has read the labelled images already.
-        bare: train the layers, and leave out their pictures, the exports and the summary.
-        images: in place of the spec's `data`, whatever `kclr.PatchTripletGenerator` takes: an array
-            of (count, height, width, channels), a list of images, a tf.data.Dataset, ...
-        verbose: whether to print how it goes: True, False, or "auto", on a terminal and in a
-            notebook.
+        probe: of the spec's section `probe`, if its labelled images have already been read.
+        bare: train the layers without pictures, exports and summary.
+        images: instead of the spec's `data`, anything that `kclr.PatchTripletGenerator` takes: an
+            array of (count, height, width, channels), a list of images, a tf.data.Dataset, ...
+        verbose: whether to print progress: True, False, or "auto": on a terminal and in a notebook.
 
     Returns:
         The finished `Run`. With `train.distribute: multi-worker` every worker calls this, and only
-        the chief writes and tells anything.
+        the chief writes files and shows progress.
 
     Raises:
-        SpecError: the images or Keras do not fit the spec, or `out` was trained otherwise.
-        RunError: `out` cannot be trained into, or the training failed.
+        SpecError: the images or Keras do not fit the spec, or `out` was trained differently.
+        RunError: `out` cannot be used, or the training failed.
     """
     if not isinstance(spec, Spec):
         written, spec = spec, load_spec(spec)
@@ -228,8 +227,8 @@ def learn(
         spec: from `kclr.load_spec`. first, top: indices from 0.
         below: the layers below (see `kclr.layers.stacked`).
         images: from `kclr.data.sources.as_images`.
-        checkpoint: path of the training's state, which is gone on with where it is there.
-        listener: is told how it goes. cluster: the devices.
+        checkpoint: path of the training's state, which is continued if it exists.
+        listener: receives progress events. cluster: the devices.
 
     Raises:
         RunError: the training failed.
@@ -301,7 +300,9 @@ def _check_batches(spec, cluster, name):
         size = layer.train.batch_size
         if layer.learner.contrastive and (size % replicas or size < 2 * replicas):
             fitting = max(2, -(-size // replicas)) * replicas
-            words = f"{size} crops do not divide among {replicas} replicas. Use {fitting}."
+            words = (
+                f"{size} crops cannot be divided evenly among {replicas} replicas. Use {fitting}."
+            )
             findings.append(Finding(("stack", top, "train", "batch_size"), words))
     if findings:
         raise SpecError(describe(name, findings))
@@ -417,7 +418,7 @@ def _draw(trained, below, sizes: LayerGeometry, images, seed):
         for patches, _ in batches
     )
     patches, responses = top_patches(pairs, jump=sizes.jump, start=0, size=size, filters=shown)
-    title = f"{trained.name}: image patches that excite each filter most"
+    title = f"{trained.name}: the image patches that excite each filter most"
     patches_png(path, patches, responses, title=title)
 
 

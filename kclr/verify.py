@@ -1,10 +1,9 @@
-"""Whether a run is what its training wrote, and whether its training can be repeated.
+"""Whether a run is complete and unchanged, and whether its training can be repeated.
 
     kclr verify runs/my --retrain
 
-Everything is read as whoever uses the run reads it (`kclr.runs.run`), each part by itself, so that
-one that is damaged hides no other. `verify_run` returns what was looked at; read it from top to
-bottom.
+Everything is read as for any use of the run (`kclr.runs.run`), but each part separately, so that a
+damaged one does not hide another. `verify_run` returns the checks; read it from top to bottom.
 """
 
 import tempfile
@@ -37,11 +36,11 @@ _NOT_REPEATED = ("seconds", "patches_per_second", "probe_accuracy", "probe_secon
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """One check.
 
     Attributes:
         place: a file of the run, a layer, or what else it is about.
-        state: "right", "note" (worth knowing, and nothing is wrong) or "wrong".
+        state: "right", "note" (informative, nothing is wrong) or "wrong".
         words: what was found.
     """
 
@@ -52,7 +51,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """All that was looked at in a run.
+    """All checks of a run.
 
     Attributes:
         run: its directory. checks: what was found, in the order in which it was looked at.
@@ -76,17 +75,17 @@ class Verification:
 
 
 def verify_run(path, retrain: int = 0, tell: Callable[[str], None] | None = None) -> Verification:
-    """Look at everything in a run.
+    """Check everything in a run.
 
     Args:
         path: of the run's directory.
-        retrain: repeat every layer's training up to the first row of its history, where that has
-            at most so many steps, and compare; learners without steps are repeated whole. 0 for
-            none. It needs the images.
-        tell: is told in a few words what is being done.
+        retrain: repeat every layer's training up to the first row of its history, if that has at
+            most this many steps, and compare; learners without steps are repeated entirely. 0 for
+            none. Needs the images.
+        tell: function that receives short progress messages.
 
     Raises:
-        RunError: there is no run.
+        RunError: the run does not exist.
     """
     run = Run(path)
     if not (run.path / "spec.yaml").exists() and not run.directories():
@@ -130,7 +129,7 @@ def _layer(run, number, name, directory, lower) -> tuple[TrainedLayer | None, li
     """A layer, and what was found of its files, each by itself."""
     place = f"layers/{directory.name}"
     if not (directory / "layer.json").exists():
-        words = "has no layer.json, so it is not a finished layer. Remove it"
+        words = "has no layer.json, so the layer is not finished. Remove it"
         return None, [Check(place, WRONG, words)]
     below = lower[-1].block["filters"] if lower and lower[-1] else None
     found, wrong = _tried(f"{place}/layer.json", lambda: run.layer(number, name, below))
@@ -150,7 +149,7 @@ def _layer(run, number, name, directory, lower) -> tuple[TrainedLayer | None, li
         checks += wrong
     key = found.facts.get("key")
     if key is None:
-        checks.append(Check(place, NOTE, "has no key: nothing says what it was trained on"))
+        checks.append(Check(place, NOTE, "has no key: it is not known what it was trained on"))
     return found, checks
 
 
@@ -161,10 +160,10 @@ def _history(run, layer: TrainedLayer, rows) -> list[Check]:
     if None in steps or any(a >= b for a, b in pairwise(steps)):
         if "test_accuracy" in layer.facts:
             return []  # of a classifier, by epoch
-        return [Check(place, WRONG, "its steps do not grow from row to row")]
+        return [Check(place, WRONG, "its steps do not increase from row to row")]
     total = layer.facts.get("steps")
     if total is not None and steps[-1] != total:
-        return [Check(place, WRONG, f"it ends at step {steps[-1]:g}, and layer.json says {total}")]
+        return [Check(place, WRONG, f"it ends at step {steps[-1]:g}, but layer.json says {total}")]
     own, wrong = _tried("metrics.jsonl", lambda: run.rows(layer.name))
     if own and _comparable(own) != _comparable(rows):
         return [Check(place, WRONG, "its rows are not those of metrics.jsonl")]
@@ -183,7 +182,9 @@ def _order(run) -> Iterator[Check]:
         yield Check("layers", NOTE, "no layer is finished")
     elif numbers != list(range(1, len(numbers) + 1)):
         words = ", ".join(directory.name for _, _, directory in run.directories())
-        yield Check("layers", WRONG, f"one for each number from 01 on is needed; there are {words}")
+        yield Check(
+            "layers", WRONG, (f"there should be one for each number from 01 on; found {words}")
+        )
 
 
 def _settings(spec, layers) -> Iterator[Check]:
@@ -193,7 +194,7 @@ def _settings(spec, layers) -> Iterator[Check]:
             continue
         place = f"layers/{layer.directory.name}"
         if index >= len(spec.stack) or spec.stack[index].name != layer.name:
-            yield Check(place, WRONG, "resolved.yaml has no such layer at its place")
+            yield Check(place, WRONG, "resolved.yaml does not have this layer at its place")
             continue
         block = spec.stack[index].block.arguments()
         # An older version's layer lacks arguments that this one has by default.
@@ -207,7 +208,7 @@ def _summary(run, layers, tell) -> Iterator[Check]:
     """What the summary vouches for."""
     summary, wrong = _tried("summary.json", lambda: run.summary)
     if summary is None:
-        again = "Go on with: kclr train SPEC --resume"
+        again = "Continue with: kclr train SPEC --resume"
         yield from wrong or [Check("summary.json", NOTE, f"the run is not finished. {again}")]
         return
     digests = summary.get("sha256") or {}
@@ -216,10 +217,10 @@ def _summary(run, layers, tell) -> Iterator[Check]:
         tell(name)
         found, wrong = _tried(name, lambda name=name: sha256(run.path / name, run.path))
         if found not in (None, digest):
-            wrong = [Check(name, WRONG, "its sha256 is not the one in summary.json")]
+            wrong = [Check(name, WRONG, "its sha256 does not match summary.json")]
         bad += wrong
     yield from bad
-    words = f"{len(digests) - len(bad)} of {len(digests)} files have their sha256"
+    words = f"{len(digests) - len(bad)} of {len(digests)} files match their sha256"
     state = WRONG if bad else RIGHT if digests else NOTE
     yield Check("summary.json", state, words)
     told = [(each.get("name"), each.get("key")) for each in summary.get("layers") or ()]
@@ -240,7 +241,7 @@ def _exports(run, layers) -> Iterator[Check]:
         named = [str(name) for name in named] if isinstance(named, list) else []
         own = [each and each.name for each in layers]
         if not wrong and (not named or named != own[: len(named)]):
-            wrong = [Check(place, WRONG, "it is of other layers. Export them again")]
+            wrong = [Check(place, WRONG, "it contains other layers. Export them again")]
         if not wrong and not (path / "model.keras").is_file():
             wrong = [Check(place, WRONG, "it has no model.keras. Export it again")]
         wrong = wrong or [*_weights(run, path, layers[: len(named)])]
@@ -284,9 +285,9 @@ def _others(run) -> Iterator[Check]:
     for places, words in (
         (
             rests,
-            "left by a write that was interrupted; the next `kclr train ... --resume` mends it",
+            "left by an interrupted write; the next `kclr train ... --resume` repairs it",
         ),
-        (foreign, "not written by the training of this run; nothing reads it"),
+        (foreign, "not written by this run's training, and not used"),
     ):
         if places:
             more = f" and {len(places) - 3} more" if places[3:] else ""
@@ -310,7 +311,9 @@ def _repeated(run, spec, layers, most, tell) -> Iterator[Check]:
         yield Check("--retrain", NOTE, f"not trained again: {words}")
         return
     if spec.train.distribute != "none" and not spec.train.gather:
-        yield Check("--retrain", NOTE, "trained on several devices apart; not trained again here")
+        yield Check(
+            "--retrain", NOTE, ("trained on several separate devices; not trained again here")
+        )
         return
     tell("loading TensorFlow and the images")
     from kclr.data.checks import source_findings
@@ -325,11 +328,11 @@ def _repeated(run, spec, layers, most, tell) -> Iterator[Check]:
         opened = {source: as_images(source) for source in sources(spec)}
         keys = [made.key for made in layers_made(spec, opened)]
     except (SpecError, RunError) as error:
-        yield Check("--retrain", NOTE, f"its images are not there. {error}")
+        yield Check("--retrain", NOTE, f"its images are missing. {error}")
         return
     for layer, key in zip(layers, keys, strict=False):
         if layer and layer.facts.get("key") not in (None, key):
-            words = "its key is another: other images, or learned by another version of kclr"
+            words = "its key differs: other images, or another version of kclr"
             yield Check(f"layers/{layer.directory.name}", NOTE, words)
     for first, top in spec.trainings():
         if top < len(layers) and None not in layers[: top + 1]:
@@ -352,8 +355,10 @@ def _again(run, spec, first, top, layers, images, most) -> list[Check]:
         if spec.stack[top].learner.contrastive and not recorded:
             return [Check(place, NOTE, "has no history to compare with; not trained again")]
         if recorded and recorded[0]["step"] > most:
-            words = f"its history begins at step {recorded[0]['step']:g}; not trained again. "
-            return [Check(place, NOTE, words + "Repeat it with --retrain and as many steps")]
+            words = f"its history starts at step {recorded[0]['step']:g}; not trained again. "
+            return [
+                Check(place, NOTE, words + ("Repeat it with --retrain and at least as many steps"))
+            ]
         with tempfile.TemporaryDirectory(prefix="kclr-") as folder:
             checkpoint = Path(folder, "again.npz")
             found = learn(spec, first, top, layers[:first], images, checkpoint, _FirstRow())
@@ -389,7 +394,7 @@ def _apart(one, other) -> float:
 def _judged(place, what, apart, same, name="kernel", before=None, now=None) -> Check:
     where = "" if same else ", on another machine or with other versions"
     if apart == 0:
-        return Check(place, RIGHT, f"{what}: the same to the last digit{where}")
+        return Check(place, RIGHT, f"{what}: identical{where}")
     numbers = "" if before is None else f" ({before:g} before, {now:g} now)"
     words = f"{what}: {name} differs by {apart:.2g} of its size{numbers}{where}"
     return Check(place, RIGHT if apart <= (ROUNDING if same else ELSEWHERE) else WRONG, words)
@@ -402,5 +407,5 @@ def print_verification(found: Verification) -> None:
         words = " ".join(check.words.split())
         print(printable(f"{check.state:<{width}}  {check.place}: {words}"))
     wrong = sum(check.state == WRONG for check in found.checks)
-    verdict = f"{wrong} of {len(found.checks)} checks failed" if wrong else "everything is right"
+    verdict = f"{wrong} of {len(found.checks)} checks failed" if wrong else "all checks passed"
     print(printable(f"{found.run}: {verdict}"))

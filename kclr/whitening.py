@@ -115,7 +115,7 @@ def input_windows(below, block, shape, images, random, count, tell=None):
         shape: of its kernel: height, width, channels, filters.
         images: what `kclr.data.sources.as_images` takes.
         random: numpy Generator.
-        count: int, how many; fewer where they would hold more than `NUMBERS` numbers.
+        count: int, how many; fewer if they would have more than `NUMBERS` values.
         tell: as `PatchTripletGenerator` has it.
 
     Returns:
@@ -123,7 +123,7 @@ def input_windows(below, block, shape, images, random, count, tell=None):
 
     Raises:
         SpecError: the images have another number of channels.
-        RunError: all windows are the same, or hold numbers that are not finite.
+        RunError: all windows are the same, or have values that are not finite.
     """
     height, width, channels, filters = shape
     single = block | {"pool_size": 1, "pool_strides": None}
@@ -139,8 +139,8 @@ def input_windows(below, block, shape, images, random, count, tell=None):
     )
     if patches.channels != image_channels:
         raise SpecError(
-            f"the images have {patches.channels} channels, and the filters {image_channels}. "
-            f"Use others, or data: {{source: ..., channels: {image_channels}}}."
+            f"the images have {patches.channels} channels, but the filters {image_channels}. Use "
+            f"other images, or data: {{source: ..., channels: {image_channels}}}."
         )
     encode = stacked(below, image_channels, size=size, padding="valid") if below else None
     count = min(count, NUMBERS // (height * width * channels))

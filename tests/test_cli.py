@@ -123,8 +123,8 @@ def test_export_prints_what_it_wrote_and_leaves_the_run_as_it_was(trained, capsy
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["train", "missing.yaml"], 2, "missing.yaml: no such file"),
-        (["check", "missing.yaml"], 2, "missing.yaml: no such file"),
+        (["train", "missing.yaml"], 2, "missing.yaml: file not found"),
+        (["check", "missing.yaml"], 2, "missing.yaml: file not found"),
         (["show", "nothing"], 1, "nothing is not a run"),
         (["export", "nothing"], 1, "nothing is not a run"),
     ],
@@ -165,7 +165,9 @@ def test_amounts_of_labels_that_are_none_are_refused_with_an_example(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["probe", "run", "--labels", "few"])
     assert ended.value.code == 2
-    assert "'few' is no list of shares and numbers. Write it as in 0.01" in capsys.readouterr().err
+    assert (
+        "'few' is not a list of shares and numbers. Use for example 0.01" in capsys.readouterr().err
+    )
 
 
 def test_init_writes_a_spec_that_checks_and_never_overwrites(tmp_path, capsys, monkeypatch):
@@ -206,7 +208,7 @@ def test_init_on_a_full_disk_leaves_nothing_in_the_way_and_says_what_to_do(tmp_p
         assert main(["init", str(tmp_path / "my.yaml")]) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert capsys.readouterr().err == "File too large. Make room on the disk, and try again.\n"
+    assert capsys.readouterr().err == "File too large. Free disk space, and try again.\n"
     assert not [*tmp_path.iterdir()]
     assert main(["init", str(tmp_path / "my.yaml")]) == 0
 
@@ -227,7 +229,7 @@ def test_a_mistake_in_a_plug_in_is_a_line_with_the_file_that_has_its_trace(
     assert main(["train", str(tmp_path / "tiny.yaml"), "--out", str(out)]) == 1
     first, second = capsys.readouterr().err.splitlines()
     assert first == r"KeyError: 'of\na plug-in'"
-    file = second.removeprefix("The trace is in ").partition(". What is finished is kept;")[0]
+    file = second.removeprefix("The traceback is in ").partition(". Finished parts are kept;")[0]
     assert second.endswith(f"--out {out} --resume")
     assert 'raise KeyError("of' in Path(file).read_text()
     assert (Path(file) == out / "error.txt") == held
@@ -238,7 +240,7 @@ def test_a_search_says_what_it_needs(tmp_path, capsys, monkeypatch):
     (tmp_path / "tiny.yaml").write_text(SPEC)
     with pytest.raises(SystemExit, match="2"):
         main(["search", str(tmp_path / "tiny.yaml"), "--workers", "0"])
-    assert "--workers: '0' is no number of workers. Use 2 or more" in capsys.readouterr().err
+    assert "--workers: '0' is not a number of workers. Use 2 or more" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["search", str(tmp_path / "tiny.yaml")]) == 1
     assert "pip install 'kclr[search]'" in capsys.readouterr().err
@@ -253,9 +255,9 @@ def test_an_error_of_kclrs_own_is_a_line_and_its_trace_a_file(tmp_path, monkeypa
     monkeypatch.setenv("KCLR_DEBUG", "")
     assert main(["check", "my.yaml"]) == 1
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "kclr failed, by a mistake of its own: KeyError: 'no such\\x1bthing'"
+    assert first == "kclr failed because of a bug: KeyError: 'no such\\x1bthing'"
     (trace,) = tmp_path.glob("*/*")
-    assert second == f"The trace is in {trace}. Please report it, with the spec."
+    assert second == f"The traceback is in {trace}. Please report it with the spec."
     assert "in broken" in trace.read_text()
     assert main(["check", "my.yaml", "--debug"]) == 1
     assert "in broken" in capsys.readouterr().err
@@ -266,9 +268,9 @@ def test_debug_shows_where_something_was_refused(monkeypatch, capsys):
     monkeypatch.setenv("KCLR_DEBUG", "")
     assert main(["check", "nowhere.yaml"]) == 2
     assert capsys.readouterr().err == (
-        "nowhere.yaml: no such file. `kclr init` writes one to start from.\n"
+        "nowhere.yaml: file not found. `kclr init` writes one to start from.\n"
     )
     assert main(["--debug", "check", "nowhere.yaml"]) == 2
     shown = capsys.readouterr().err
     assert "FileNotFoundError" in shown
-    assert shown.endswith("nowhere.yaml: no such file. `kclr init` writes one to start from.\n")
+    assert shown.endswith("nowhere.yaml: file not found. `kclr init` writes one to start from.\n")

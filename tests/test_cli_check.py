@@ -39,11 +39,11 @@ def test_a_right_spec_is_printed_with_every_default_and_its_sizes(check):
     assert parse_spec(resolved) == parse_spec(SPEC)
     assert yaml.safe_load(resolved)["stack"][1]["block"]["kernel_size"] == 3
     assert sizes.splitlines()[1:] == [
-        "  layer  crop      patch     patches a crop  map of a patch",
+        "  layer  crop      patch     patches per crop  map of a patch",
         "  conv1  8x8 px    7x7 px    4               1x1x16",
         "  conv2  15x15 px  13x13 px  4               1x1x32",
         "",
-        "What it makes of the smallest of its images:",
+        "Output for the smallest of its images:",
         "  layer  input     output    receptive field  jump",
         "  conv1  64x64x3   29x29x16  7x7 px           2 px",
         "  conv2  29x29x16  13x13x32  13x13 px         4 px",
@@ -71,8 +71,8 @@ def test_sizes_that_are_not_known_are_said_to_be(check, tmp_path):
     status, out, _ = check(SPEC, "--set", f"data=folder:{folder}")
     assert status == 0
     assert (
-        "How large the images are is not known before they are read; the second table\n"
-        "takes 96x96x3 for an example.\n"
+        "The size of the images is not known before they are read; the second table\n"
+        "uses 96x96x3 as an example.\n"
     ) in out
     assert out.endswith(f"\nfolder:{folder}: 1 picture (1 .png)\n")
 
@@ -89,7 +89,7 @@ def test_overrides_are_applied_and_checked(check):
     status, _, err = check(SPEC, "--set", "stack.0.train.epochs=five")
     assert status == 2
     assert err == (
-        "my.yaml: 1 thing to mend\n"
+        "my.yaml: 1 error\n"
         "  --set, stack.0.train.epochs: 'five' is not a whole number. Use 1 to 2147483647.\n"
     )
 
@@ -106,15 +106,15 @@ stack:
 """)
     assert (status, out) == (2, "")
     assert err.splitlines() == [
-        "my.yaml: 5 things to mend",
-        "  line 2, sed: no such key. Did you mean 'seed'?",
+        "my.yaml: 5 errors",
+        "  line 2, sed: unknown key. Did you mean 'seed'?",
         "  line 4, stack.0.patches.patch_size: 4 is smaller than the kernel (6). Use at least 7, "
         "or a smaller kernel_size.",
         "  line 5, stack.1.patches.crop_size: 20 needs crops of 45 px, larger than the images "
         "(16x16). Use 5 or less, smaller layers below, or larger images.",
-        "  line 6, stack.2.data: nowhere/at/all: no such folder. Check its spelling; a relative "
-        "path starts where kclr was started.",
-        "  line 7, stack.3.data: 'tfds' does not say which. Write tfds:NAME.",
+        "  line 6, stack.2.data: nowhere/at/all: folder not found. Check its spelling; a relative "
+        "path starts in the directory where kclr was started.",
+        "  line 7, stack.3.data: 'tfds' needs an argument. Write tfds:NAME.",
     ]
 
 
@@ -132,7 +132,7 @@ def test_images_no_larger_than_what_a_filter_sees_are_found(check):
     status, _, err = check(lines.format(7))
     assert status == 2
     assert err.splitlines()[1:] == [
-        "  line 3, stack.0.block: its filters see 7x7 px, and the images (7x7) must be larger. Use "
+        "  line 3, stack.0.block: its filters see 7x7 px, but the images (7x7) must be larger. Use "
         "smaller kernels, strides or pools, or larger images."
     ]
     assert check(lines.format(8))[0] == 0
@@ -146,14 +146,14 @@ stack:
     block: {whitening: standardize}
 """)
     assert status == 2
-    assert "stack.1.learner: the components of windows of 8,100 numbers take too long" in err
+    assert "stack.1.learner: the components of windows of 8,100 values take too long" in err
 
 
 def test_pixels_of_too_many_numbers_are_found(check):
     spec = "data: {{source: photos, channels: {}}}\nstack:\n  - block: {{kernel_size: 60}}\n"
     status, _, err = check(spec.format(3))
     assert status == 2
-    assert "stack.0.block.whitening: zca of windows of 10,800 numbers (60x60x3) takes too" in err
+    assert "stack.0.block.whitening: zca of windows of 10,800 values (60x60x3) takes too" in err
     assert check(spec.format(1))[0] == 0
 
 
@@ -167,12 +167,12 @@ stack:
     patches: {patch_size: 2, stride: 1}
 """)
     assert status == 2
-    assert "stack.1.patches.patch_size: the patch has shrunk to nothing" in err
+    assert "stack.1.patches.patch_size: the patch is too small for the max-pool" in err
 
 
 def test_a_missing_file_and_broken_yaml_are_told_in_one_line(check, tmp_path, capsys):
     assert main(["check", str(tmp_path / "none.yaml")]) == 2
-    assert "no such file" in capsys.readouterr().err
+    assert "file not found" in capsys.readouterr().err
     status, _, err = check("stack: [")
     assert status == 2
     assert err.startswith("my.yaml:1:")

@@ -77,10 +77,10 @@ def test_contrast_of_patches_that_a_plain_kernel_lacks_is_warned_of(run, make, r
     assert not recwarn
     block = {"filters": 16, "contrast": "patch"}
     place.write_text(json.dumps({"name": "edges", "block": block}))
-    with pytest.warns(UserWarning, match=r"contrast normalisation is left out of .*01-edges"):
+    with pytest.warns(UserWarning, match=r"contrast normalisation of .*01-edges"):
         made = make(run)
     loaded = SimpleNamespace(name="edges", kernel=KERNEL, bias=BIAS, block=block)
-    with pytest.warns(UserWarning, match="left out of the run's layer edges"):
+    with pytest.warns(UserWarning, match="normalisation of the run's layer edges"):
         make(SimpleNamespace(layers=[loaded]))
     recwarn.clear()
     make.from_config(made.get_config())
@@ -124,11 +124,11 @@ def refused(call, error=SpecError):
 def test_a_missing_run_or_layer_is_named_with_its_cure(run):
     wrong = run.with_name("rum")
     assert refused(lambda: ContrastiveKernel(wrong), RunError) == (
-        f"{wrong}: no such directory. Did you mean {run}?"
+        f"{wrong}: directory not found. Did you mean {run}?"
     )
     empty = run.with_name("elsewhere")
     empty.mkdir()
-    assert "no layers/NN-NAME/kernel.npy in it" in refused(
+    assert "it has no layers/NN-NAME/kernel.npy" in refused(
         lambda: ContrastiveKernel(empty), RunError
     )
     assert "Did you mean 'corners'?" in refused(lambda: ContrastiveKernel(run, "corner"), RunError)
@@ -137,7 +137,7 @@ def test_a_missing_run_or_layer_is_named_with_its_cure(run):
         message = refused(lambda layer=layer: ContrastiveKernel(run, layer), RunError)
         assert "it has 2, counted from 0: edges, corners" in message
     assert "neither an index nor a name" in refused(lambda: ContrastiveKernel(run, 1.0))
-    assert "dict is no run" in refused(lambda: ContrastiveKernel({}))
+    assert "dict is not a run" in refused(lambda: ContrastiveKernel({}))
 
 
 def test_a_layer_without_a_bias_says_so(run):
@@ -271,7 +271,7 @@ def test_a_bias_refuses_what_its_kernel_refuses():
     assert "adapt 'size'" in refused(
         lambda: ContrastiveBias(pair, kernel_shape=(5, 5, 3), adapt=False)
     )
-    assert "one number a filter" in refused(lambda: ContrastiveBias(pair)((6, 6, 3, 16)))
+    assert "one value per filter" in refused(lambda: ContrastiveBias(pair)((6, 6, 3, 16)))
 
 
 def test_a_bias_that_needs_the_kernels_shape_asks_for_it():
@@ -280,7 +280,7 @@ def test_a_bias_that_needs_the_kernels_shape_asks_for_it():
         lambda: ContrastiveBias(pair)((8,)),
         lambda: ContrastiveBias(pair, scale="he_normal")((16,)),
     ):
-        assert "kernel_shape=(height, width, channels in)" in refused(call)
+        assert "kernel_shape=(height, width, channels in) to ContrastiveBias" in refused(call)
     for shape in ((6, 6), (6, 6, 3, 16), (0, 6, 3)):
         assert "kernel_shape=" in refused(
             lambda shape=shape: ContrastiveBias(pair, kernel_shape=shape)
@@ -353,7 +353,7 @@ def test_a_second_layer_reads_the_filters_that_the_first_one_kept(run):
 
 @pytest.mark.parametrize("inputs", [[], [0, 0], [16], [-1], [0.5], "ab", [[1], [1, 2]], [2**70]])
 def test_inputs_that_are_no_filters_of_the_layer_below_are_refused(run, inputs):
-    assert "filters of the layer below, each" in refused(
+    assert "filters of the layer below, without" in refused(
         lambda: ContrastiveKernel(run, 1, inputs=inputs)
     )
     assert "reads an image" in refused(lambda: ContrastiveKernel(run, 0, inputs=[0]))
@@ -452,7 +452,7 @@ def test_a_cloned_model_starts_from_the_kernel_again():
 @pytest.mark.parametrize("cls", [ContrastiveKernel, ContrastiveBias])
 def test_a_string_without_a_run_says_which_form_to_use(cls):
     message = refused(lambda: keras.initializers.get(f"kclr>{cls.__name__}"))
-    assert f"Give the object {cls.__name__}(run)" in message
+    assert f"Pass the object {cls.__name__}(run)" in message
 
 
 def test_a_registered_class_that_needs_no_argument_has_a_string_form(run, tmp_path):

@@ -34,7 +34,7 @@ def test_a_model_loads_where_kclr_is_imported_before_keras(tmp_path, first):
 def test_another_backend_is_named_with_the_cure(monkeypatch):
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
     words = (
-        r"^kclr\.train needs Keras on TensorFlow, and its backend is jax \(by KERAS_BACKEND\)\. "
+        r"^kclr\.train needs Keras on TensorFlow, but its backend is jax \(by KERAS_BACKEND\)\. "
     )
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     monkeypatch.delitem(vars(kclr), "train", raising=False)  # as before its first use

@@ -37,8 +37,8 @@ def test_a_key_that_differs_is_named_as_in_the_spec_with_both_values():
         "r: layer conv2 was trained with other settings:",
         "  stack.1.train.steps: 200 there, 400 in the spec",
         '  stack.1.train.optimizer.class_name: "Adam" there, "SGD" in the spec',
-        "Use another directory with out=... (--out), or start anew with overwrite=True "
-        "(--overwrite; what is there is lost).",
+        "Use another directory with out=... (--out), or replace the existing one with "
+        "overwrite=True (--overwrite; it is lost).",
     ]
 
 

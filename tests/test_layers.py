@@ -235,7 +235,7 @@ def test_numpy_numbers_are_numbers():
 
 def test_images_too_small_are_refused_with_the_cure():
     block = ContrastiveConvBlock(4, 6)
-    words = "6 px leaves nothing after a kernel of 6.*Use larger images"
+    words = "6 px is too small for a kernel of 6.*Use larger images"
     with pytest.raises(ValueError, match=words):
         block(photo(6, 9))
     block(photo(7, 9))
@@ -341,7 +341,7 @@ def test_patches_of_a_padded_block_have_no_outside():
     [
         ({"strides": 2}, 7, 3, 12, "multiple of the block's"),
         ({"data_format": "channels_first"}, 7, 1, 8, "channels-last"),
-        ({}, 7, 1, 6, "a crop of 6 px holds no patch of 7 px.*Use larger crops"),
+        ({}, 7, 1, 6, "a crop of 6 px has no room for a patch of 7 px.*Use larger crops"),
         ({"pool_size": 6}, 7, 1, 8, "with a cell left"),
         ({}, 7, 0, 8, "stride must be a whole number above 0"),
         ({}, 7, 1, None, "height and width of the crops must be known"),

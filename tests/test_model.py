@@ -280,16 +280,16 @@ def test_wrong_use_is_refused_with_the_cure():
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        ((ONE, IMAGES), r"single pictures.*PatchTripletGenerator\(images, .*SharedPatches"),
-        ((ONE,), "single pictures"),
-        (((ONE, ONE),), "2 patches of each crop, and neither the number"),
+        ((ONE, IMAGES), r"single images.*PatchTripletGenerator\(images, .*SharedPatches"),
+        ((ONE,), "single images"),
+        (((ONE, ONE),), "2 patches of each crop, but neither image numbers"),
         ((ONE, ONE), "two parts, of shapes .*not the number of each crop's image"),
         ((dataset(ONE, ONE, ONE, ONE),), "4 parts.*ready triplets"),
-        ((dataset(*TRIPLETS).unbatch(),), "come one by one. Batch them"),
+        ((dataset(*TRIPLETS).unbatch(),), "are not batched. Batch them"),
         ((dataset({"image": ONE}),), "a dictionary of image. Fit on"),
         (("photos",), r"str photos: these are not batches.*PatchTripletGenerator\(images"),
         ((None,), "nothing: these are not batches"),
-        ((iter(dataset(*TRIPLETS)),), "an iterator of batches. Give the data set"),
+        ((iter(dataset(*TRIPLETS)),), "an iterator of batches. Use the data set"),
     ],
 )
 def test_what_is_no_batch_is_refused_with_what_to_give(batches, message):

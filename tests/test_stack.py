@@ -197,7 +197,7 @@ def test_a_dict_or_a_path_over_an_array_trains_as_a_spec_over_the_same_pictures(
     assert runs[1].resolved["data"]["source"] == "arrays"
     again = kclr.train({"stack": [layer]}, tmp_path / "c", bare=True, images=array, resume=True)
     assert len(again.layers) == 1
-    with pytest.raises(kclr.SpecError, match="data: nowhere: no such folder"):
+    with pytest.raises(kclr.SpecError, match="data: nowhere: folder not found"):
         kclr.train(written, tmp_path / "e")
 
 
@@ -245,7 +245,7 @@ def test_pictures_that_cannot_be_read_are_counted_and_named(tmp_path):
     for index in range(20):
         cut = photograph[20 * index : 20 * index + 40, :60]
         Image.fromarray(cut).save(tmp_path / "pictures" / f"{index}.png")
-    (tmp_path / "pictures" / "notes.png").write_text("not a picture")
+    (tmp_path / "pictures" / "notes.png").write_text("not in a known image format")
 
     class Heard(kclr.events.Listener):
         warnings = ()

@@ -39,7 +39,7 @@ def flip_a_bit(file):
 def test_a_run_as_it_was_trained_is_right(two_layers, capsys):
     assert (wrong(two_layers.path), notes(two_layers.path)) == ([], [])
     assert main(["verify", str(two_layers.path)]) == 0
-    assert capsys.readouterr().out.endswith(f"{two_layers.path}: everything is right\n")
+    assert capsys.readouterr().out.endswith(f"{two_layers.path}: all checks passed\n")
     assert main(["verify", str(two_layers.path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["right"]
@@ -131,7 +131,7 @@ def test_foreign_files_leftovers_and_an_unfinished_run_are_told_and_are_not_wron
     unfinished, leftovers, foreign = notes(path)
     assert "the run is not finished" in unfinished
     assert "interrupted" in leftovers
-    assert "not written by the training" in foreign
+    assert "not written by this run's training" in foreign
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
@@ -163,7 +163,7 @@ def again(path, steps=500):
 
 def test_training_again_gives_the_recorded_numbers_and_tells_of_others(path):
     first, second = again(path)
-    assert first.words == "its first 5 steps again: the same to the last digit"
+    assert first.words == "its first 5 steps again: identical"
     assert (second.place, second.state) == ("layers/02-conv2", "right")
     file = path / FIRST / "history.csv"
     rows = [line.split(",") for line in file.read_text().splitlines()]
@@ -171,7 +171,7 @@ def test_training_again_gives_the_recorded_numbers_and_tells_of_others(path):
     rows[1][at] = str(1.5 * float(rows[1][at]))
     file.write_text("\n".join(map(",".join, rows)) + "\n")
     first, _ = again(path, 4)
-    assert "begins at step 5; not trained again" in first.words
+    assert "starts at step 5; not trained again" in first.words
     (path / "layers/02-conv2/layer.json").unlink()
     (first,) = (check for check in verify_run(path, 500).checks if "first 5 steps" in check.words)
     assert first.state == "wrong"
@@ -183,7 +183,7 @@ def test_filters_that_take_no_steps_are_learned_again_whole(tmp_path):
     run = kclr.train(parse_spec(text), tmp_path / "run", bare=True)
     (check,) = again(run.path)
     assert (check.place, check.state) == (FIRST, "right")
-    assert check.words.startswith("learned again: the same to the last digit")
+    assert check.words.startswith("learned again: identical")
     kernel = run.layers[0].kernel.copy()
     kernel[0, 0, 0, 0] += 0.5 * np.abs(kernel).max()
     np.save(run.path / FIRST / "kernel.npy", kernel)
@@ -198,4 +198,4 @@ def test_images_that_are_gone_are_said_to_be(path):
     spec["data"] = {"source": "folder", "path": "nowhere"}
     (path / "resolved.yaml").write_text(yaml.safe_dump(spec))
     found = [check for check in verify_run(path, 500).checks if check.place == "--retrain"]
-    assert "its images are not there" in found[0].words
+    assert "its images are missing" in found[0].words

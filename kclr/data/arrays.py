@@ -12,11 +12,11 @@ from kclr.errors import SpecError
 
 
 class Arrays(Source):
-    """Images that a Python program has in its hands; a spec cannot name them."""
+    """Images in a Python program's memory; a spec cannot name them."""
 
     images: Any = Field(exclude=True)  # which no file of a run could hold
     alpha: bool = False
-    """Whether the last of two or four channels is transparency, which is laid on white."""
+    """Whether the last of two or four channels is transparency; it is composited on white."""
 
     def __eq__(self, other):
         return self is other
@@ -107,23 +107,23 @@ class Arrays(Source):
             )
         last = shape[-1] if len(shape) == 3 else 1
         if last not in (1, 2, 3, 4):
-            first = " They lie on the first axis: give np.moveaxis(image, 0, -1) of each."
+            first = " They are on the first axis: use np.moveaxis(image, 0, -1) for each."
             raise SpecError(
                 f"images with {last} channels: expected 1 or 3, as the last axis of (height, "
                 f"width, channels).{first if shape[0] in (1, 3) else ''}"
             )
         if last in (2, 4) and not self.alpha:
             raise SpecError(
-                f"images with {last} channels: expected 1 or 3. Give "
+                f"images with {last} channels: expected 1 or 3. Use "
                 f"{'gray ones, images[..., :1]' if last == 2 else 'three, as images[..., :3]'}; "
-                "or, if the last one is transparency, kclr.data.sources.as_images(images, "
-                "alpha=True), which lays them on white."
+                "or, if the last one is transparency, use kclr.data.sources.as_images(images, "
+                "alpha=True), which composites them on white."
             )
         return 1 if last in (1, 2) else 3
 
 
 def _listed(images):
-    """What was given as an array, or a list of whatever each image is.
+    """The given images as an array, or as a list.
 
     Raises:
         SpecError: it is neither.
@@ -138,32 +138,38 @@ def _listed(images):
     except Exception as error:  # of somebody else's kind of array: on a GPU, with a gradient
         words = str(error).strip().splitlines() or [type(error).__name__]
         raise SpecError(
-            f"{type(images).__name__}: cannot be made a numpy array: {words[0]}"
+            f"{type(images).__name__}: cannot be converted to a numpy array: {words[0]}"
         ) from None
     if isinstance(images, np.ndarray) and images.dtype == object and images.ndim == 1:
         return list(images)
     if isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim):
         return images
-    more = " An iterator is read once: give list(images)." if hasattr(images, "__next__") else ""
+    more = (
+        (" An iterator can be read only once: use list(images).")
+        if hasattr(images, "__next__")
+        else ""
+    )
     raise SpecError(
-        f"{_describe(images)} is nothing that images can be read from. Give an array of "
-        "(count, height, width, channels), a list of such images, a tf.data.Dataset or a "
-        f"source's name.{more}"
+        f"images cannot be read from {_describe(images)}. Use an array of (count, height, width, "
+        f"channels), a list of such images, a tf.data.Dataset or a source's name.{more}"
     )
 
 
 def _check_axes(shape):
-    """Refuse an array that is not one of images."""
+    """Refuse an array that does not hold images."""
     cure = ""
     if len(shape) == 2:
-        cure = " One gray picture is images[None]; flat ones: images.reshape(-1, height, width)"
+        cure = (
+            " For one gray image use images[None]; for flattened images use images.reshape(-1, "
+            "height, width)"
+        )
     elif len(shape) == 3 and shape[-1] in (1, 2, 3, 4):
         cure = (
-            f" One picture of {shape[0]}x{shape[1]} px is images[None]; {shape[0]} gray ones of "
-            f"{shape[1]}x{shape[2]} px are images[..., None]"
+            f" For one image of {shape[0]}x{shape[1]} px use images[None]; for {shape[0]} gray "
+            f"images of {shape[1]}x{shape[2]} px use images[..., None]"
         )
     elif len(shape) == 4 and shape[1] in (1, 3) and shape[-1] not in (1, 2, 3, 4):
-        cure = " With the channels behind each picture's rows: np.moveaxis(images, 1, -1)"
+        cure = " If the channels are on the second axis, use np.moveaxis(images, 1, -1)"
     elif len(shape) in (3, 4):
         return
     raise SpecError(
@@ -179,21 +185,21 @@ def _image(number, image):
     where = f"image {number} of the list"
     if isinstance(image, str | bytes | os.PathLike):
         raise SpecError(
-            f"{where} is {_describe(image)}. For picture files give the path of their folder, or "
+            f"{where} is {_describe(image)}. For image files use the path of their folder, or "
             "open each: [np.asarray(PIL.Image.open(path).convert('RGB')) for path in paths]"
         )
     if image is None:
-        raise SpecError(f"{where} is None. Leave it out.")
+        raise SpecError(f"{where} is None. Remove it.")
     mode = getattr(image, "mode", None)
     if mode not in (None, "1", "L", "RGB", "I;16") and callable(getattr(image, "convert", None)):
         raise SpecError(
-            f"{where} is a PIL image of mode {mode}. Give image.convert('RGB') or "
+            f"{where} is a PIL image of mode {mode}. Use image.convert('RGB') or "
             "image.convert('L')."
         )
     try:
         array = np.asarray(_listed(image) if hasattr(image, "numpy") else image)
     except ValueError as error:
-        raise SpecError(f"{where} is no picture: {str(error).splitlines()[0]}") from None
+        raise SpecError(f"{where} is not an image: {str(error).splitlines()[0]}") from None
     _check_numbers(array.dtype, where)
     if array.ndim not in (2, 3):
         raise SpecError(
@@ -204,7 +210,7 @@ def _image(number, image):
 
 
 def _check_numbers(dtype, where):
-    """Refuse what holds no numbers."""
+    """Refuse arrays that do not hold numbers."""
     import numpy as np
 
     dtype = np.dtype(dtype)
@@ -212,18 +218,18 @@ def _check_numbers(dtype, where):
         return
     kinds = {"S": "texts", "U": "texts", "O": "objects", "c": "complex numbers"}
     cure = (
-        " For picture files give the path of their folder, or open each."
+        " For image files use the path of their folder, or open each."
         if dtype.kind in "SUO"
         else ""
     )
     raise SpecError(
-        f"{where} holds {kinds.get(dtype.kind, str(dtype))}, and not the numbers of images (uint8, "
-        f"or floats between 0 and 1).{cure}"
+        f"{where} holds {kinds.get(dtype.kind, str(dtype))} instead of image values (uint8, or "
+        f"floats between 0 and 1).{cure}"
     )
 
 
 def _image_of(element):
-    """The image among what a data set's element holds."""
+    """The image in a data set's element."""
     if isinstance(element, dict):
         return element.get("image")
     if isinstance(element, (tuple, list)):
@@ -232,7 +238,7 @@ def _image_of(element):
 
 
 def _check(image, limits):
-    """Refuse images whose numbers are wrong for a reason that all of them share."""
+    """Refuse images whose values are all wrong for the same reason."""
     import numpy as np
 
     try:
@@ -240,17 +246,17 @@ def _check(image, limits):
     except UnreadableError as error:
         image = np.asarray(image)
         low, high = (float(image.min()), float(image.max())) if image.size else (0.0, 0.0)
-        cure = "Give uint8, or floats between 0 and 1"
+        cure = "Use uint8, or floats between 0 and 1"
         if image.dtype.kind == "f" and low >= 0 and 1 < high <= 255:
             cure += ": images / 255"
         elif -1 <= low < 0 and high <= 1:
             cure += ": (images + 1) / 2"
         elif np.isnan(low + high):
-            cure += ": images[~np.isnan(images).any((1, 2, 3))] leaves out those that hold NaN"
+            cure += ": images[~np.isnan(images).any((1, 2, 3))] drops those that contain NaN"
         elif low < high:
             cure += ": (images - images.min()) / (images.max() - images.min())"
         if low < high:
-            cure += f"; or say which values are black and white: range=({low:g}, {high:g})"
+            cure += f"; or set the values of black and white: range=({low:g}, {high:g})"
         raise SpecError(f"the first images: {error}. {cure}.") from None
 
 

@@ -1,4 +1,4 @@
-"""Which files below a folder are pictures, which are left out, and what of that one should know."""
+"""Which files below a folder are pictures, which are ignored, and warnings about both."""
 
 import os
 import stat
@@ -38,7 +38,7 @@ _SPECIAL = ("/proc", "/sys", "/dev")  # reading there may never end, or do somet
 
 @dataclass
 class Census:
-    """What was found below a folder.
+    """The files found below a folder.
 
     Attributes:
         used: number of pictures by ending in lower case, as ".png", or "without ending".
@@ -70,7 +70,7 @@ class Census:
         return text
 
     def warnings(self) -> list[str]:
-        """What of that a person should know before a training, each with its cure."""
+        """Warnings before a training, each with its cure."""
         found = []
         strange = Counter(
             {
@@ -82,30 +82,30 @@ class Census:
         pictures = Counter({e: n for e, n in strange.items() if e in _OTHER_PICTURES})
         if pictures:
             found.append(
-                f"{_counted(pictures)} left out: pictures in formats that are not read. Convert "
-                "them to PNG or JPEG to have them used"
+                f"{_counted(pictures)} left out: image formats that are not supported. Convert "
+                "them to PNG or JPEG to use them"
             )
         elif strange.total() > self.used.total():
             found.append(
-                f"{_counted(strange)} left out, and only {self.used.total()} used: these are not "
-                "pictures of a known format. If they are pictures, convert them to PNG or JPEG"
+                f"{_counted(strange)} left out, and only {self.used.total()} used: they are not "
+                "in a known image format. If they are pictures, convert them to PNG or JPEG"
             )
         if self.left_out[_NOT_FILES]:
             found.append(
-                f"{self.left_out[_NOT_FILES]} left out that are called pictures and are pipes, "
-                "devices or sockets"
+                f"{self.left_out[_NOT_FILES]} left out that are named like pictures but are "
+                "pipes, devices or sockets"
             )
         if self.closed:
             more = f" and {len(self.closed) - _NAMED} more" if len(self.closed) > _NAMED else ""
             found.append(
-                f"{', '.join(self.closed[:_NAMED])}{more} cannot be listed, so whatever pictures "
-                "are there are left out. Give yourself permission to read there to have them used"
+                f"{', '.join(self.closed[:_NAMED])}{more} cannot be listed, so pictures in them "
+                "are left out. Change the permissions to use them"
             )
         return found
 
 
 def _counted(counts):
-    """`30 .tif, 5 .png`, the most first."""
+    """`30 .tif, 5 .png`, the most frequent first."""
     common = counts.most_common(6)
     rest = counts.total() - sum(count for _, count in common)
     named = [f"{count} {ending}" for ending, count in common]
@@ -115,13 +115,12 @@ def _counted(counts):
 def pictures(root, census: Census) -> Iterator[str]:
     """Paths of all pictures below a folder, hidden ones left out.
 
-    Links are followed; a folder that was seen before, under whatever name, is not entered again.
-    What has a picture's ending is a picture, and so is what has an unknown one, or none, and
-    begins as pictures do. Only regular files are.
+    Links are followed, but each folder is entered only once. A regular file is a picture if it has
+    a picture's ending, or an unknown ending or none and starts like a picture.
 
     Args:
         root: the folder.
-        census: is told of everything that is met.
+        census: counts every file.
     """
     special = _special(root)
     seen = set()
@@ -150,7 +149,7 @@ def pictures(root, census: Census) -> Iterator[str]:
 
 
 def _is_picture(entry, census):
-    """Whether a file is a picture, by its name or its first bytes; it is counted either way."""
+    """Whether a file is a picture, by its name or its first bytes; it is counted in any case."""
     ending = _ending(entry.name)
     called_picture = ending in image_files.EXTENSIONS
     try:
@@ -185,7 +184,7 @@ def _is_folder(entry):
 
 
 def _special(root):
-    """Devices of file systems that hold no files of anybody's, unless `root` itself is there."""
+    """Devices of file systems without user files, unless `root` itself is on one."""
     found: set[int] = set()
     for place in (*_SPECIAL, root):
         try:

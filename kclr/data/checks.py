@@ -1,4 +1,4 @@
-"""Whether a spec's images are there, and large enough for its layers. No TensorFlow needed."""
+"""Whether a spec's images exist and are large enough for its layers, without TensorFlow."""
 
 import re
 
@@ -20,16 +20,16 @@ DIGITS = (32, 32, 1)
 
 
 def load_checked(path, overrides=()) -> Spec:
-    """`kclr.spec.load_spec`, with a look at the images too; all that is wrong in one message.
+    """`kclr.spec.load_spec`, with a check of the images; one message lists all errors.
 
     Raises:
-        SpecError: the file cannot be read, or something in it must be mended.
+        SpecError: the file cannot be read or has errors.
     """
     return draft_checked(path, overrides).finished()
 
 
 def draft_checked(path, overrides=()) -> Draft:
-    """`kclr.spec.findings.read_draft`, with what is wrong with the images too.
+    """`kclr.spec.findings.read_draft`, with a check of the images.
 
     Raises:
         SpecError: the file cannot be read, or is not YAML.
@@ -38,19 +38,19 @@ def draft_checked(path, overrides=()) -> Draft:
 
 
 def with_sources(draft: Draft) -> Draft:
-    """A draft, with what is wrong with its images added to its findings."""
+    """A draft, with the errors of its images added to its findings."""
     if draft.spec is not None:
         draft.findings += source_findings(draft.spec, draft)
     return draft
 
 
 def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
-    """What is wrong with the images of a spec, as far as that is known without reading them.
+    """The errors of a spec's images that can be found without reading them.
 
     Args:
         spec: checked, and with possible sizes.
-        draft: where parts of the spec are known to be wrong, so that nothing is said about what
-            depends on them.
+        draft: if parts of the spec are known to be wrong, so that what depends on them is not
+            reported.
     """
     findings: list[Finding] = []
     looked: dict = {}
@@ -86,7 +86,7 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
 
 
 def _learner_findings(spec, index) -> list[Finding]:
-    """What keeps a layer's learner, or the one that it starts from, from its files."""
+    """Why a layer's learner, or the one that it starts from, cannot use its files."""
     layer, path = spec.stack[index], ("stack", index, "learner")
     channels = spec.stack[index - 1].block.filters if index else None
     findings = []
@@ -101,7 +101,7 @@ def _learner_findings(spec, index) -> list[Finding]:
 
 
 def labelled_findings(name: str, path: tuple) -> list[Finding]:
-    """What is wrong with a name of labelled images (see `kclr.data.labels.load_labelled`).
+    """Errors in a name of labelled images (see `kclr.data.labels.load_labelled`).
 
     Args:
         name: what was written.
@@ -114,7 +114,7 @@ def labelled_findings(name: str, path: tuple) -> list[Finding]:
         unknown = scheme not in parts("source")
         if unknown and "mean" not in close and re.fullmatch(r"[\w.-]{1,60}", name):
             close = f" Did you mean tfds:{name}, or the folder folder:{name}?{close}"
-        words = f"{shown(name)} names no labelled images.{close}"
+        words = f"{shown(name)} is not a labelled data set.{close}"
         return [Finding(path, words)]
     problem = None
     if scheme != "digits":
@@ -130,7 +130,7 @@ def labelled_findings(name: str, path: tuple) -> list[Finding]:
 
 
 def _too_small(spec):
-    """Images of the probe that leave nothing after the layers."""
+    """Images of the probe that are too small for the layers."""
     name = spec.probe.data
     shape = DIGITS if name == "digits" else named_source(name).image_shape()
     if shape is None:
@@ -140,8 +140,8 @@ def _too_small(spec):
         size = output_size(layer.block, size)
         if size < 1:
             words = (
-                f"images of {shape[0]}x{shape[1]} px leave nothing after layer {layer.name}. Use "
-                "larger images."
+                f"nothing is left of images of {shape[0]}x{shape[1]} px after layer {layer.name}. "
+                "Use larger images."
             )
             return [Finding(("probe", "data"), words)]
     return []

@@ -1,4 +1,4 @@
-"""Folders of labelled pictures: which are classes, and which are parts to fit or to judge on."""
+"""Folders of labelled pictures: which are classes, and which are splits for training and test."""
 
 import os
 import re
@@ -23,10 +23,10 @@ class Layout:
 
     Attributes:
         classes: their names, in order.
-        folders: of the pictures to fit on, as "train", and to judge on, as "test"; the same one
-            where it has to be divided.
-        within: names of the folders in each class with the pictures of "train" and "test"; empty
-            where the classes are not divided themselves.
+        folders: of the training pictures, "train", and the test pictures, "test"; the same folder
+            if it has to be divided.
+        within: names of the folders in each class with the pictures of "train" and "test"; empty if
+            the classes have no splits of their own.
     """
 
     classes: tuple[str, ...]
@@ -35,14 +35,14 @@ class Layout:
 
     @property
     def divided(self) -> bool:
-        """Whether the pictures to judge on are apart from those to fit on."""
+        """Whether test and training pictures are in separate folders."""
         return bool(self.within) or self.folders["train"] != self.folders["test"]
 
     def labels(self, split) -> tuple[Folder, list[int], list[int]]:
-        """The source of a split, the numbers of its pictures there, and each one's class.
+        """The source of a split, the numbers of its pictures, and the class of each.
 
         Raises:
-            SpecError: some of them are in no class folder.
+            SpecError: some of them are not in a class folder.
         """
         path = self.folders[split]
         source = Folder(path=path, max_unreadable=1.0)
@@ -69,25 +69,27 @@ class Layout:
             which = _listed(sorted({name for names in self.within.values() for name in names}))
             cure = f"Move every picture to one of the folders {which} in its class."
         elif all(strange.values()):
-            cure = f"Move {_them(names)} out of {_at(path)}, or fit on such pictures too."
+            cure = (
+                f"Move {_them(names)} out of {_at(path)}, or add training pictures of that class."
+            )
         else:
             cure = "Move every picture to the folder of its class."
         verb = "is" if len(names) == 1 else "are"
         return (
-            f"{_at(path)}: {_listed(names)} {verb} in no class folder of the training images "
+            f"{_at(path)}: {_listed(names)} {verb} not in a class folder of the training images "
             f"({known}). {cure}"
         )
 
 
 def layout(path) -> Layout:
-    """Look at the folders below a path.
+    """Find the classes and splits in the folders below a path.
 
-    Three forms are known: PATH/class/picture, PATH/train/class/picture beside PATH/test, and
-    PATH/class/train/picture beside PATH/class/test. The names of the parts are the usual ones
+    Three layouts are known: PATH/class/picture, PATH/train/class/picture with PATH/test, and
+    PATH/class/train/picture with PATH/class/test. The names of the splits are the usual ones
     ("Training", "val", "test_set"), in any case.
 
     Raises:
-        SpecError: it is none of these; the message says what is there, and what to do.
+        SpecError: it is none of these; the message says what was found and what to do.
     """
     problem = Folder(path=path).problem()
     if problem:
@@ -103,28 +105,28 @@ def layout(path) -> Layout:
         if not others:
             return layout(inside)
         raise SpecError(
-            f"{_at(inside)} holds folders as a part to fit on does, and would be a class beside "
-            f"{_listed(others)}. Name {_at(inside)} itself to have a fifth of its pictures kept "
-            "for judging, or put a folder test beside it."
+            f"{_at(inside)} looks like a training split, but {_listed(others)} next to it would "
+            f"make it a class. Name {_at(inside)} itself to hold out a fifth of its pictures for "
+            "testing, or add a folder test next to it."
         )
     if held_out:
         raise SpecError(
-            f"{_at(path)} holds {_listed(held_out)}, the name of a part to judge on, and no "
-            f"folder train{f', but {_listed(others)}' if others else ''}. "
-            f"{_move(held_out, path)}, or rename {_them(held_out)} if that is a class; put the "
-            "pictures to fit on into a folder train to have both used."
+            f"{_at(path)} holds {_listed(held_out)}, the name of a test split, but no folder "
+            f"train{f', but {_listed(others)}' if others else ''}. {_move(held_out, path)}, or "
+            f"rename {_them(held_out)} if it is a class; put the training pictures into a folder "
+            "train to use both."
         )
     return _classes_alone(path)
 
 
 def _divided(path, train, held_out):
-    """PATH/train/class beside PATH/test/class."""
+    """PATH/train/class and PATH/test/class."""
     plain = [_plain(name) for name in held_out]
     for several in (train, [name for name in held_out if plain.count(_plain(name)) > 1]):
         if len(several) > 1:
             raise SpecError(
-                f"{_at(path)} holds {' and '.join(map(printable, several))}, two names of one "
-                "part. Keep one of them there."
+                f"{_at(path)} holds {' and '.join(map(printable, several))}, two names of the "
+                "same split. Keep one of them."
             )
     fit = os.path.join(path, train[0])
     classes = _at_least_two(fit, _folders(fit))
@@ -136,15 +138,15 @@ def _divided(path, train, held_out):
     there = _folders(judge)
     what = f"folders {_listed(there)}, none of them" if there else "pictures, but not in folders"
     raise SpecError(
-        f"{_at(judge)} holds {what} of the classes of {_at(fit)} ({_listed(classes)}), so "
-        f"nothing says what its pictures show. {_move(held_out, path)}, and a fifth of each class "
-        f"of {_at(fit)} is kept for judging; or sort the pictures into "
+        f"{_at(judge)} holds {what} of the classes of {_at(fit)} ({_listed(classes)}), so the "
+        f"classes of its pictures are unknown. {_move(held_out, path)} to hold out a fifth of "
+        f"each class of {_at(fit)} for testing; or sort the pictures into "
         f"{_at(judge, classes[0])} and so on."
     )
 
 
 def _classes_alone(path):
-    """PATH/class, where each class may be divided in itself."""
+    """PATH/class, where each class may have its own splits."""
     classes = _at_least_two(path, _folders(path))
     inside = {name: _folders(os.path.join(path, name)) for name in classes}
     parts = {
@@ -157,9 +159,8 @@ def _classes_alone(path):
     if undivided:
         divided = next(name for name in classes if name not in undivided)
         raise SpecError(
-            f"{_at(path, divided)} is divided into "
-            f"{_listed(inside[divided])}, and {_listed(undivided)} beside it not. Divide all "
-            "classes alike, or none."
+            f"{_at(path, divided)} is divided into {_listed(inside[divided])}, but "
+            f"{_listed(undivided)} next to it is not. Divide all classes in the same way, or none."
         )
     train = frozenset().union(*(train for train, _ in parts.values()))
     common = [
@@ -170,8 +171,8 @@ def _classes_alone(path):
     if not common:
         called = sorted({name for _, names in parts.values() for name in names})
         raise SpecError(
-            f"{_at(path)}: the folders to judge on are called otherwise from class to class "
-            f"({_listed(called)}). Call them alike."
+            f"{_at(path)}: the test folders have different names in different classes "
+            f"({_listed(called)}). Use one name."
         )
     judge = frozenset(n for _, own in parts.values() for n in own if _plain(n) == common[0])
     return Layout(classes, {"train": path, "test": path}, {"train": train, "test": judge})
@@ -180,8 +181,8 @@ def _classes_alone(path):
 def _at_least_two(path, names):
     if len(names) < 2:
         raise SpecError(
-            f"{_at(path)} has {len(names) or 'no'} class folder{'s' * (len(names) != 1)}, and "
-            "two are the least. Put the pictures of each class in a folder of its own: "
+            f"{_at(path)} has {len(names) or 'no'} class folder{'s' * (len(names) != 1)}, but at "
+            "least two are needed. Put the pictures of each class in its own folder: "
             f"{_at(path, 'cats')}, {_at(path, 'dogs')}."
         )
     return tuple(names)
@@ -197,12 +198,12 @@ def _folders(path):
 
 
 def _plain(name):
-    """A part's name without what people add to it: "Test_set 2" is "test"."""
+    """The plain name of a split: "Test_set 2" is "test"."""
     return _ADDED.sub("", _ADDED.sub("", name.lower()))
 
 
 def _held_out(names):
-    """Those that are called like parts to judge on, the best first."""
+    """Folders that are named like test splits, the best first."""
     found = [name for name in names if _plain(name) in _HELD_OUT]
     return sorted(found, key=lambda name: _HELD_OUT.index(_plain(name)))
 

@@ -1,4 +1,4 @@
-"""Pictures decoded side by side, as many as there are threads for and memory holds."""
+"""Pictures decoded in parallel, as far as threads and memory allow."""
 
 import threading
 from collections import deque

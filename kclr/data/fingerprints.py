@@ -1,8 +1,8 @@
-"""What tells images from others: hashes of all of their content.
+"""What identifies images: hashes of all of their content.
 
-Files are hashed byte for byte, in threads. A folder that takes long is remembered in the user's
-cache directory, so that going on with a run does not read every picture once more: a file counts as
-known while its path, size, inode and times of change are the same.
+Files are hashed byte for byte, in threads. The hashes of a large folder are kept in the user's
+cache directory, so that resuming a run does not read every picture again: a file counts as known
+while its path, size, inode and times of change are the same.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ _known: dict[bytes, bytes] = {}  # hashes of files in this process, by what `_st
 
 @dataclass(frozen=True)
 class Contents:
-    """What images are, in hashes.
+    """Hashes that identify images.
 
     Attributes:
         digest: changes when any picture changes, comes, goes or moves to another place in the
@@ -96,7 +96,7 @@ def of_files(root, files: Mapping[str, Any], tell: Tell | None = None) -> Conten
     Args:
         root: text that is the same when the same files are hashed again: their directory.
         files: paths by name, in order.
-        tell: is told how it goes where it takes a while.
+        tell: receives progress events if it takes a while.
     """
     place = cache_folder() / "checksums" / digest(os.path.abspath(root))
     states = {name: _state(path) for name, path in files.items()}
@@ -178,7 +178,7 @@ def _hash(path):
 
 
 def cache_folder() -> Path:
-    """Where this user's programs keep what can be made again."""
+    """The user's cache directory."""
     home = Path.home()
     if os.environ.get("XDG_CACHE_HOME"):
         base = Path(os.environ["XDG_CACHE_HOME"])
@@ -192,7 +192,7 @@ def cache_folder() -> Path:
 
 
 def _read(place):
-    """The hashes that a file remembers; none where it is not there, or not whole."""
+    """The hashes that a file remembers; none where it does not exist, or not whole."""
     try:
         text = place.read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""Picture files to pixels, with PIL: every mode, depth and rotation, and every way to be broken."""
+"""Picture files to pixels, with PIL: every mode, depth and rotation, and all kinds of damage."""
 
 import contextlib
 import importlib
@@ -43,13 +43,13 @@ class PictureFile:
 
     Args:
         path: the file.
-        max_pixels: the most that are decoded; None for what `memory` holds, and no more than
+        max_pixels: largest number that is decoded; None for what fits in `memory`, at most
             `MOST_PIXELS`.
         memory: megabytes.
 
     Attributes:
-        notes: what is strange about the decoded picture: "faint" where it is all but transparent,
-            "dim" where 16 bits of each color were cut to 8, and left little.
+        notes: problems of the decoded picture: "faint" if it is nearly transparent, "dim" if little
+            was left when 16 bits per color were cut to 8.
         before_decoding: is called with about the bytes that the decoding takes.
     """
 
@@ -59,14 +59,14 @@ class PictureFile:
         self.before_decoding: Callable[[int], None] = lambda size: None
 
     def __call__(self):
-        """Decode the first frame, upright, laid on white where it is transparent.
+        """Decode the first frame, upright, with transparency composited on white.
 
         Returns:
             (height, width, 1) for gray pictures, else uint8 (height, width, 3) in RGB. Gray of up
             to 8 bits is uint8, and of more uint16 or int32, with the values of the file.
 
         Raises:
-            UnreadableError: the file is empty, cut off, no picture, too large, ...
+            UnreadableError: the file is empty, truncated, not a picture, too large, ...
         """
         from PIL import ImageOps
 
@@ -191,10 +191,10 @@ def _too_many(image, max_pixels, memory):
     most = MOST_PIXELS if max_pixels is None else max_pixels
     words = f"too many pixels: {width}x{height} are {pixels:,}"
     if pixels > most:
-        return f"{words}, and max_pixels is {most:,}"
+        return f"{words}, but max_pixels is {most:,}"
     needed = -(-pixels * _stored(image) >> 20)
     if max_pixels is None and needed > memory:
-        return f"{words} and take {needed:,} MB, more than memory ({memory:,} MB)"
+        return f"{words}, which need {needed:,} MB, more than memory ({memory:,} MB)"
     return None
 
 
@@ -221,7 +221,7 @@ def _pixels(image):
     import numpy as np
 
     if image.mode == "F":
-        raise UnreadableError("its numbers are floats; save it with whole numbers")
+        raise UnreadableError("its values are floats; save it with whole numbers")
     if image.mode.startswith("I"):
         pixels = np.asarray(image)[..., None]
         # PIL has 16 bits in one of two types; uint16 is in the order of this machine's bytes.
@@ -262,14 +262,17 @@ def _reason(path, error):
             return "an empty file"
     if isinstance(error, UnidentifiedImageError):
         if head in (b"II*\0", b"MM\0*"):
-            return "a TIFF of a kind that is not read, as with more than 4 bands; save it as RGB"
-        return "not a picture of a known format"
+            return (
+                "a TIFF of a kind that is not supported, such as with more than 4 bands; save it "
+                "as RGB"
+            )
+        return "not in a known image format"
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels for PIL ({str(error).splitlines()[0]})"
     if isinstance(error, PermissionError):
         return "no permission to read it"
     if isinstance(error, FileNotFoundError):
-        return "gone, or a link that leads nowhere"
+        return "file not found, or a broken link"
     if "truncated" in str(error):
         return "cut off"
     return f"broken ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"

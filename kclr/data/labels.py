@@ -1,4 +1,4 @@
-"""Labelled images for judging filters, each with a part to fit on and a part to judge with.
+"""Labelled images for evaluating filters, each with a training and a test split.
 
 Names are those of specs: `tfds:NAME`, `folder:PATH` with a folder for each class, and `digits`,
 scikit-learn's handwritten digits, which need no download.
@@ -29,8 +29,8 @@ class Labelled:
 
     Attributes:
         images: uint8 (count, height, width, channels), or an opened source that is read again for
-            every pass, where the images are too many for the memory or of different sizes.
-        labels: int64 (images,), the index of each one's class.
+            every pass, if the images do not fit in memory or have different sizes.
+        labels: int64 (images,), the class index of each image.
         classes: names of the classes.
         name: of the data set, in messages and tables.
         rows: numbers of the source's pictures that belong to it, ascending; None for all.
@@ -70,15 +70,16 @@ class Labelled:
 def load_labelled(name, split, channels=None, limit=None, data_dir=None, memory=1024) -> Labelled:
     """Labelled images of a data set.
 
-    Where the data set is not divided, a fifth of every class is kept for `test`, always the same.
+    If the data set has no splits, a fifth of every class is kept for `test`, always the same.
 
     Args:
         name: `tfds:NAME` with a feature `label`; `folder:PATH` with a folder of pictures for each
             class, in `PATH/train` and `PATH/test` or in `PATH` itself, where each may hold folders
             `train` and `test` (see `kclr.data.class_folders`); or `digits`.
         split: "train" or "test".
-        channels: 1 or 3, what the images are turned into; their own when left out.
-        limit: int, use only the first so many, in the data set's order (which mixes the classes).
+        channels: 1 or 3, what the images are converted to; their own number by default.
+        limit: int, use only this many, the first ones in the data set's order (which mixes the
+            classes).
         data_dir: directory of all TensorFlow data sets.
         memory: megabytes of pixels to keep; the images of a larger set are read for every pass.
 
@@ -86,7 +87,7 @@ def load_labelled(name, split, channels=None, limit=None, data_dir=None, memory=
         The images of the split; `classes` are those of the whole data set.
 
     Raises:
-        SpecError: there is no such data set, or it has no labels.
+        SpecError: the data set does not exist or has no labels.
         RunError: a picture cannot be read.
     """
     if split not in SPLITS:
@@ -101,8 +102,8 @@ def load_labelled(name, split, channels=None, limit=None, data_dir=None, memory=
         near = difflib.get_close_matches(scheme, loaders, n=1)
         cure = f"Did you mean {near[0]!r}? " if near else ""
         raise SpecError(
-            f"{name} holds no labelled images. {cure}Use tfds:NAME, folder:PATH with a folder for "
-            "each class, or digits."
+            f"{name} is not a labelled data set. {cure}Use tfds:NAME, folder:PATH with a folder "
+            "for each class, or digits."
         )
     if scheme == "tfds" and data_dir:
         argument["data_dir"] = data_dir
@@ -140,7 +141,7 @@ def _kept(found, name, limit, memory):
 def _read_all(images: Images, rows) -> Iterator[Any]:
     """The pictures of `rows`; unlike in training, one that cannot be read is an error.
 
-    All are read before it is raised, so that it names every one that needs mending.
+    All are read before the error is raised, so that it names every unreadable one.
     """
     wanted = None if rows is None else iter(rows)
     following = next(wanted, None) if wanted else None
@@ -159,13 +160,13 @@ def _read_all(images: Images, rows) -> Iterator[Any]:
     if broken:
         shown = "\n  ".join(broken[:5] + [f"and {len(broken) - 5} more"] * (len(broken) > 5))
         raise RunError(
-            f"{images.name}: {len(broken)} labelled pictures cannot be read:\n  {shown}\n"
-            "Mend or remove them: what is judged must be the same for everybody."
+            f"{images.name}: {len(broken)} labelled pictures cannot be read:\n  {shown}\nFix or "
+            "remove them: results are comparable only if all pictures are used."
         )
 
 
 def _divide(labels, split, name, classes):
-    """The rows of a split of images that come in one part: a fifth of each class for the test."""
+    """The rows of a split of images without splits: a fifth of each class is the test split."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -174,9 +175,9 @@ def _divide(labels, split, name, classes):
         rows = random.permutation(np.flatnonzero(labels == index))
         if len(rows) < 2:
             raise SpecError(
-                f"{name}: class {classes[index]!r} has {len(rows) or 'no'} image"
-                f"{'s' if len(rows) != 1 else ''}, and both fitting and judging need one. Add "
-                "images of it, or take the class away."
+                f"{name}: class {classes[index]!r} has {len(rows) or 'no'} "
+                f"image{'s' if len(rows) != 1 else ''}, but both training and test need one. Add "
+                "images of it, or remove the class."
             )
         test = max(1, round(TEST_SHARE * len(rows)))
         chosen.append(rows[:test] if split == "test" else rows[test:])

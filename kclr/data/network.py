@@ -1,4 +1,4 @@
-"""Whether there is a network, asked in a way that never hangs."""
+"""Whether there is a network connection, checked without ever hanging."""
 
 import socket
 import threading

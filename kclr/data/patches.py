@@ -1,4 +1,4 @@
-"""PatchTripletGenerator: images in, batches of overlapping patches out, as tf.data."""
+"""PatchTripletGenerator: a tf.data pipeline from images to batches of overlapping patches."""
 
 import numbers
 import warnings
@@ -12,35 +12,35 @@ _CROPS, _WINDOWS = 0, 1
 
 
 class PatchTripletGenerator:
-    """Patch triplets, or whole crops, of images: a `tf.data` pipeline that is fast and repeatable.
+    """A fast and repeatable `tf.data` pipeline of patch triplets, or whole crops, of images.
 
     From a random crop of an image, two overlapping windows are anchor and positive; the negative
     is a window of another image's crop. Windows lie on a grid over the crop (`stride`; Zhao 2020
     cuts patches of 7 px, one px apart, from crops of 8), or at two random places (`max_shift`).
 
-    A batch is a function of the seed and the number of its step: a pipeline that starts at step n
-    goes on, bit for bit, as one that started at 0. Within a batch all images are different ones as
-    long as there are `batch_size` of them.
+    A batch depends only on the seed and its step: a pipeline that starts at step n gives the same
+    batches, bit for bit, as one that started at 0. All images of a batch are different if there are
+    at least `batch_size` images.
 
     Args:
-        images: whatever `kclr.data.sources.as_images` takes: `"tfds:cifar100"`, a path,
+        images: anything that `kclr.data.sources.as_images` takes: `"tfds:cifar100"`, a path,
             `"photos"`, uint8 arrays of (count, height, width, channels), a list of arrays, a
-            `tf.data.Dataset`, ...; with options of theirs as `as_images(images, limit=1000)`.
+            `tf.data.Dataset`, ...; with options as `as_images(images, limit=1000)`.
         patch_size: height and width of a patch, px.
-        crop_size: height and width of a crop, px. `patch_size + stride` when left out, or
-            `patch_size + max_shift`.
+        crop_size: height and width of a crop, px. `patch_size + stride`, or `patch_size +
+            max_shift`, by default.
         stride: distance of neighbouring patches on the grid, px.
-        max_shift: in place of the grid: anchor and positive lie up to so many px apart on each
-            axis, never at the same place.
+        max_shift: instead of a grid: the largest distance of anchor and positive on each axis, px;
+            they are never at the same place.
         batch_size: crops in a batch, 2 or more.
-        seed: any whole number.
-        memory: megabytes of pixels to keep; the source's own bound when left out.
+        seed: int.
+        memory: megabytes of pixels to keep; the source's own limit by default.
         crops_per_image: crops of each image in an epoch.
         tell: function of two ints, which is told which of how many pictures was decoded, where
             they do not fit in `memory` and are large.
 
     Attributes:
-        image_count: images that crops are taken from; estimated for a source that is larger than
+        image_count: images that crops are taken from; estimated if the source is larger than
             `memory` and cut into tiles.
         channels: 1 or 3.
         steps_per_epoch: batches in an epoch.
@@ -81,12 +81,12 @@ class PatchTripletGenerator:
         if reach >= self.patch_size:
             name = "max_shift" if self.max_shift else "stride"
             raise ValueError(
-                f"{name} {reach} lets patches of {self.patch_size} px lie apart without "
-                f"overlapping. Use less than {self.patch_size}, or larger patches."
+                f"{name} {reach} allows patches of {self.patch_size} px that do not overlap. Use "
+                f"less than {self.patch_size}, or larger patches."
             )
         if self.crop_size < least:
             raise ValueError(
-                f"crop_size {self.crop_size} holds no two patches of {self.patch_size} px that lie "
+                f"crop_size {self.crop_size} has no room for two patches of {self.patch_size} px, "
                 f"{reach} px apart. Use at least {least}."
             )
         self.images = as_images(images)
@@ -108,7 +108,7 @@ class PatchTripletGenerator:
         self.steps_per_epoch = max(1, self.image_count * self.crops_per_image // self.batch_size)
 
     def _load(self, memory):
-        """All images large enough, or None where they do not fit in memory."""
+        """All images that are large enough, or None if they do not fit in memory."""
         import numpy as np
 
         buffer = pool.load(self.images, memory)
@@ -133,27 +133,27 @@ class PatchTripletGenerator:
 
     @property
     def windows(self):
-        """Where the grid's patches lie in a crop: int32 (patches, 2), y and x of the corner, px.
+        """Positions of the grid's patches in a crop: int32 (patches, 2), y and x of the corner, px.
 
         Raises:
-            ValueError: with `max_shift` the patches lie elsewhere in every crop.
+            ValueError: with `max_shift` the positions differ in every crop.
         """
         import numpy as np
 
         if self.max_shift:
             raise ValueError(
-                "with max_shift there is no grid of windows. Use views(), or stride in its place."
+                "with max_shift there is no grid of windows. Use views(), or use stride instead."
             )
         starts = np.arange(0, self.crop_size - self.patch_size + 1, self.stride, dtype=np.int32)
         return np.stack(np.meshgrid(starts, starts, indexing="ij"), axis=-1).reshape(-1, 2)
 
     def crops(self, start=0, share=(0, 1)):
-        """Whole crops, for a model that cuts its patches itself, from step `start` on, endless.
+        """Whole crops, for a model that cuts its patches itself, from step `start` on, without end.
 
         Args:
             start: step to start at.
-            share: (index, count), which of `count` equal parts of every batch; the parts of all,
-                one behind the other, are the batch.
+            share: (index, count), which of `count` equal parts of every batch; the parts in order
+                make the batch.
 
         Returns:
             Dataset of (crops, images): uint8 (batch, crop, crop, channels); int32 (batch,), the
@@ -162,10 +162,10 @@ class PatchTripletGenerator:
         return self._dataset(start, None, self._crops, share)
 
     def views(self, start=0, share=(0, 1)):
-        """All patches of every crop, from step `start` on, endless.
+        """All patches of every crop, from step `start` on, without end.
 
         Args:
-            start, share: as of `crops`.
+            start, share: as for `crops`.
 
         Returns:
             Dataset of (patches, images): uint8 (batch, patches, patch, patch, channels), those of
@@ -179,7 +179,7 @@ class PatchTripletGenerator:
 
         Args:
             start: step to start at, counted over all epochs.
-            epochs: end after so many epochs, counted from step 0; endless when left out.
+            epochs: number of epochs, counted from step 0; without end by default.
 
         Returns:
             Dataset of (anchor, positive, negative), each float32 (batch, patch, patch, channels)
@@ -218,7 +218,7 @@ class PatchTripletGenerator:
         size, rest = divmod(self.batch_size, count)
         if rest:
             raise ValueError(
-                f"a batch of {self.batch_size} cannot be shared among {count}. Use a batch_size "
+                f"a batch of {self.batch_size} cannot be divided by {count}. Use a batch_size "
                 f"that is a multiple of {count}."
             )
         return slice(index * size, (index + 1) * size)
@@ -344,9 +344,9 @@ class PatchTripletGenerator:
 
 
 def _whole(name, value, least):
-    """`value` as an int, or an error that says what it should be."""
+    """`value` as an int; otherwise an error says what it should be."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise ValueError(f"{name} is {value!r}. Give a whole number.")
+        raise ValueError(f"{name} is {value!r}. Use a whole number.")
     if least is not None and value < least:
-        raise ValueError(f"{name} is {value}. Give {least} or more.")
+        raise ValueError(f"{name} is {value}. Use {least} or more.")
     return int(value)

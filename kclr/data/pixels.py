@@ -7,7 +7,7 @@ _AT_ONCE = 1 << 20  # numbers that are turned into others at once, for they are 
 
 
 class UnreadableError(Exception):
-    """A picture that cannot be used; the message is the reason, in a few words."""
+    """A picture that cannot be used; the message is a short reason."""
 
 
 def to_channels(image, channels, limits=None):
@@ -16,9 +16,9 @@ def to_channels(image, channels, limits=None):
     Args:
         image: (height, width) or (height, width, 1 to 4): gray, gray and alpha, RGB, or RGB and
             alpha. Whole numbers up to 255 (uint16: up to 65535) or floats in [0, 1].
-        channels: 1 or 3. Alpha is laid on white; gray of RGB is ITU-R 601 luma.
-        limits: (low, high), the values that become 0 and 255, with those between in proportion and
-            those outside at the ends. Numbers that are uint8 already stay as they are.
+        channels: 1 or 3. Alpha is composited on white; RGB becomes gray by ITU-R 601 luma.
+        limits: (low, high), the values that become 0 and 255; values between are scaled, values
+            outside are clipped. uint8 is not changed.
 
     Raises:
         UnreadableError: the picture has another shape, or other numbers.
@@ -76,7 +76,7 @@ def _to_uint8(image, limits):
     if image.dtype == bool:
         return lambda rows: rows.astype(np.uint8) * 255
     if image.dtype.kind not in "iuf":
-        raise UnreadableError(f"its numbers are of type {image.dtype}")
+        raise UnreadableError(f"its values are of type {image.dtype}")
     low, high = image.min(), image.max()
     if limits is not None:
         if not (np.isfinite(low) and np.isfinite(high)):
@@ -145,7 +145,7 @@ class Noticed:
                 self._deep[number] = int(image.min()), int(image.max())
 
     def warnings(self, range_is) -> list[str]:
-        """What one should know of that, each with its cure.
+        """Warnings about the values, each with its cure.
 
         Args:
             range_is: function of [low, high], how the option `range` is given.
@@ -162,8 +162,8 @@ class Noticed:
                 top = (1 << high.bit_length()) - 1
                 found.append(
                     f"the first {_many(len(deep), '16-bit picture')} have values from {low:,} to "
-                    f"{high:,} of 65,535, which leaves {levels} of 256 gray levels. Say which "
-                    f"values become black and white: {range_is([0, top])}"
+                    f"{high:,} of 65,535, which leaves {levels} of 256 gray levels. Set the "
+                    f"values that become black and white: {range_is([0, top])}"
                 )
         for note, words in _STRANGE.items():
             count = sum(note in own for own in notes)
@@ -174,10 +174,10 @@ class Noticed:
 
 _BRIGHT = 1 << 14  # 16-bit numbers that reach so far use what 8 bits can hold of them
 _STRANGE = {
-    "faint": "are nearly transparent, and so become nearly white. If their last band is not "
+    "faint": "are nearly transparent and become nearly white. If their last channel is not "
     "transparency, save them without it",
-    "dim": "have 16 bits a color and use no more than 14, and only the upper 8 are read. Scale "
-    "them to 8 bits before",
+    "dim": "have 16 bits per color but use at most 14, and only the upper 8 are read. Scale them "
+    "to 8 bits first",
 }
 
 

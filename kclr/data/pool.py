@@ -1,4 +1,4 @@
-"""Images in memory: one flat buffer of pixels, whole or chunk after chunk.
+"""Images in memory: one flat buffer of pixels, whole or chunk by chunk.
 
 Where images of all sizes lie one behind the other, a crop of each of a batch's images is a single
 gather, whatever their mix. A source that fits in its `memory` is read once; of a larger one a
@@ -82,8 +82,8 @@ class _Packer:
             raw = np.empty(size + 64, np.uint8)
         except MemoryError:
             raise RunError(
-                f"{size // _MEGABYTE} MB for images are more than this machine has. "
-                "Lower data.memory."
+                f"{size // _MEGABYTE} MB for images is more than this machine has. Lower "
+                "data.memory."
             ) from None
         start = -raw.ctypes.data % 64
         self.pixels = raw[start : start + size // channels * channels].reshape(-1, channels)
@@ -92,7 +92,7 @@ class _Packer:
         self.used = 0
 
     def add(self, name, image) -> bool:
-        """Append an image; False, and nothing happens, where it does not fit."""
+        """Append an image; return False and do nothing if it does not fit."""
         height, width = image.shape[:2]
         if self.used + height * width > len(self.pixels):
             return False
@@ -117,14 +117,14 @@ class _Packer:
 
 
 def load(images: Images, memory=None) -> PixelBuffer | None:
-    """Read all images into memory; only once, for whoever shares an `Images`.
+    """Read all images into memory, only once for each `Images`.
 
     Args:
         images: the images of a source.
-        memory: megabytes that their pixels may take; `images.memory` when left out.
+        memory: megabytes that their pixels may take; `images.memory` by default.
 
     Returns:
-        The images, or None where they do not fit.
+        The images, or None if they do not fit.
 
     Raises:
         RunError: too many pictures are unreadable.
@@ -331,5 +331,5 @@ def too_few(images, count) -> RunError:
     return RunError(
         f"{images.name}: {count or 'no'} usable image{'s' if count != 1 else ''}. Negatives come "
         "from another image, so at least two are needed. Add images, or cut large ones into "
-        f"several: {images.cure('tile', 64)}"
+        f"tiles: {images.cure('tile', 64)}"
     )

@@ -1,4 +1,4 @@
-"""What a step draws, as functions of its number: images, places, and the windows cut there.
+"""What a step draws, as functions of its number: images, positions, and windows.
 
 All of it is vectorised over a batch, and nothing has a state, so a pipeline starts at any step. The
 spec's checks import this file too, so TensorFlow is imported where it is used.

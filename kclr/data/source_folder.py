@@ -23,13 +23,13 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 @register("source", "folder")
 class Folder(Source):
-    """All pictures below a directory, whatever its subfolders mean: PNG, JPEG, TIFF, WebP, GIF,
-    BMP, JPEG 2000, AVIF and more."""
+    """All pictures below a directory and its subfolders: PNG, JPEG, TIFF, WebP, GIF, BMP, JPEG
+    2000, AVIF and more."""
 
     path: str = Field(exclude=True)
     """The directory."""
     max_pixels: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
-    """Pictures of more pixels are not read; 89,478,485 when left out, or as many as `memory` holds
+    """Pictures with more pixels are not read; by default 89,478,485, or as many as fit in `memory`
     at 4 bytes each."""
 
     argument: ClassVar[str | None] = "path"
@@ -39,7 +39,7 @@ class Folder(Source):
             return "folder: has no path. Write folder:PATH."
         name = printable(self.path)
         if "\0" in self.path:
-            return f"{name} holds a zero byte, which no path can. Write the path without it."
+            return f"{name} contains a zero byte, which is not allowed in a path. Remove it."
         path = os.path.expanduser(self.path)
         if os.path.isdir(path):
             census = Census()
@@ -47,13 +47,13 @@ class Folder(Source):
                 return f"{name}: {_nothing(census)}"
             return None
         if os.path.lexists(path) and not os.path.exists(path):
-            return f"{name} is a link that leads nowhere. Mend it, or name another folder."
+            return f"{name} is a broken link. Fix it, or use another folder."
         if os.path.exists(path):
             if path.lower().endswith(_ARCHIVES):
-                return f"{name} is a file. Unpack it, and name the folder with its pictures."
+                return f"{name} is a file. Unpack it and use the folder with its pictures."
             folder = printable(os.path.dirname(self.path) or ".")
-            return f"{name} is a file. Name the folder it is in: {folder}"
-        return f"{name}: no such folder.{path_hint(self.path) or _sibling(path)}"
+            return f"{name} is a file. Use its folder: {folder}"
+        return f"{name}: folder not found.{path_hint(self.path) or _sibling(path)}"
 
     def image_shape(self):
         if self.problem():
@@ -70,9 +70,9 @@ class Folder(Source):
         first = "the first " if more else "the "
         share = -(-100 * small // len(sizes)) / 100
         return (
-            f" {small} of {first}{len(sizes)} pictures are smaller than {least} px, and "
-            f"max_unreadable ({self.max_unreadable:g}) forgives "
-            f"{int(self.max_unreadable * len(sizes))}: {share:g} would skip them."
+            f" {small} of {first}{len(sizes)} pictures are smaller than {least} px, but "
+            f"max_unreadable ({self.max_unreadable:g}) allows "
+            f"{int(self.max_unreadable * len(sizes))}: with {share:g} they would be skipped."
         )
 
     def census(self):
@@ -139,18 +139,18 @@ def _named(paths, root):
 def _nothing(census):
     """Words for a folder without pictures."""
     if "." in census.closed:
-        return "no permission to list this folder. Give yourself that, or name another one."
+        return "no permission to list this folder. Change its permissions, or use another folder."
     kinds = "PNG, JPEG, TIFF, WebP, GIF, BMP, JPEG 2000, AVIF, PPM, TGA"
     found = census.as_dict()
     there = [f"{count} {ending}" for ending, count in [*found["left_out"].items()][:5]]
     if census.closed:
         there.append(f"{len(census.closed)} folders that cannot be listed")
     holds = f" It holds {', '.join(there)}." if there else ""
-    return f"no pictures in this folder or below it.{holds} Put some there ({kinds})."
+    return f"no pictures in this folder or below it.{holds} Add some ({kinds})."
 
 
 def _sibling(path):
-    """ " Did you mean ...?" for the folder beside a missing one that is spelled most alike."""
+    """ " Did you mean ...?" with the most similar name next to a missing folder."""
     path = os.path.abspath(path)
     rest: list[str] = []
     while not os.path.isdir(os.path.dirname(path)):
@@ -167,4 +167,4 @@ def _sibling(path):
         meant = os.path.join(parent, names[near[0]], *rest)
         if os.path.isdir(meant):
             return f" Did you mean {printable(meant)}?"
-    return " Check its spelling; a relative path starts where kclr was started."
+    return " Check its spelling; a relative path starts in the directory where kclr was started."

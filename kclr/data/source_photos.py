@@ -20,7 +20,8 @@ class Photos(Source):
     """Five photographs that kclr and scikit-learn ship, cut into tiles."""
 
     tile: Annotated[int, Field(ge=2, le=65536)] | None = 64
-    """Cut every picture into tiles of so many px, each an image of its own. For few, large ones."""
+    """Cut every picture into square tiles of this size in px, each used as an image. For a few
+    large pictures."""
 
     def image_shape(self):
         sizes = [size for size in map(image_files.size, _paths()[: self.limit]) if size]

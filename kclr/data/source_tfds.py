@@ -29,16 +29,17 @@ class Tfds(Source):
     """A data set of TensorFlow Datasets, with the images of one of its features."""
 
     name: str = Field(exclude=True)
-    """Name of the data set, with its config and version if wanted: `cifar10_1/v4:1.1.0`."""
+    """Name of the data set, optionally with its config and version: `cifar10_1/v4:1.1.0`."""
     split: str = "train"
-    """Which part of it: a split, a slice (`train[:90%]`, `test[1000:]`) or a sum (`train+test`)."""
+    """Part of the data set: a split, a slice (`train[:90%]`, `test[1000:]`) or a sum
+    (`train+test`)."""
     data_dir: str | None = None
-    """Directory of all data sets; `TFDS_DATA_DIR` or ~/tensorflow_datasets when left out."""
+    """Directory of all data sets; by default `TFDS_DATA_DIR` or ~/tensorflow_datasets."""
     feature: str = "image"
     """The feature that holds the images."""
     alpha: bool = False
-    """Whether the last of four channels is transparency, which is laid on white; images of four
-    channels are refused when left out."""
+    """Whether the last of four channels is transparency; it is composited on white. By default
+    images with four channels are refused."""
 
     argument: ClassVar[str | None] = "name"
 
@@ -68,8 +69,8 @@ class Tfds(Source):
                 )
             if not re.fullmatch(r"[^\[\]]+(\[[^\[\]]*:[^\[\]]*\])?", term.strip()):
                 return (
-                    f"{term.strip()!r} is no slice of a split. "
-                    f"Write it as {base}[:90%] or {base}[1000:2000]."
+                    f"{term.strip()!r} is not a slice of a split. Write it as {base}[:90%] or "
+                    f"{base}[1000:2000]."
                 )
         return self._feature_problem(feature)
 
@@ -131,7 +132,7 @@ class Tfds(Source):
         return self.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
 
     def _place(self, root=None):
-        """The directory of the wanted version, or None where it is not on disk.
+        """The directory of the wanted version, or None if it is not on disk.
 
         Args:
             root: in place of the directory of all data sets.
@@ -157,7 +158,7 @@ class Tfds(Source):
             place = self._place(folder)
             if place:
                 return (
-                    f"tfds:{self.name} lies in {place}, so {self._root()} is not the directory of "
+                    f"tfds:{self.name} is in {place}, so {self._root()} is not the directory of "
                     f"all data sets. Use data_dir: {folder}, or set TFDS_DATA_DIR={folder}"
                 )
         return None
@@ -209,8 +210,8 @@ class Tfds(Source):
 
     def _fewer_channels(self):
         return (
-            "If the last one is transparency, say so: data: {source: "
-            f"tfds:{self.name}, alpha: true}}; otherwise give arrays of three of them in Python."
+            f"If the last one is transparency, say so: data: {{source: tfds:{self.name}, alpha: "
+            "true}}; otherwise use arrays with three channels in Python."
         )
 
     def _missing(self):
@@ -218,14 +219,14 @@ class Tfds(Source):
 
     def _not_downloaded(self, reason):
         others = self._on_disk()
-        there = f" (there are: {', '.join(others[:8])})" if others else ""
+        there = f"  (found: {', '.join(others[:8])})" if others else ""
         return (
             f"{self._missing()} and could not be downloaded: {reason}. Copy the data set "
             f"there{there}, or train on your own pictures: data: folder:PATH"
         )
 
     def _download(self):
-        """Download and prepare the data set; what went wrong, or None.
+        """Download and prepare the data set; return what went wrong, or None.
 
         Nothing is asked of the network before a quick look whether there is one: the library
         itself tries for minutes.
@@ -248,7 +249,7 @@ class Tfds(Source):
                 if near
                 else "The names are listed at https://www.tensorflow.org/datasets/catalog"
             )
-            return f"TensorFlow Datasets knows no {self.name!r}. {cure}"
+            return f"{self.name!r} is not known to TensorFlow Datasets. {cure}"
         except (ValueError, AssertionError, RuntimeError) as error:
             return f"tfds:{self.name}: {_first_line(error)}. Check its config and its version."
         urls = [urllib.parse.urlparse(url).hostname for url in builder.url_infos or ()]
@@ -275,8 +276,8 @@ class Tfds(Source):
             absolute = tfds.core.ReadInstruction.from_spec(self.split).to_absolute(lengths)
         except (ValueError, AssertionError, KeyError) as error:
             raise SpecError(
-                f"tfds:{self.name}: {self.split!r} is no slice that can be read: "
-                f"{_first_line(error)}. Write it as train[:90%] or train[1000:2000]."
+                f"tfds:{self.name}: {self.split!r} is not a valid slice: {_first_line(error)}. "
+                "Write it as train[:90%] or train[1000:2000]."
             ) from None
         ranges = []
         for part in absolute:

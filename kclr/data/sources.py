@@ -1,4 +1,4 @@
-"""Where images come from: the base of all sources, and what every source hands over.
+"""Where images come from: the base class of all sources, and the images that a source returns.
 
 A source is one registered class in a file of its own (`source_folder.py` is a short example). A
 spec names it as `NAME` or `NAME:ARGUMENT`, alone or in a mapping beside its options. Nothing here
@@ -21,28 +21,30 @@ from kclr.data.fingerprints import Contents, Tell, digest, of_pictures
 from kclr.data.pixels import NOTICED, Noticed, UnreadableError, tiles, to_channels
 from kclr.errors import RunError, SpecError
 from kclr.spec.registry import Part, parts, splits, unknown
-from kclr.spec.wording import printable, to_mend
+from kclr.spec.wording import invalid, printable
 
 _LOOKED_AT = 1 << 25  # bytes of pictures that are looked at before a training
 
 
 class Source(Part):
-    """What all sources have in common."""
+    """Options of all sources."""
 
     channels: Literal[1, 3] | None = None
-    """Color channels of the images: 1 (gray) or 3 (RGB); the source's own when left out."""
+    """Color channels of the images: 1 (gray) or 3 (RGB); the source's own by default."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Use only the first so many pictures, in the source's fixed order."""
+    """Use only this many pictures, the first ones in the source's fixed order."""
     tile: Annotated[int, Field(ge=2, le=65536)] | None = None
-    """Cut every picture into tiles of so many px, each an image of its own. For few, large ones."""
+    """Cut every picture into square tiles of this size in px, each used as an image. For a few
+    large pictures."""
     memory: Annotated[int, Field(ge=1)] = 1024
-    """Megabytes of pixels kept in memory. A larger source is read again and again, in chunks."""
+    """Megabytes of pixels kept in memory. A larger source is read repeatedly, in chunks."""
     max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of pictures that may be unreadable or too small; above it the run stops."""
+    """Share of pictures that may be unreadable or too small; above it the run stops with an
+    error."""
 
     range: Annotated[tuple[float, float], Field(strict=False)] | None = None
-    """Which values become black and white, where numbers are not of 8 bits: [0, 4095] for 12 bits.
-    All of the 16 bits, or 0 to 1 for floats, when left out."""
+    """Values that become black and white, for images that are not 8-bit: [0, 4095] for 12 bits. By
+    default the full range of 16 bits, or 0 to 1 for floats."""
 
     argument: ClassVar[str | None] = None  # the field that stands behind the colon
 
@@ -50,7 +52,7 @@ class Source(Part):
     def _rising(self):
         if self.range and not self.range[0] < self.range[1]:
             words = "its first value must be less than its second. Write [black, white]."
-            raise to_mend(words, "range", value=self.range)
+            raise invalid(words, "range", value=self.range)
         return self
 
     def spec_name(self) -> str:
@@ -60,27 +62,27 @@ class Source(Part):
     def image_shape(self) -> tuple[int, int, int] | None:
         """Height, width and channels of the smallest images, or None where unknown.
 
-        It is cheap and needs no TensorFlow. The few that `max_unreadable` forgives do not count.
+        Cheap, without TensorFlow. Images that `max_unreadable` allows to be too small do not count.
         """
         return None
 
     def problem(self) -> str | None:
-        """What keeps the source from being opened, with the cure, or None. Cheap, no TensorFlow."""
+        """Why the source cannot be opened, with the cure, or None. Cheap, without TensorFlow."""
         return None
 
     def too_small(self, least) -> str:
-        """Where only some of the images are smaller than `least` px: how many, with the cure."""
+        """If only some of the images are smaller than `least` px: how many, with the cure."""
         return ""
 
     def census(self) -> Census | None:
-        """What is used and what is left out, of a source of files."""
+        """Which files are used and which are left out, for a source of files."""
         return None
 
     def open(self) -> "Images":
         """The source's images.
 
         Raises:
-            SpecError: the source is not there, or is not what its options say.
+            SpecError: the source does not exist or does not match its options.
         """
         raise NotImplementedError
 
@@ -174,7 +176,7 @@ class Images:
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def cure(self, option, value) -> str:
-        """How an option of the source is given, in a spec and in Python."""
+        """How to set an option of the source, in a spec and in Python."""
         in_python = f"kclr.data.sources.as_images(images, {option}={value})"
         if self.options.get("source") == "":  # arrays, which no spec can name
             return in_python
@@ -187,10 +189,10 @@ class Images:
         return digest(self.identify().digest, *((key, self.options.get(key)) for key in _COUNT))
 
     def identify(self, tell: Tell | None = None) -> Contents:
-        """What tells the pictures from others, found when it is first needed.
+        """What identifies the pictures, computed when first needed.
 
         Args:
-            tell: is told how many of how many pictures are hashed, where it takes a while.
+            tell: receives progress (hashed, total) if it takes a while.
 
         Raises:
             RunError: too many of the pictures cannot be read.
@@ -214,7 +216,7 @@ class Images:
 
     @property
     def warnings(self) -> list[str]:
-        """What one should know before learning from these images, as far as it is known by now."""
+        """Warnings about these images, as far as they are known so far."""
         left_out = self.census.warnings() if self.census else []
         noticed = self._noticed.warnings(lambda limits: self.cure("range", limits))
         return [f"{self.name}: {text}" for text in (*left_out, *noticed)]
@@ -324,9 +326,9 @@ class Images:
         shown = "".join(f"\n  {name}: {reason}" for name, reason in skipped[:5])
         cures = {
             "smaller": "Use a smaller crop_size or patch_size.",
-            "too many pixels": "Raise max_pixels where you trust these files: "
+            "too many pixels": "Raise max_pixels if you trust these files: "
             f"{self.cure('max_pixels', 400_000_000)}.",
-            "its values": "Say which values become black and white: "
+            "its values": "Set the values that become black and white: "
             f"{self.cure('range', '[BLACK, WHITE]')}.",
         }
         cure = "".join(
@@ -338,8 +340,8 @@ class Images:
         share = min(1.0, math.ceil(10 * len(skipped) / count) / 10)
         raise RunError(
             f"{self.name}: {len(skipped)} of {count} pictures cannot be used, more than "
-            f"max_unreadable allows ({self.max_unreadable:g} of them):{shown}{more}\n"
-            f"{cure}Mend or remove them, or allow more: {self.cure('max_unreadable', share)}"
+            f"max_unreadable allows ({self.max_unreadable:g} of them):{shown}{more}\n{cure}Fix or "
+            f"remove them, or allow more: {self.cure('max_unreadable', share)}"
         )
 
 
@@ -366,10 +368,10 @@ def split_source(text) -> tuple[str, dict[str, Any]]:
 
 
 def source(text, **options) -> Any:
-    """The source that a spec would name as `text`, with its options.
+    """The source that `text` names in a spec, with its options.
 
     Raises:
-        SpecError: no source is called so, or an option is not one of its.
+        SpecError: the source is unknown, or an option is not valid for it.
     """
     sources = parts("source")
     name, argument = split_source(text)
@@ -392,10 +394,10 @@ def _with(kind, text, options):
 
 
 def as_source(images) -> Source:
-    """What `as_images` takes as a source, which a spec's `data` may be.
+    """A source in the forms that a spec's `data` may have.
 
     Raises:
-        SpecError: a name is that of no source.
+        SpecError: the name is not that of a source.
     """
     if isinstance(images, Source):
         return images
@@ -407,7 +409,7 @@ def as_source(images) -> Source:
 
 
 def as_images(images, **options) -> Images:
-    """Images of whatever Python callers have.
+    """Images from any kind of Python input.
 
     Args:
         images: `Images`, a `Source`, a source's name (`"tfds:cifar100"`, a path), an array of
@@ -415,16 +417,16 @@ def as_images(images, **options) -> Images:
             sizes, or a `tf.data.Dataset` of images, of tuples that start with one, or of
             dictionaries with the key `image`; batched or not, in the same order every time.
             Numbers are uint8, or floats in [0, 1].
-        **options: those of every `Source`, where `images` is not opened or described already; and
-            of arrays and data sets `alpha`, whether the last of two or four channels is
-            transparency (they are refused when left out).
+        **options: those of every `Source`, if `images` is not yet opened or described; and for
+            arrays and data sets `alpha`, whether the last of two or four channels is transparency
+            (by default such images are refused).
 
     Raises:
-        SpecError: it is nothing of these.
+        SpecError: it is none of these.
     """
     if isinstance(images, (Images, Source)):
         if options:
-            raise SpecError(f"{', '.join(options)}: give these where the source is described.")
+            raise SpecError(f"{', '.join(options)}: set these where the source is created.")
         return images.open() if isinstance(images, Source) else images
     if isinstance(images, (str, os.PathLike)):
         text = os.fspath(images)

@@ -61,14 +61,14 @@ PANELS = (
 
 
 def curves_png(path, history, title=None):
-    """Draw a layer's learning curves as small multiples, 1,600 px wide, to be read at 1,000.
+    """Draw a layer's learning curves as small multiples, 1,600 px wide, readable at 1,000.
 
-    Only the columns that are there and hold a number get a line (`PANELS` names them). Where a
-    value is empty or not finite, the line has a gap; rows that do not have a panel's columns at
-    all, as those between two probes, are passed over.
+    Each existing column with numbers is drawn (`PANELS` names them). A line has a gap at values
+    that are empty or not finite; rows without any of a panel's columns, such as those between two
+    probes, are skipped.
 
     Args:
-        path: file to write, replaced in one go.
+        path: file to write, replaced atomically.
         history: rows as dictionaries, or the path of a CSV file. The column `step` gives the x
             axis; without it the rows are numbered from 1.
         title: str above the panels.
@@ -162,7 +162,7 @@ def history_svgs(name, history, layer) -> list[str]:
     Args:
         name: str, makes the ids in the drawings unique in a page.
         history: rows as dictionaries; the columns that `plots.PANELS` names are drawn.
-        layer: str, its name, for those who do not see the drawings.
+        layer: str, its name, for screen readers.
     """
     found: list[str] = []
     unit, panels = panels_of(history)

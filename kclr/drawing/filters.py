@@ -20,13 +20,13 @@ OPPONENT_COLOURS = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]]) / np.sqrt([[3],
 
 
 def filter_order(kernel):
-    """Put filters in an order in which alike ones stand together.
+    """Order filters so that similar ones are next to each other.
 
-    The order is that of the leaves of a hierarchical clustering (Ward 1963), turned so that
-    neighbours are closest (Bar-Joseph et al. 2001, "Fast optimal leaf ordering") where there are
-    no more than `MOST_FOR_OPTIMAL_ORDER` filters. Filters are compared without their mean and at
-    unit norm. On gray and colour images the amplitude spectrum counts besides the weights:
-    gratings of one direction look alike to an eye, yet are orthogonal when their phases differ.
+    The order is that of the leaves of a hierarchical clustering (Ward 1963), arranged so that
+    neighbours are closest (Bar-Joseph et al. 2001, "Fast optimal leaf ordering") for up to
+    `MOST_FOR_OPTIMAL_ORDER` filters. Filters are compared without their mean and at unit norm. On
+    gray and colour images the amplitude spectrum is compared as well as the weights: gratings of
+    one direction look similar, but are orthogonal if their phases differ.
 
     Args:
         kernel: float (kernel_height, kernel_width, channels, filters).
@@ -97,10 +97,10 @@ def _leaf_order(features):
 def top_patches(batches, jump, start, size, per_filter=9, filters=None):
     """Find the image patches that excite each filter most.
 
-    A patch is what a cell of the feature map sees: its receptive field, cut from the image, whose
-    border pixels are repeated where the field reaches beyond it. An image gives a filter one
-    patch at most, and only where the response is above zero. Of equal responses the earlier wins.
-    Only the winners are kept, so memory does not grow with the images.
+    A patch is the receptive field of a cell of the feature map, cut from the image; border pixels
+    are repeated outside the image. Each image contributes at most one patch per filter, and only if
+    the response is above zero. Of equal responses the first is kept. Memory does not grow with the
+    number of images.
 
     Args:
         batches: iterable of (images, maps): images uint8 (batch, height, width, channels), and
@@ -115,7 +115,7 @@ def top_patches(batches, jump, start, size, per_filter=9, filters=None):
 
     Returns:
         patches: uint8 (chosen, per_filter, *size, channels), strongest first; responses: float32
-        (chosen, per_filter), 0 where no further image excites the filter (the patch is black).
+        (chosen, per_filter), 0 if no further image excites the filter (the patch is black).
 
     Raises:
         ValueError: there are no batches.
@@ -157,11 +157,11 @@ def _windows(images, image, corners, size):
 
 
 def patterns(kernel, windows):
-    """What each filter looks for: the pattern in its input that makes it answer.
+    """What each filter looks for: the pattern in its input that makes it respond.
 
     The weights of a filter are not that pattern. They also cancel what comes along with it, least
     to be recognised where a whitening is folded into them. The pattern is the covariance of the
-    input with the filter's answer (Haufe et al. 2014, "On the interpretation of weight vectors of
+    input with the filter's response (Haufe et al. 2014, "On the interpretation of weight vectors of
     linear models in multivariate neuroimaging", equation 7). Here it is that of each window without
     its mean colour, which varies so much more than all else that every pattern would look flat; so
     the pattern of a filter for a plain colour shows what little contrast comes along with it.
@@ -184,15 +184,15 @@ def patterns(kernel, windows):
 
 
 def filters_png(path, kernel, order=None, title=None, beside=None):
-    """Draw filters as a grid that can be read as edges, colours and blobs.
+    """Draw filters as a grid of images.
 
-    Zero is mid-gray, and each filter fills its own range around it. Other channels than one or
-    three are shown as their three principal components (red, green, blue), without centring, so
-    that zero stays mid-gray. The space between filters is transparent. Of more than
-    `MOST_FILTERS` filters as many are shown, evenly spaced along the order.
+    Zero is mid-gray, and each filter is scaled to its own range around it. Filters with other than
+    one or three channels are shown as their three principal components (red, green, blue), without
+    centring, so that zero stays mid-gray. The space between filters is transparent. At most
+    `MOST_FILTERS` filters are shown, evenly spaced along the order.
 
     Args:
-        path: file to write, replaced in one go.
+        path: file to write, replaced atomically.
         kernel: float (kernel_height, kernel_width, channels, filters); or their `patterns`.
         order: int (shown,), the filters to show, left to right and line by line; by default
             `filter_order(kernel)`.
@@ -217,10 +217,10 @@ def patches_png(path, patches, responses=None, title=None):
     """Draw, for each filter, a small mosaic of the image patches that excite it most.
 
     Args:
-        path: file to write, replaced in one go.
-        patches: uint8 (filters, per_filter, height, width, channels), 1 or 3 channels; the
-            filters in the order wanted, as `top_patches` returns them. Of more than
-            `MOST_MOSAICS` filters as many are shown, evenly spaced.
+        path: file to write, replaced atomically.
+        patches: uint8 (filters, per_filter, height, width, channels), 1 or 3 channels; the filters
+            in the wanted order, as returned by `top_patches`. At most `MOST_MOSAICS` filters are
+            shown, evenly spaced.
         responses: float (filters, per_filter); places where it is 0 are left a pale gray.
         title: str above the grid.
     """

@@ -54,9 +54,9 @@ class Decorrelation(keras.regularizers.Regularizer):
 
     The soft orthogonality of Bansal et al. (2018, "Can we gain more from orthogonality
     regularizations in training deep networks?", section 3.1) without its diagonal, so that filters
-    keep their lengths. It is 0 for orthogonal filters and `factor` for filters that are all alike
-    or opposite; F filters of N numbers have (F / N - 1) / (F - 1) of `factor` at least where F is
-    more than N (Welch 1974).
+    keep their lengths. It is 0 for orthogonal filters and `factor` for filters that are all equal
+    or opposite; for F filters of N weights with F > N it is at least (F / N - 1) / (F - 1) of
+    `factor` (Welch 1974).
 
     Args:
         factor: float >= 0.
@@ -65,12 +65,12 @@ class Decorrelation(keras.regularizers.Regularizer):
     orthogonal to all.
 
     Raises:
-        ValueError: the factor is no such number.
+        ValueError: the factor is not such a number.
     """
 
     def __init__(self, factor=1.0):
         if not isinstance(factor, (int, float)) or not (factor >= 0 and math.isfinite(factor)):
-            raise ValueError(f"factor must be a number from 0 on; got {factor!r}")
+            raise ValueError(f"factor must be a number, 0 or more; got {factor!r}")
         self.factor = float(factor)
 
     def __call__(self, kernel):
@@ -122,10 +122,10 @@ class ContrastiveConvBlock(keras.layers.Layer):
     (Krizhevsky 2009; Coates and Ng 2011 whiten patches this way). A block without whitening is a
     plain convolution, and what is exported.
 
-    With contrast normalisation each window is brought to mean 0 and variance 1 first, which no
-    plain convolution does: `folded()` leaves it out, and so does whoever takes its kernel alone
+    With contrast normalisation each window is first normalised to mean 0 and variance 1, which a
+    plain convolution cannot do: `folded()` omits it, as do uses of the kernel alone
     (`kclr.initializers`, `kclr.transfer.initialize`). A block with that kernel and the same
-    contrast answers as this one, and is what is exported then.
+    contrast is equivalent to this one, and is what is exported then.
 
     Args:
         filters: int, number of filters.
@@ -136,16 +136,16 @@ class ContrastiveConvBlock(keras.layers.Layer):
         pool_size: int or two ints, window of the max-pool, which is never padded; 1 for none.
         pool_strides: int or two ints, or None for `pool_size`.
         activation: name, function or None, applied after the max-pool.
-        use_bias: bool, whether a bias is learned; batch normalisation has its own in its place. A
-            whitened block has one when folded in any case.
+        use_bias: bool, whether a bias is learned; batch normalisation has its own instead. A
+            whitened block always has a bias when folded.
         whitening: "zca" for whole kernel windows, "standardize" for each channel, or "none". The
             transform is set by `set_whitening`, and is the identity until then.
         contrast: "patch" to subtract from every kernel window the mean of its numbers, and divide
             by their standard deviation, before whitening and kernel (Coates and Ng 2011, "An
             analysis of single-layer networks in unsupervised feature learning", section 3.1); or
-            "none". With "same" the zeros of the border belong to the windows there.
+            "none". With "same" the zeros of the border are part of the windows there.
         contrast_epsilon: float > 0, added to a window's variance before the root, in the unit of
-            the input squared. The default is about theirs, 10 for pixels up to 255.
+            the input squared. The default is close to theirs, 10 for pixels up to 255.
         batch_norm: bool, whether the convolution's output is batch-normalised (Ioffe and Szegedy
             2015) before the max-pool; `folded()` has its moving mean and variance in kernel and
             bias.
@@ -155,10 +155,10 @@ class ContrastiveConvBlock(keras.layers.Layer):
         data_format: "channels_last", "channels_first" or None for Keras' own setting.
 
     Input: float (batch, height, width, channels). Output: float (batch, pooled height, pooled
-    width, filters). With "channels_first" the channels stand second in both.
+    width, filters). With "channels_first" the channels are the second axis in both.
 
     Raises:
-        ValueError: an argument is none of these, or the input is too small for one output cell.
+        ValueError: an argument is not valid, or the input is too small for one output cell.
     """
 
     def __init__(
@@ -269,7 +269,7 @@ class ContrastiveConvBlock(keras.layers.Layer):
                 `kclr.whitening`.
 
         Raises:
-            ValueError: the block has no whitening or is not built, or a shape is another.
+            ValueError: the block has no whitening or is not built, or a shape does not match.
         """
         if self.whitening == "none" or not self.built:
             raise ValueError(
@@ -280,12 +280,12 @@ class ContrastiveConvBlock(keras.layers.Layer):
         self.whitening_transform.assign(transform)
 
     def set_folded(self, kernel, bias):
-        """Let a built block be a plain convolution: the opposite of `folded`.
+        """Make a built block a plain convolution: the opposite of `folded`.
 
         Args:
             kernel: float (kernel height, kernel width, channels, filters).
-            bias: float (filters,); dropped where the block learns none, and with batch
-                normalisation, which starts anew on top of the kernel.
+            bias: float (filters,); ignored if the block learns none, and with batch normalisation,
+                which is reset.
         """
         kernel, bias = np.asarray(kernel, np.float64), np.asarray(bias, np.float64)
         if self.whitening != "none":
@@ -303,9 +303,9 @@ class ContrastiveConvBlock(keras.layers.Layer):
             self.bias.assign(bias)
 
     def folded(self):
-        """Kernel and bias of the plain convolution that this block is outside training.
+        """Kernel and bias of the plain convolution that is equivalent to this block.
 
-        Of windows of normalised contrast, where the block has that: see `contrast`.
+        With `contrast`, the convolution of contrast-normalised windows.
 
         Returns:
             kernel: (kernel height, kernel width, channels, filters); bias: (filters,). Both in
@@ -404,7 +404,7 @@ class ContrastiveConvBlock(keras.layers.Layer):
                 size = (size - self.pool_size[axis]) // self.pool_strides[axis] + 1
                 if size < 1:
                     raise ValueError(
-                        f"{self.name}: an input of {given} px leaves nothing after a kernel of "
+                        f"{self.name}: an input of {given} px is too small for a kernel of "
                         f"{kernel}, strides of {stride} and a pool of {self.pool_size[axis]}. Use "
                         "larger images, or a smaller kernel_size, strides or pool_size."
                     )

@@ -21,7 +21,7 @@ def stacked(layers, channels, size=None, padding=None, name="stack") -> keras.Mo
         Model from float images (batch, height, width, channels) in [0, 1] to the last layer's map.
 
     Raises:
-        RunError: a layer's `block` holds what is no argument of `ContrastiveConvBlock`.
+        RunError: a layer's `block` is not valid for `ContrastiveConvBlock`.
     """
     image = keras.Input((size, size, channels), name="kclr_image")
     maps = image
@@ -31,8 +31,8 @@ def stacked(layers, channels, size=None, padding=None, name="stack") -> keras.Mo
             block = ContrastiveConvBlock(**arguments, name=layer.name, data_format="channels_last")
         except (TypeError, ValueError) as error:  # of a layer that was read from somebody's file
             raise RunError(
-                f"layer {layer.name} cannot be built: {error}. Copy its layer.json back; an "
-                "activation of your own has to be registered with Keras first."
+                f"layer {layer.name} cannot be built: {error}. Restore its layer.json; a custom "
+                "activation must be registered with Keras first."
             ) from None
         maps = block(maps)
         block.set_weights([layer.kernel, layer.bias])

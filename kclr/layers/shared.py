@@ -1,4 +1,4 @@
-"""SharedPatches: the convolution of all patches of a crop, done once."""
+"""SharedPatches: one convolution for all patches of a crop."""
 
 import keras
 from keras import ops
@@ -24,7 +24,7 @@ class SharedPatches(keras.layers.Layer):
     filters), the patches row by row.
 
     Raises:
-        ValueError: the patches cannot share a convolution, or the crop holds no patch.
+        ValueError: the patches cannot share a convolution, or the crop has no room for a patch.
     """
 
     def __init__(self, block, patch_size, stride, slices=False, **kwargs):
@@ -34,8 +34,8 @@ class SharedPatches(keras.layers.Layer):
         self.stride = whole(stride, "stride")
         if self.stride % block.strides[0] or self.stride % block.strides[1]:
             raise ValueError(
-                f"patches at every {stride} px share no convolution with strides {block.strides}. "
-                "Use a stride that is a multiple of the block's."
+                f"patches at every {stride} px cannot share a convolution with strides "
+                f"{block.strides}. Use a stride that is a multiple of the block's."
             )
         if block.data_format != "channels_last":
             raise ValueError(
@@ -59,8 +59,8 @@ class SharedPatches(keras.layers.Layer):
         cells = (convolved - block.pool_size[axis]) // block.pool_strides[axis] + 1
         if patches < 1 or cells < 1:
             raise ValueError(
-                f"a crop of {crop} px holds no patch of {self.patch_size} px with a cell left "
-                "after the block. Use larger crops or patches, or a smaller kernel_size or "
+                f"a crop of {crop} px has no room for a patch of {self.patch_size} px with a cell "
+                "left after the block. Use larger crops or patches, or a smaller kernel_size or "
                 "pool_size."
             )
         return patches, cells, self.stride // block.strides[axis]

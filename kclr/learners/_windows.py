@@ -1,4 +1,4 @@
-"""What learners have in common that look at windows of a layer's input and take no gradient."""
+"""The base of learners that use windows of a layer's input and no gradients."""
 
 import time
 from typing import Annotated, ClassVar
@@ -13,15 +13,15 @@ class WindowLearner(Part):
     """Filters are directions in the space of whitened windows, found by `directions`."""
 
     windows: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
-    """Random windows of the layer's input to learn from; fewer where they would take more than half
-    a gigabyte."""
+    """Number of random windows of the layer's input to learn from; fewer if they would take more
+    than half a gigabyte."""
     threshold: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """Subtracted from what a filter answers to a whitened window, before the activation (soft
-    threshold of Coates and Ng 2011, "The importance of encoding versus training"); part of the
-    bias afterwards."""
+    """Subtracted from a filter's response to a whitened window, before the activation (soft
+    threshold of Coates and Ng 2011, "The importance of encoding versus training"); part of the bias
+    afterwards."""
     both_signs: bool = False
-    """Learn half as many filters, and have the negative of each beside it, which a ReLU makes two
-    of (as in Coates and Ng 2011)."""
+    """Learn half as many filters and add the negative of each, which a ReLU makes different
+    features (as in Coates and Ng 2011)."""
 
     contrastive: ClassVar[bool] = False
     whitening_above: ClassVar[str] = "standardize"
@@ -85,10 +85,10 @@ class WindowLearner(Part):
             takes seconds.
 
         Returns:
-            `Learned`, whose facts are seconds, and how many filters are dead or twins of others.
+            `Learned`, whose facts are seconds, and the numbers of dead and duplicate filters.
 
         Raises:
-            RunError: all windows are the same, or hold numbers that are not finite.
+            RunError: all windows are the same, or have values that are not finite.
         """
         import keras
         import numpy as np

@@ -11,8 +11,8 @@ class Contrastive(Part):
     """The kernel is trained by an objective on patches; see `patches`, `objective` and `train`."""
 
     start: Annotated[Any, Named("learner", without="contrastive")] | None = None
-    """Another learner that finds the kernel to start from, as `kmeans`; or a run, as `runs/first`,
-    to train its layer further, with an optimizer that starts anew. Random when left out."""
+    """Another learner that provides the initial kernel, such as `kmeans`; or a run, such as
+    `runs/first`, to train its layer further with a new optimizer. Random by default."""
 
     contrastive: ClassVar[bool] = True
     whitening_above: ClassVar[str] = "standardize"  # the default above the first layer

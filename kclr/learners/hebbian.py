@@ -12,20 +12,21 @@ from kclr.spec.registry import register
 class Hebbian(WindowLearner):
     """Krotov and Hopfield's competing units (2019, "Unsupervised learning by competing hidden
     units", equations 3 and 8 to 10), on image patches as Grinberg et al. 2019 use it ("Local
-    unsupervised learning for image analysis"). Filters are brought to length 1 at the end."""
+    unsupervised learning for image analysis"). Filters are normalised to length 1 at the end."""
 
     power: Annotated[float, Field(ge=2, le=10)] = 2.0
     """Lebesgue norm p of the weights."""
     rank: Annotated[int, Field(ge=2, le=1024)] = 2
-    """The unit of this place among the strongest answers is pushed away from the window."""
+    """The unit with this rank among the strongest responses is pushed away from the window."""
     repulsion: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """How far it is pushed, against 1 for the strongest, which is drawn near."""
+    """Strength of this push, relative to 1 for the strongest unit, which is pulled towards the
+    window."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
     """Passes over the windows."""
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 256
-    """Windows in a step."""
+    """Windows per step."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.04
-    """Of the first step; it falls to zero in a straight line."""
+    """Learning rate of the first step; it decreases linearly to zero."""
 
     def directions(self, whitened, covariance, filters, random):
         """As `WindowLearner.directions`."""

@@ -14,7 +14,7 @@ class KMeans(WindowLearner):
     2012, "Learning feature representations with k-means")."""
 
     iterations: Annotated[int, Field(ge=1, le=10_000)] = 25
-    """Most passes over the windows."""
+    """Largest number of passes over the windows."""
 
     def directions(self, whitened, covariance, filters, random):
         """As `WindowLearner.directions`."""

@@ -7,8 +7,8 @@ from kclr.spec.registry import register
 @register("learner", "patches")
 class Patches(WindowLearner):
     """Random whitened windows, of length 1, as filters (Coates and Ng 2011, section 3.1; Thiry et
-    al. 2021, "The unreasonable effectiveness of patches in deep convolutional kernels methods").
-    Again from the first where there are fewer windows than filters."""
+    al. 2021, "The unreasonable effectiveness of patches in deep convolutional kernels methods"). If
+    there are fewer windows than filters, windows are repeated."""
 
     def directions(self, whitened, covariance, filters, random):
         """As `WindowLearner.directions`."""

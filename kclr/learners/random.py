@@ -1,4 +1,4 @@
-"""Random filters, the control that every learner is measured against."""
+"""Random filters, the baseline for every learner."""
 
 from kclr.learners._windows import WindowLearner
 from kclr.spec.registry import register
@@ -6,8 +6,7 @@ from kclr.spec.registry import register
 
 @register("learner", "random")
 class Random(WindowLearner):
-    """Filters of length 1 that point anywhere, each direction as likely as any other, in the space
-    of whitened windows."""
+    """Filters of length 1 in uniformly random directions in the space of whitened windows."""
 
     def directions(self, whitened, covariance, filters, random):
         """As `WindowLearner.directions`."""

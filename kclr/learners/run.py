@@ -1,4 +1,4 @@
-"""The kernel of a layer of another run: to go on training it, or to stack other layers on it."""
+"""The kernel of a layer of another run, to train it further or to stack other layers on it."""
 
 import hashlib
 import os
@@ -26,14 +26,14 @@ def split_learner(text):
 
 @register("learner", "run")
 class FromRun(Part):
-    """The kernel and bias of a layer of another run, as they are. As the `start` of contrastive
-    training, that layer is trained further: from its kernel, with an optimizer that starts anew.
-    The layers below it must be those that it was trained on."""
+    """The kernel and bias of a layer of another run, unchanged. As the `start` of contrastive
+    training, that layer is trained further, from its kernel and with a new optimizer. The layers
+    below it must be those that it was trained on."""
 
     path: str = Field(exclude=True)
     """The directory of the run."""
     layer: Annotated[str, Field(pattern=NAME)] | None = None
-    """The name of the run's layer; the one at the same place of the stack when left out."""
+    """The name of the run's layer; by default the one at the same place in the stack."""
 
     argument: ClassVar[str | None] = "path"
     contrastive: ClassVar[bool] = False
@@ -55,14 +55,14 @@ class FromRun(Part):
         """The layers below the one that is meant, and that one.
 
         Raises:
-            RunError: there is no such run or layer, or its files are damaged.
+            RunError: the run or layer does not exist, or its files are damaged.
         """
         layers = self.run.layers
         names = [layer.name for layer in layers]
         if self.layer is None and index >= len(layers):
             raise RunError(
-                f"{self.path} has {len(layers)} finished layers, and this is layer {index + 1}. "
-                f"Say which one to take: layer: {names[-1]}."
+                f"{self.path} has {len(layers)} finished layers, but this is layer {index + 1}. "
+                f"Set which one to use: layer: {names[-1]}."
             )
         if self.layer is not None and self.layer not in names:
             raise RunError(
@@ -87,15 +87,16 @@ class FromRun(Part):
         if (height, width, seen, filters) != (*size, block.filters):
             wanted = "x".join(map(str, size))
             return (
-                f"layer {own.name} of {self.path} has {filters} filters of {height}x{width}x{seen},"
-                f" and this layer {block.filters} of {wanted}. Give both the same."
+                f"layer {own.name} of {self.path} has {filters} filters of "
+                f"{height}x{width}x{seen}, but this layer has {block.filters} of {wanted}. Use "
+                "the same for both."
             )
         for key in ("contrast", "contrast_epsilon"):
             there, here = own.block.get(key), getattr(block, key)
             if there != here and "patch" in (own.block.get("contrast"), block.contrast):
                 return (
-                    f"layer {own.name} of {self.path} was learned with {key}: {there}, and this "
-                    f"layer has {here}. Give both the same."
+                    f"layer {own.name} of {self.path} was learned with {key}: {there}, but this "
+                    f"layer has {here}. Use the same for both."
                 )
         return None
 
@@ -120,7 +121,7 @@ class FromRun(Part):
 
         Raises:
             SpecError: the run's layer does not fit, or was trained on other layers.
-            RunError: there is no such run or layer, or its files are damaged.
+            RunError: the run or layer does not exist, or its files are damaged.
         """
         index = len(below)
         channels = below[-1].kernel.shape[-1] if below else None
@@ -131,7 +132,7 @@ class FromRun(Part):
         if len(lower) != len(below) or not all(map(_same, below, lower)):
             raise SpecError(
                 f"layer {layer.name}: {own.name} of {self.path} was trained on other layers than "
-                f"those below this one. Take these over too (learner: {self.spec_name()} in each), "
+                f"those below this one. Use these as well (learner: {self.spec_name()} in each), "
                 f"or start {layer.name} from another layer."
             )
         facts = {"seconds": 0.0, "run": self.path, "layer": own.name}

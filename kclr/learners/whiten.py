@@ -8,12 +8,12 @@ from kclr.spec.registry import register
 
 @register("learner", "whiten")
 class Whiten(WindowLearner):
-    """The whitened windows' own coordinates as filters, each with its negative, for the activation
-    keeps one side only; then the same of random rotations, which are uncorrelated too."""
+    """The coordinates of whitened windows as filters, each with its negative, since the activation
+    keeps only one sign; then random rotations of them, which are also uncorrelated."""
 
     basis: Literal["pca", "zca"] = "pca"
-    """`pca`: principal components, the largest variance first; `zca`: one filter for each number of
-    the window, which answers to that number alone (Bell and Sejnowski 1997)."""
+    """`pca`: principal components, the largest variance first; `zca`: one filter for each value of
+    the window, which responds to that value alone (Bell and Sejnowski 1997)."""
 
     whitening_above: ClassVar[str] = "zca"
 

@@ -46,12 +46,13 @@ def surprise(positive, negative, is_negative):
 
 class _Softmax(Part):
     temperature: Annotated[float, Field(ge=1 / LARGEST_SCALE, le=100)] = 0.1
-    """What similarities are divided by; a low one looks at the most similar negatives alone."""
+    """Similarities are divided by it; a low temperature emphasises the most similar negatives."""
     learn_temperature: bool = False
-    """Whether the temperature is trained, from the one given; it stays at 0.01 or above."""
+    """Whether the temperature is trained, starting from the given value; it stays at 0.01 or
+    above."""
     queue_size: Annotated[int, Field(ge=0, le=1 << 20)] = 0
-    """How many patches of the batches before are negatives too. They are as old as they are many:
-    the encoder should change little meanwhile."""
+    """Number of patches of earlier batches that are also negatives. The longer the queue, the older
+    they are: the encoder should change little in that time."""
 
     symmetric: ClassVar[bool]  # whether every patch is an anchor, or each crop's first
     ceiling: ClassVar[None] = None  # depends on the batch: see the statistic alike_loss
@@ -131,12 +132,12 @@ class _Softmax(Part):
         if missing := self.state(1).keys() - state.keys():
             raise ValueError(
                 f"{self.part_name} needs its variables ({', '.join(sorted(missing))}): compile a "
-                "TripletModel with this loss, or leave out learn_temperature and queue_size."
+                "TripletModel with this loss, or remove learn_temperature and queue_size."
             )
         embeddings = ops.cast(embeddings, backend.result_type(embeddings.dtype, "float32"))
         views, dimensions = embeddings.shape[1:]
         if views < 2:
-            raise ValueError(f"{self.part_name} needs two patches of each crop at least")
+            raise ValueError(f"{self.part_name} needs at least two patches per crop")
         scale = 1 / self.temperature
         if self.learn_temperature:
             scale = ops.exp(ops.cast(state["log_scale"], embeddings.dtype))
@@ -179,16 +180,17 @@ def _pushed(queue, newest):
 
 @register("objective", "infonce")
 class InfoNCE(_Softmax):
-    """A crop's first patch must find each of its others among the patches of other images."""
+    """Each crop's first patch must identify the other patches of the crop among patches of other
+    images."""
 
     symmetric: ClassVar[bool] = False
 
 
 @register("objective", "ntxent")
 class NTXent(_Softmax):
-    """Every patch must find each other patch of its crop among the patches of other images.
+    """Every patch must identify each other patch of its crop among patches of other images.
 
-    With two patches of each crop, and one crop of each image, this is the loss of SimCLR.
+    With two patches per crop and one crop per image, this is the loss of SimCLR.
     """
 
     symmetric: ClassVar[bool] = True

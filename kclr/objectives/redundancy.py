@@ -1,4 +1,4 @@
-"""Redundancy reduction: patches of a crop embed alike, and no two dimensions say the same.
+"""Redundancy reduction: patches of a crop embed alike, and dimensions are not redundant.
 
 Barlow Twins (Zbontar et al. 2021) and VICReg (Bardes et al. 2022). Neither has negatives: patches
 of other images are not pushed away, so which image a crop is from does not count.
@@ -74,7 +74,7 @@ def _by_view(embeddings, name):
     from keras import backend, ops
 
     if embeddings.shape[1] < 2:
-        raise ValueError(f"{name} needs two patches of each crop at least")
+        raise ValueError(f"{name} needs at least two patches per crop")
     embeddings = ops.cast(embeddings, backend.result_type(embeddings.dtype, "float32"))
     return ops.transpose(embeddings, (1, 0, 2))
 
@@ -94,7 +94,7 @@ class Barlow(Part):
         """Loss and statistics of a batch of crops.
 
         Args:
-            images: not looked at.
+            images: not used.
             embeddings: float (crops, patches, dimensions), at least two patches.
 
         Returns:
@@ -118,12 +118,13 @@ class Barlow(Part):
 
 @register("objective", "vicreg")
 class VICReg(Part):
-    """A crop's patches embed alike, every dimension deviates by 1, and none follows another."""
+    """A crop's patches embed alike, every dimension has standard deviation 1, and dimensions are
+    uncorrelated."""
 
     invariance: Annotated[float, Field(ge=0, le=1000)] = 25.0
     """Weight of the mean square difference of a crop's patches."""
     variance: Annotated[float, Field(gt=0, le=1000)] = 25.0
-    """Weight of what a dimension's standard deviation lacks to 1."""
+    """Weight of the hinge on a dimension's standard deviation, max(0, 1 - deviation)."""
     covariance: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """Weight of the squared covariances between dimensions."""
 
@@ -147,7 +148,7 @@ class VICReg(Part):
         """Loss and statistics of a batch of crops.
 
         Args:
-            images: not looked at.
+            images: not used.
             embeddings: float (crops, patches, dimensions), at least two patches.
 
         Returns:

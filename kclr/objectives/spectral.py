@@ -86,8 +86,8 @@ class Spectral(Part):
     """Patches of a crop have a large inner product, patches of other images one near zero."""
 
     radius: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """Longer embeddings are scaled back to this length; the authors use the square root of a small
-    number. Not limited when left out."""
+    """Longer embeddings are scaled to this length; the authors use the square root of a small
+    number. Not limited by default."""
 
     statistics: ClassVar[tuple[str, ...]] = ("positive_product", "negative_square", "alike_loss")
     ceiling: ClassVar[None] = None  # depends on the embeddings' length: see alike_loss
@@ -116,7 +116,7 @@ class Spectral(Part):
         embeddings = ops.cast(embeddings, backend.result_type(embeddings.dtype, "float32"))
         views = embeddings.shape[1]
         if views < 2:
-            raise ValueError("spectral needs two patches of each crop at least")
+            raise ValueError("spectral needs at least two patches per crop")
         if self.radius:
             embeddings = in_ball(embeddings, self.radius)
         images = ops.cast(images, "int32")

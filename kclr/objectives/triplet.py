@@ -12,22 +12,22 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from kclr.spec.registry import Part, register
-from kclr.spec.wording import to_mend
+from kclr.spec.wording import invalid
 
 DISTANCES = ("euclidean", "cosine")
 _INDEX_BITS = 16
 
 
 def paired_distances(first, second, distance="euclidean"):
-    """Distances of embeddings that stand at the same place.
+    """Distances between embeddings at the same position.
 
     Args:
         first, second: float (..., dimensions).
         distance: "euclidean" or "cosine".
 
     Returns:
-        float (...,). The gradient is zero where two embeddings are equal; the cosine distance of
-        an embedding of zeros is 1, with gradient zero.
+        float (...,). The gradient is zero where two embeddings are equal; the cosine distance of an
+        embedding of zeros is 1, with gradient zero.
     """
     from keras import ops
 
@@ -105,7 +105,7 @@ def _choose(allowed, seed):
     if (allowed.shape[-1] or 0) > 1 << _INDEX_BITS:
         raise ValueError(
             f"{allowed.shape[-1]} embeddings are too many to mine from. Use a batch_size that "
-            f"gives {1 << _INDEX_BITS} or less."
+            f"gives at most {1 << _INDEX_BITS}."
         )
     rows, columns = ops.shape(allowed)
     scores = ops.where(allowed, _random_scores(rows, columns, seed), -1)
@@ -118,7 +118,7 @@ def _choose(allowed, seed):
 def random_negatives(distances, is_negative, margin, seed=0):
     """Pick, for each anchor-positive pair, any negative.
 
-    Args, returns: as `semi_hard_negatives`; distances and margin are not looked at.
+    Args, returns: as `semi_hard_negatives`; distances and margin are not used.
     """
     return _choose(is_negative, seed)
 
@@ -146,7 +146,7 @@ def semi_hard_negatives(distances, is_negative, margin, seed=0):
 def hardest_negatives(distances, is_negative, margin, seed=0):
     """Pick, for each anchor-positive pair, the nearest negative (Hermans et al. 2017, section 2).
 
-    Args, returns: as `semi_hard_negatives`; margin and seed are not looked at.
+    Args, returns: as `semi_hard_negatives`; margin and seed are not used.
     """
     from keras import ops
 
@@ -180,7 +180,8 @@ def triplet_hinge(positive_distance, negative_distance, margin):
 def triplet_softplus(positive_distance, negative_distance):
     """`log(1 + exp(d(anchor, positive) - d(anchor, negative)))` (Hermans et al. 2017, section 2).
 
-    The soft margin: it never falls to zero, so a triplet that is right goes on pulling, ever less.
+    The soft margin: it never falls to zero, so a correct triplet still contributes, but less and
+    less.
 
     Args, returns: as `triplet_hinge`, without a margin.
     """
@@ -209,10 +210,10 @@ class Triplet(Part):
         | Annotated[Literal["soft"], Tag("word")],
         Discriminator(_number_or_word),
     ] = 2.0
-    """Least difference of the two distances, in the distance's unit (cosine: 0 to 2); or `soft`, a
-    softplus in place of the hinge."""
+    """Smallest difference of the two distances, in the distance's unit (cosine: 0 to 2); or `soft`,
+    a softplus instead of the hinge."""
     mining: Literal["random", "semi-hard", "hardest", "all"] = "semi-hard"
-    """Which patches of other images in the batch become negatives."""
+    """Which patches of other images in the batch are used as negatives."""
 
     statistics: ClassVar[tuple[str, ...]] = (
         "active_share",
@@ -225,10 +226,10 @@ class Triplet(Part):
     def _miner_knows_the_margin(self):
         if self.margin == "soft" and self.mining == "semi-hard":
             words = (
-                "semi-hard looks for negatives inside the margin, and a soft margin has no inside. "
+                "semi-hard picks negatives inside the margin, but a soft margin has no inside. "
                 "Use mining: hardest, all or random with margin: soft."
             )
-            raise to_mend(words, "mining", value=self.mining)
+            raise invalid(words, "mining", value=self.mining)
         return self
 
     @property
@@ -275,7 +276,7 @@ class Triplet(Part):
         embeddings = ops.cast(embeddings, backend.result_type(embeddings.dtype, "float32"))
         crops, views, dimensions = ops.shape(embeddings)
         if views < 2:
-            raise ValueError("a triplet objective needs two patches of each crop at least")
+            raise ValueError("a triplet objective needs at least two patches per crop")
         images = ops.cast(images, "int32")
         flat = ops.reshape(embeddings, (-1, dimensions))
         # Mining needs no gradient; distances to the few chosen negatives are computed again.

@@ -1,1 +1,1 @@
-"""Frozen features judged by simple classifiers: what stands below `kclr probe` and `Probe`."""
+"""Frozen features and the simple classifiers that evaluate them, for `kclr probe` and `Probe`."""

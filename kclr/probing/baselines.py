@@ -1,4 +1,4 @@
-"""Kernels that were not learned by contrast, with a run's geometry, to compare it with.
+"""Kernels that were not learned by contrast, with a run's geometry, for comparison.
 
 - `random`: Glorot uniform, as Keras starts its convolutions, with biases of zero.
 - `whitened`: random whitened patches of the data as filters.
@@ -6,9 +6,9 @@
   representations with k-means").
 - `pca`: principal components of the patches, scaled to unit variance.
 
-All but the first see the image through ZCA whitening, which is folded into plain kernels. Above
-the first layer the input is the map of the layers below, standardised by channel, and for `pca`
-whitened too: as a spec's learners see it by default.
+All but the first see the image through ZCA whitening, which is folded into plain kernels. Above the
+first layer the input is the map of the layers below, standardised by channel, and for `pca` also
+whitened, as for a spec's learners by default.
 """
 
 import warnings
@@ -36,7 +36,7 @@ def run_images(run) -> list[Images]:
     """For each layer of a run the images that it was trained on.
 
     Raises:
-        SpecError: they are not there any more.
+        SpecError: they are missing.
     """
     spec = run.spec()
     sources = {layer.data or spec.data for layer in spec.stack}
@@ -50,21 +50,21 @@ def run_images(run) -> list[Images]:
 
 
 def baseline(name, layers, images: Sequence[Any], seed=0, windows=100_000) -> list[PlainLayer]:
-    """The layers of a stack with other kernels.
+    """The layers of a stack, with other kernels.
 
     Args:
         name: "random", "whitened", "kmeans" or "pca".
-        layers: those of a run, from the image upwards; their `name`, `block` and the shape of
-            their `kernel` are what counts.
+        layers: those of a run, from the image upwards; only their `name`, `block` and the shape of
+            their `kernel` are used.
         images: for each layer what `kclr.data.sources.as_images` takes; unlabelled images of the
             run's number of channels. "random" needs none.
         seed: int, of the patches and of what is made of them.
-        windows: int, of each layer's input to make the filters from; fewer where they would take
-            more than half a gigabyte.
+        windows: int, windows of each layer's input to make the filters from; fewer if they would
+            take more than half a gigabyte.
 
     Raises:
-        SpecError: there is no such baseline, it is not possible for these layers, or the images
-            have another number of channels.
+        SpecError: the baseline is unknown or not possible for these layers, or the images have
+            another number of channels.
     """
     check_baseline(name, layers)
     below: list[PlainLayer] = []
@@ -89,19 +89,19 @@ def baseline(name, layers, images: Sequence[Any], seed=0, windows=100_000) -> li
 
 
 def check_baseline(name, layers):
-    """Refuse a baseline that is not there, or not possible for these layers.
+    """Refuse a baseline that is unknown, or not possible for these layers.
 
     Raises:
         SpecError: it is.
     """
     if name not in BASELINES:
-        raise SpecError(f"{name!r} is no baseline. Choose from {', '.join(BASELINES)}.")
+        raise SpecError(f"{name!r} is not a known baseline. Choose from {', '.join(BASELINES)}.")
     for layer in layers:
         numbers = int(np.prod(layer.kernel.shape[:3]))
         if name == "pca" and numbers > MOST_WHITENED:
             raise SpecError(
-                f"pca: the windows of layer {layer.name} hold {numbers:,} numbers, and the "
-                f"components of more than {MOST_WHITENED:,} would take too long. Leave it out."
+                f"pca: the windows of layer {layer.name} have {numbers:,} values, but components "
+                f"of more than {MOST_WHITENED:,} would take too long. Remove this baseline."
             )
 
 

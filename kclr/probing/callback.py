@@ -1,4 +1,4 @@
-"""Probe: a Keras callback that judges a model's features on labelled images while it is trained."""
+"""Probe: a Keras callback that evaluates a model's features on labelled images during training."""
 
 import random
 import time
@@ -31,18 +31,19 @@ from kclr.training.keras_objects import dtype_policy
 
 
 class Probe(keras.callbacks.Callback):
-    """Fits a simple classifier on a model's frozen features every so many steps, and scores it.
+    """Fits a simple classifier on a model's frozen features every `every` steps, and scores it.
 
     A linear probe (Alain and Bengio 2016, "Understanding intermediate layers using linear
-    classifier probes"). Only training images of the labelled data are looked at: four fifths of
-    every class fit the classifier, of which a part chooses its strength, and one fifth judges it,
-    always the same ones. The model is called in evaluation mode and keeps its weights; nothing
-    random that the training uses is touched, so it ends with the same weights as without.
+    classifier probes"). Only training images of the labelled data are used: four fifths of every
+    class to fit the classifier and choose its regularisation strength, and one fifth to score it,
+    always the same ones. The model is called in inference mode and its weights are not changed;
+    neither is any random state of the training, which ends with the same weights as without the
+    probe.
 
-    Where it ran, the logs gain `probe_accuracy`, the share of the judging images that were
+    After a probe, the logs contain `probe_accuracy`, the share of the scoring images that were
     classified correctly, and `probe_seconds`, for the callbacks after it in the list: put it before
     them. The logs of an epoch have the last ones of the epoch, so `History`, `EarlyStopping` and
-    `ModelCheckpoint` know them.
+    `ModelCheckpoint` see them.
 
     Args:
         data: a name for `kclr.data.labels.load_labelled` (`tfds:NAME`, `folder:PATH`, `digits`),
@@ -58,14 +59,14 @@ class Probe(keras.callbacks.Callback):
         grid: int, cells on each side that maps are pooled over, or a list of them, one for each
             map of an encoder that returns several; vectors are used as they are.
         power: float above 0, up to 1, that the pooled features are raised to (see
-            `kclr.pooling.signed_power`), or a list of them, as `grid`.
-        flips: bool, average the features of each image and of its mirror image.
-        seed: int, of the labels drawn, of those that choose the strength, and of those that judge.
-        encoder: what is judged: a Keras layer or model from images to maps (batch, height, width,
-            filters) or vectors, or to a list of these, whose features then stand side by side; or a
-            function that returns one, called before each probe. When left out, the model in
-            training; of a `kclr.TripletModel` its encoder.
-        on_result: function of a result, called when it is there.
+            `kclr.pooling.signed_power`), or a list, as for `grid`.
+        flips: bool, average the features of each image and its mirror image.
+        seed: int, of the labels drawn, of the held-out ones, and of the scoring images.
+        encoder: what is evaluated: a Keras layer or model from images to maps (batch, height,
+            width, filters) or vectors, or to a list of these, whose features are concatenated; or a
+            function that returns one, called before each probe. By default the model in training;
+            for a `kclr.TripletModel` its encoder.
+        on_result: function of a result, called after each probe.
         start: int, steps done before this training.
 
     Attributes:
@@ -74,8 +75,8 @@ class Probe(keras.callbacks.Callback):
         seconds: float, of all probes, without that reading.
 
     Raises:
-        SpecError: an argument is none of these; from `fit`, the labelled images are not there, or
-            do not fit the encoder.
+        SpecError: an argument is not valid; from `fit`, the labelled images do not exist or do not
+            fit the encoder.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class Probe(keras.callbacks.Callback):
             self.measure()
 
     def _prepare(self):
-        """Read the images as soon as may be, so that what is not there or does not fit is said."""
+        """Read the images early, so that errors are reported before training."""
         if self._chosen is None and self._current().built:
             images, _ = self._read()
             check_fits(self._current(), next(images.batches(1)), images.name)
@@ -169,14 +170,14 @@ class Probe(keras.callbacks.Callback):
         return result
 
     def _current(self):
-        """The layer or model to judge."""
+        """The layer or model to evaluate."""
         if self.encoder is not None:
             return self.encoder if isinstance(self.encoder, keras.Layer) else self.encoder()
         found = self.model.encoder if isinstance(self.model, TripletModel) else self.model
         return found.block if isinstance(found, SharedPatches) else found
 
     def _read(self):
-        """The images that are used, and which of them judge: bool (images,)."""
+        """The images that are used, and which of them are for scoring: bool (images,)."""
         if self._chosen is None:
             started = time.perf_counter()
             if isinstance(self.data, str):
@@ -192,15 +193,15 @@ class Probe(keras.callbacks.Callback):
     def _choose(self, data):
         if not isinstance(data.images, Images) and len(data) != len(data.images):
             raise SpecError(
-                f"{data.name}: {len(data.images)} images and {len(data)} labels. Give each image "
-                "its label."
+                f"{data.name}: {len(data.images)} images and {len(data)} labels. There must be "
+                "one label per image."
             )
         labels = data.labels[: self.limit]
         judging = validation_rows(labels, self.seed)
         if not judging.any():
             raise SpecError(
-                f"{data.name}: no class has two images among the {len(labels)} that are used, and "
-                "both fitting and judging need one. Raise the limit."
+                f"{data.name}: no class has two images among the {len(labels)} that are used, but "
+                "both fitting and scoring need one. Raise the limit."
             )
         fitting = np.flatnonzero(~judging)
         check_enough(labels[fitting], data.name)
@@ -223,7 +224,7 @@ def _part(data, rows):
 
 
 def _channels(encoder):
-    """Of the images that a built layer or model takes, or None where that is not known."""
+    """The shape of images that a built layer or model takes, or None if it is not known."""
     config = encoder.get_build_config() or {}
     shape: Any = getattr(encoder, "input_shape", None) or config.get("input_shape") or ()
     return shape[-1] if len(shape) == 4 and shape[-1] in (1, 3) else None
@@ -246,13 +247,13 @@ def _compiles(encoder):
 class StackProbe:
     """Makes the `Probe`s of a run, which share the labelled images.
 
-    What is judged is the plain stack on whole images, as `kclr probe` judges it: whitening and
-    batch normalisation are folded into the kernels as they are at that step. Of layers that are
-    trained at once, it is the topmost; with `all_layers` it and those below, side by side.
+    The plain stack is evaluated on whole images, as by `kclr probe`: whitening and batch
+    normalisation are folded into the current kernels. Of layers that are trained at once, the
+    topmost is evaluated; with `all_layers` it is concatenated with those below.
 
     Args:
         options: the spec's `probe` section.
-        images: its labelled images, read already; read by the first probe when left out.
+        images: its labelled images, already read; by default the first probe reads them.
     """
 
     def __init__(self, options: schema.Probe, images: Labelled | None = None):

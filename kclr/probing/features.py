@@ -1,4 +1,4 @@
-"""Frozen features: feature maps pooled over a grid, a row of numbers for each image."""
+"""Frozen features: feature maps pooled over a grid, one vector per image."""
 
 import math
 from typing import Any
@@ -14,15 +14,16 @@ from kclr.probing.memory import MEMORY, room
 
 
 class Features:
-    """Pooled maps of a frozen model, in evaluation mode, batch after batch.
+    """Pooled maps of a frozen model in inference mode, batch by batch.
 
-    The graph is made once for a size of images, and reads the weights as they are at each call.
+    The graph is made once per image size and uses the current weights at each call.
 
     Args:
         model: Keras layer or model, from images (batch, height, width, channels) to a map (batch,
             height, width, filters), to vectors (batch, ...), or to a list of these, whose features
-            then stand side by side.
-        pooling: how a map becomes a vector; lists of it are for each of the model's outputs.
+            are concatenated.
+        pooling: how a map becomes a vector; lists in it have one item for each of the model's
+            outputs.
         jit: bool, compile with XLA. For convolution blocks that takes a third of the time of the
             plain graph; not every layer of Keras can be compiled.
     """
@@ -62,12 +63,12 @@ class Features:
             images: whole numbers from 0 to 255, which are scaled to [0, 1], or floats, which the
                 model sees as they are: an array (images, ...), or `kclr.data.labels.Labelled`.
             batch_size: int, images at a time.
-            memory: megabytes; more features than that are kept in a nameless file, which goes with
-                the array.
+            memory: megabytes; more features than that are kept in a temporary file, which is
+                removed with the array.
 
         Returns:
-            float32 (images, numbers): of a map grid * grid * filters, cell by cell; an array, or a
-            `numpy.memmap`.
+            float32 (images, features): for a map grid * grid * filters, cell by cell; an array, or
+            a `numpy.memmap`.
 
         Raises:
             SpecError: the images do not fit the model (see `check_fits`).
@@ -131,15 +132,15 @@ def check_fits(model, batch, name):
             )
         if channels != taken[-1]:
             raise SpecError(
-                f"{name}: images of {channels} channels, and the layers take {taken[-1]}. Turn "
-                "them into gray or RGB first."
+                f"{name}: images have {channels} channels, but the layers take {taken[-1]}. "
+                "Convert them to gray or RGB first."
             )
     if not isinstance(taken, tuple) or not all(size is None or size > 0 for size in taken):
         return  # it is known to the model alone
     sizes = list(zip(taken[1:], given[1:], strict=False))
     if len(taken) != len(given) or any(size not in (None, own) for size, own in sizes):
         raise SpecError(
-            f"{name}: images of {_by(given[1:])}, and the model takes {_by(taken[1:])}. Give "
+            f"{name}: images of {_by(given[1:])}, but the model takes {_by(taken[1:])}. Use "
             "images of that shape."
         )
 

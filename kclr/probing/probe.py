@@ -1,8 +1,8 @@
-"""The probe: how well a simple classifier does on the frozen features of a run's layers.
+"""The probe: the accuracy of a simple classifier on the frozen features of a run's layers.
 
 Every figure comes from the same protocol: features are maps pooled over a grid; the classifier's
-strength is chosen on a part of the training labels that is held out; the test images are looked at
-once, at the end.
+regularisation strength is chosen on held-out training labels; the test images are used once, at the
+end.
 """
 
 import itertools
@@ -30,7 +30,7 @@ class ProbeResult:
             stand side by side; "..., flips" where they are averaged over mirror images.
         classifier: its name as a readout, or an object as Python shows it.
         data: the labelled data set.
-        labels: what was asked for: a share of the training labels, or a number for each class.
+        labels: a share of the training labels, or a number per class.
         label_count: training labels used, the held-out ones included.
         seed: of the draw of labels, and of a baseline's kernels.
         accuracy: share of the test images that were classified correctly.
@@ -56,11 +56,11 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class ProbeSummary:
-    """The results that differ by their seed alone.
+    """Results that differ only in their seed.
 
     Attributes:
-        features, classifier, data, labels, label_count: theirs.
-        repeats: how many they are.
+        features, classifier, data, labels, label_count: as in the results.
+        repeats: number of results.
         mean: of their accuracies.
         spread: standard deviation of their accuracies, with repeats - 1 in the denominator; None
             for a single one.
@@ -92,7 +92,7 @@ def probe_run(
     limit=None,
     progress: Callable[[str], None] | None = None,
 ) -> list[ProbeResult]:
-    """Judge a run's layers, and baselines of the same geometry, on labelled images.
+    """Evaluate a run's layers, and baselines of the same geometry, on labelled images.
 
     Args:
         run: from `kclr.load_run`.
@@ -104,16 +104,16 @@ def probe_run(
             and `predict`, such as `sklearn.linear_model.RidgeClassifier()` (see
             `kclr.probing.protocol.probe`).
         grid, all_layers, power, flips, precision: see `kclr.pooling.Pooling`.
-        seed: int, of the first repeat; the next ones count on from it.
+        seed: int, of the first repeat; each next repeat adds 1.
         repeats: int, draws of the labels. Baselines get new kernels for each.
-        limit: int, use only the first so many images of each split, where `data` is a name.
-        progress: is told in a few words what is being done.
+        limit: int, use only this many images of each split, the first ones, if `data` is a name.
+        progress: function that receives short progress messages.
 
     Returns:
-        For the run, then for each baseline: for each repeat, amount and classifier a result.
+        For the run, then for each baseline: a result for each repeat, amount and classifier.
 
     Raises:
-        SpecError: an argument is not possible, or images are not there.
+        SpecError: an argument is not valid, or images do not exist.
         RunError: a labelled picture or the run cannot be read.
     """
     layers = run.layers
@@ -166,7 +166,7 @@ def _check(labels, classifiers, repeats, limit, seed):
         raise SpecError(f"seed: {seed} is not possible. Use 0 or more.")
     for argument, values in (("labels", labels), ("classifiers", classifiers)):
         if not values:
-            raise SpecError(f"{argument}: nothing is given. Leave it out, or name one.")
+            raise SpecError(f"{argument}: the list is empty. Remove it, or name one.")
 
 
 def _result(shown, made: FrozenFeatures, data, classifier, amount, seed):

@@ -1,7 +1,7 @@
-"""The protocol of a probe: which labels are used, and which choose the classifier's strength.
+"""The protocol of a probe: which labels are used, and which choose the regularisation strength.
 
-Every figure comes from it: the strength is chosen on a part of the training labels that is held
-out; what judges is looked at once, at the end.
+Every figure follows it: the strength is chosen on held-out training labels; the test images are
+used once, at the end.
 """
 
 import copy
@@ -60,8 +60,7 @@ def probe(
             `random_state` of an object that has none.
 
     Raises:
-        SpecError: the classifier or the amount of labels is none of these, or the labels are too
-            few.
+        SpecError: the classifier or the amount of labels is not valid, or there are too few labels.
     """
     readout = _unfitted(classifier, seed)
     check_enough(train_labels, "the training images")
@@ -104,15 +103,15 @@ def draw(labels, amount, seed):
 
     Args:
         labels: int (images,).
-        amount: a share of each class in (0, 1], or a whole number from 2 on of each class. At least
-            two of each are drawn, so that one can be held out, and all where there are not as many.
+        amount: a share of each class in (0, 1], or a whole number per class, 2 or more. At least
+            two of each class are drawn, so that one can be held out, and all if there are fewer.
         seed: int.
 
     Returns:
         int64 (drawn,), their numbers, ascending.
 
     Raises:
-        SpecError: the amount is neither.
+        SpecError: the amount is not valid.
     """
     check_amount(amount)
     random = np.random.default_rng([seed, _DRAW])
@@ -125,21 +124,21 @@ def draw(labels, amount, seed):
 
 
 def check_amount(amount):
-    """Refuse what is no amount of labels.
+    """Refuse what is not an amount of labels.
 
     Raises:
-        SpecError: it is neither a share in (0, 1] nor a whole number from 2 on.
+        SpecError: it is neither a share in (0, 1] nor a whole number, 2 or more.
     """
     number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
     if not number or not (0 < amount <= 1 or (amount >= 2 and amount % 1 == 0)):
         raise SpecError(
-            f"labels: {amount} is no amount of labels. Use a share (0.01 for one in a hundred, 1.0 "
-            "for all), or a whole number from 2 on, of each class."
+            f"labels: {amount} is not an amount of labels. Use a share (0.01 for one in a "
+            "hundred, 1.0 for all), or a whole number per class, 2 or more."
         )
 
 
 def check_enough(labels, name):
-    """Refuse labels that nothing can be learned from, or nothing chosen with.
+    """Refuse labels that are too few to fit a classifier and choose its strength.
 
     Args:
         labels: int (images,), of those that a classifier is fitted on.
@@ -154,7 +153,7 @@ def check_enough(labels, name):
         raise SpecError(
             f"{name}: {len(labels)} labelled image{'s' * (len(labels) != 1)} of {classes} are too "
             "few. A classifier needs two classes, and two images of one of them to choose its "
-            "strength with. Raise the limit, or add images."
+            "regularisation strength. Raise the limit, or add images."
         )
 
 
@@ -177,7 +176,7 @@ def check_classifier(classifier):
 
 
 def hold_out(labels, seed):
-    """Mark the images that choose the strength, class by class.
+    """Mark the images that are held out to choose the strength, class by class.
 
     Args:
         labels: int (images,).
@@ -193,9 +192,9 @@ def hold_out(labels, seed):
 
 
 def validation_rows(labels, seed):
-    """Mark the training images that judge while training goes on, class by class.
+    """Mark the training images that are held out for scoring during training, class by class.
 
-    What is judged so may steer a training; the test images stay unseen by it.
+    The scores may influence training decisions; the test images stay unseen.
 
     Args:
         labels: int (images,).

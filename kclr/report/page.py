@@ -1,7 +1,8 @@
-"""One page with what runs, transfer experiments and probes found, and its numbers beside it.
+"""One page with the results of runs, transfer experiments, searches and probes, and files with its
+numbers.
 
-Everything in the page is text, vector graphics and pictures in the file itself: it opens from disk,
-without a network and without scripts. The same inputs give the same page, byte for byte.
+The page contains all its text, vector graphics and pictures: it opens from disk, without a network
+and without scripts. The same inputs give the same page, byte for byte.
 """
 
 import json
@@ -28,8 +29,8 @@ NUMBERS = "numbers.json"
 def write_report(paths: Iterable[Any], out="report.html") -> list[Path]:
     """Write a page about runs, transfer experiments, searches and probes.
 
-    Beside `NAME.html`, the directory `NAME-files` gets every plot as PNG, the numbers as CSV, and
-    all of them in `numbers.json`. The report that was there is replaced.
+    Next to `NAME.html`, the directory `NAME-files` has every plot as PNG, the numbers as CSV, and
+    all of them in `numbers.json`. An existing report is replaced.
 
     Args:
         paths: directories of `kclr train`, `kclr transfer` and `kclr search`, and files of `kclr
@@ -40,8 +41,9 @@ def write_report(paths: Iterable[Any], out="report.html") -> list[Path]:
         The files written, the page first.
 
     Raises:
-        RunError: something in `paths` cannot be read, or a file that is no report's is in the way.
-        SpecError: nothing to report on, or `out` is no name for a page.
+        RunError: something in `paths` cannot be read, or a file that is not part of a report would
+            be overwritten.
+        SpecError: nothing to report on, or `out` is not a valid name for a page.
     """
     out = Path(out)
     beside = out.with_name(f"{out.stem}-files")
@@ -77,12 +79,12 @@ def _write(out, beside, transfers, searches, runs, probes):
 
 def _check_place(out, beside):
     if out.suffix.lower() not in (".html", ".htm"):
-        raise SpecError(f"{out}: a report is a page. Choose a name that ends in .html.")
+        raise SpecError(f"{out}: a report is an HTML page. Choose a name that ends in .html.")
     if out.is_dir():
         raise RunError(f"{out} is a directory. Choose another name.")
     if out.is_symlink() or (out.exists() and not _is_report(out)):
-        what = "is a link" if out.is_symlink() else "is no report of kclr's"
-        raise RunError(f"{out} {what}, and is not replaced. Move it, or choose another name.")
+        what = "is a link" if out.is_symlink() else "is not a kclr report"
+        raise RunError(f"{out} {what} and is not replaced. Move it, or choose another name.")
     if not beside.exists():
         return
     try:
@@ -93,10 +95,14 @@ def _check_place(out, beside):
         path.name for path in beside.iterdir() if path.name not in ours and path.name[0] != "."
     )
     if others or not ours:
-        what = f"holds {others[0]}, which no report put there" if others else "is no report's"
+        what = (
+            f"contains {others[0]}, which is not part of a report"
+            if others
+            else ("is not part of a report")
+        )
         raise RunError(
-            f"{beside} {what}; this report's pictures and numbers would take its place. Move it, "
-            "or choose another name for the report."
+            f"{beside} {what}; this report's files would replace it. Move it, or choose another "
+            "name for the report."
         )
 
 
@@ -128,20 +134,20 @@ def _read(paths):
             searches += [(path, read_search(path / "search.json"))] if new(path) else []
         elif (path / "search.key").is_file():
             raise RunError(
-                f"{path} has no search.json yet: its search is not finished. Go on with it: "
-                f"kclr search {path / 'spec.yaml'} --out {path} --resume"
+                f"{path} has no search.json: its search is not finished. Continue it: kclr search "
+                f"{path / 'spec.yaml'} --out {path} --resume"
             )
         elif (path / "units").is_dir():
             raise RunError(
-                f"{path} has no results.json yet: its experiment is not finished. Go on with it: "
-                f"kclr transfer {path / 'spec.yaml'} --out {path} --resume"
+                f"{path} has no results.json: its experiment is not finished. Continue it: kclr "
+                f"transfer {path / 'spec.yaml'} --out {path} --resume"
             )
         elif path.is_dir():
             runs += [(load_run(path), path.resolve().name)] if new(path) else []
         else:
-            state = "is neither a directory nor a JSON file" if path.exists() else "is not there"
+            state = "is neither a directory nor a JSON file" if path.exists() else "does not exist"
             raise RunError(
-                f"{path} {state}. Name directories of `kclr train`, `kclr transfer` or `kclr "
+                f"{path} {state}. Use directories of `kclr train`, `kclr transfer` or `kclr "
                 "search`, or files of `kclr probe --json`."
             )
     runs[:0] = [
@@ -151,7 +157,7 @@ def _read(paths):
         if inside.name[0] != "." and Run(inside).layers and new(inside)
     ]
     if not transfers + searches + runs + probes:
-        raise SpecError("Nothing to report on. Name a run: kclr report RUN")
+        raise SpecError("Nothing to report on. Add a run: kclr report RUN")
     return transfers, searches, runs, probes
 
 

@@ -1,4 +1,4 @@
-"""What the report shows of a run and of a probe, and in what words.
+"""The report's sections about a run and a probe.
 
 Each `..._section` writes the plots and the tables of its subject into the report's directory, and
 returns what the page's template shows of it, with its plain numbers under the key `numbers`.
@@ -184,7 +184,7 @@ def probe_section(
     data = ", ".join(dict.fromkeys(s["data"] for s in summaries))
     repeats = max((s["repeats"] for s in summaries), default=0)
     columns = [
-        f"{labels:g} a class ({count:,})"
+        f"{labels:g} per class ({count:,})"
         if labels > 1
         else f"{100 * labels:g} % of labels ({count:,})"
         for labels, count in amounts
@@ -252,6 +252,6 @@ def classifier_title(name: str) -> str:
 
 
 def filters_name(features: str) -> str:
-    """The name of a kind of filters for people, as "spherical k-means, all layers"."""
+    """The displayed name of a kind of filters, such as "spherical k-means, all layers"."""
     name, comma, rest = features.partition(",")
     return BASELINES.get(name, name) + comma + rest

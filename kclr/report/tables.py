@@ -28,11 +28,12 @@ def print_spec(spec: Spec) -> None:
 
 
 def print_images(spec: Spec, out=None) -> None:
-    """What is used and left out of the files of a spec's sources; warnings on standard error.
+    """Which files of a spec's sources are used and which are left out; warnings go to standard
+    error.
 
     Args:
         spec: checked.
-        out: where to print what is no warning; standard output when left out.
+        out: where to print everything but warnings; standard output by default.
     """
     for source in dict.fromkeys([layer.data or spec.data for layer in spec.stack]):
         census = source.census()
@@ -44,12 +45,12 @@ def print_images(spec: Spec, out=None) -> None:
 
 
 def geometry_table(spec: Spec) -> str:
-    """Each layer's sizes: what it is trained on, and what it makes of a whole image.
+    """Each layer's sizes: of its training patches, and of its output for a whole image.
 
-    Plain text of the same width everywhere, so that it can be piped. Where the size of the images
-    is not known before they are read, the second table is for images of `EXAMPLE`.
+    Plain text with fixed widths, so that it can be piped. If the size of the images is not known
+    before they are read, the second table is for images of size `EXAMPLE`.
     """
-    trained = [("layer", "crop", "patch", "patches a crop", "map of a patch")]
+    trained = [("layer", "crop", "patch", "patches per crop", "map of a patch")]
     whole = [("layer", "input", "output", "receptive field", "jump")]
     unknown = []
     for index, layer in enumerate(spec.stack):
@@ -68,12 +69,12 @@ def geometry_table(spec: Spec) -> str:
         field, jump = f"{_square(sizes.receptive_field)} px", f"{sizes.jump} px"
         whole.append((name, _joined(shapes[-2]), _joined(shapes[-1]), field, jump))
     rows = ["What each layer is trained on, in pixels of the image:", *_aligned(trained), ""]
-    rows += ["What it makes of the smallest of its images:", *_aligned(whole)]
+    rows += ["Output for the smallest of its images:", *_aligned(whole)]
     if unknown:
         which = "" if len(unknown) == len(spec.stack) else f" of {', '.join(unknown)}"
         rows += [
-            f"How large the images{which} are is not known before they are read; the second table",
-            f"takes {_joined(EXAMPLE)} for an example.",
+            f"The size of the images{which} is not known before they are read; the second table",
+            f"uses {_joined(EXAMPLE)} as an example.",
         ]
     return "\n".join(rows)
 
@@ -113,7 +114,7 @@ def print_run(run: "Run") -> None:
         "loss": ("loss", ".4f"),
         "rank": ("effective_rank", ".1f"),
         "dead": ("dead_filters", "d"),
-        "twins": ("duplicate_filters", "d"),
+        "duplicates": ("duplicate_filters", "d"),
     }
     layers = run.layers
     if any("reseeded" in layer.facts for layer in layers):
@@ -131,22 +132,20 @@ def print_run(run: "Run") -> None:
     print(*map(printable, _aligned(rows)), sep="\n")
     summary = run.summary
     if summary is None:
-        print("  not finished; go on with: kclr train SPEC --resume")
+        print("  not finished; continue with: kclr train SPEC --resume")
         return
     probed = ""
     if "probe" in columns:
-        probed = "  probe is the accuracy on held-out training images, probing its seconds\n"
+        probed = "  probe: accuracy on held-out training images; probing: its seconds\n"
     print(
-        f"  rank is the effective rank of the embeddings; dead and twins count filters\n"
-        f"{probed}"
-        f"  seed {summary['seed']}, finished {printable(summary['finished'])}\n"
-        f"  {printable(hardware(summary))}\n"
-        f"  {printable(versions(summary))}"
+        "  rank: effective rank of the embeddings; dead, duplicates: numbers of "
+        f"filters\n{probed}  seed {summary['seed']}, finished {printable(summary['finished'])}\n  "
+        f"{printable(hardware(summary))}\n  {printable(versions(summary))}"
     )
 
 
 def print_uses(path) -> None:
-    """What a finished run has, and the three lines of Python that use it."""
+    """The files of a finished run, and three lines of Python that use it."""
     from kclr.runs.run import load_run
 
     run = load_run(path)
@@ -202,7 +201,7 @@ def print_probe(summaries: Sequence[Any]) -> None:
 
 def _amount(labels, count):
     if labels > 1:
-        return f"{labels:g} labels\na class"
+        return f"{labels:g} labels\nper class"
     share = "all" if labels == 1 else f"{100 * labels:g} % of"
     return f"{share} labels\n({count:,})"
 

@@ -168,7 +168,7 @@ def _points(gain):
 def first_layers(
     path: Path, results: Mapping[str, Any], folder: Path, anchor: str
 ) -> list[dict[str, str]]:
-    """Pictures of the filters that an experiment has of its own, or was given.
+    """Pictures of the filters that an experiment trained or was given.
 
     Args:
         path: its directory. results: what its `results.json` says.
@@ -208,7 +208,7 @@ def _runs(path, results) -> list[tuple[str, Run]]:
     ]
     found = []
     for what, folders in places:
-        # What is not there may be a spec, whose run is in the experiment's directory.
+        # What does not exist may be a spec, whose run is in the experiment's directory.
         there = [run for run in map(Run, folders) if run.layers]
         found += [(what, load_run(run.path)) for run in there[:1]]
     return found
@@ -228,5 +228,5 @@ def _words(run, layer):
     data, accuracy = layer.facts.get("data"), layer.facts.get("test_accuracy")
     if data is None:
         return f"{words}: {layer.name} of {run.path.name}"
-    right = f"{100 * accuracy:.1f} % of its test images right"
+    right = f"{100 * accuracy:.1f} % of its test images correct"
     return f"{words}: the classifier trained on {data}, {right}"

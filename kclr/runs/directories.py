@@ -1,8 +1,8 @@
 """Directories that kclr writes: what each kind holds, what marks it, who may write or empty it.
 
-A file `.kclr` says that a directory is kclr's and of which kind. What is in it and is not in the
-kind's list is somebody else's: it is never removed, and stops what would remove it. A link is never
-kclr's, and never followed.
+A file `.kclr` marks a directory as kclr's and names its kind. Files in it that are not in the
+kind's list are not kclr's: they are never removed, and a command that would remove them stops.
+Links are never kclr's, and never followed.
 """
 
 import contextlib
@@ -182,8 +182,9 @@ def kind_of(path) -> Kind | None:
         return next((kind for kind in KINDS if _holds(path, kind.known_by)), None)
     if facts["format"] > FORMAT:
         raise RunError(
-            f"{path} was written by a newer kclr: its format is {facts['format']}, and this one "
-            f"knows {FORMAT}. Use that kclr, or choose another place with out=... (--out)."
+            f"{path} was written by a newer kclr: its format is {facts['format']}, but this "
+            f"version knows {FORMAT}. Use the newer kclr, or choose another place with out=... "
+            "(--out)."
         )
     return next(kind for kind in KINDS if kind.name == facts["kclr"])
 
@@ -243,7 +244,7 @@ def _places(folder, kind, before):
 
 
 def write_trace(file, error: BaseException) -> bool:
-    """Write where an error comes from, line by line, for who wants to mend it.
+    """Write the traceback of an error.
 
     Returns:
         Whether the file could be written.
@@ -275,8 +276,8 @@ def check_ours(path, kind: Kind) -> None:
     if others:
         more = f" (and {len(others) - 1:,} more)" if others[1:] else ""
         raise RunError(
-            f"{path} holds {others[0]}{more}, which kclr did not write. Nothing was removed. Move "
-            "it elsewhere, or choose another place with out=... (--out)."
+            f"{path} contains {others[0]}{more}, which kclr did not write. Nothing was removed. "
+            "Move it elsewhere, or choose another place with out=... (--out)."
         )
 
 
@@ -316,7 +317,7 @@ def writing(
     Args:
         place: of the directory.
         kind: what it shall be.
-        resume: go on with what is there. overwrite: remove it first; `spec.yaml` stays until it is
+        resume: continue what is there. overwrite: remove it first; `spec.yaml` stays until it is
             replaced.
         apart: directories that it must not lie in, since all in them is taken for pictures.
 
@@ -324,9 +325,9 @@ def writing(
         Its path.
 
     Raises:
-        RunError: it holds one of this kind, and neither `resume` nor `overwrite` says what to do
-            with it; or something else, which is never removed; it cannot be written to; or another
-            process writes to it.
+        RunError: it contains one of this kind, and neither `resume` nor `overwrite` is given; or
+            something else, which is never removed; it cannot be written to; or another process is
+            writing to it.
     """
     path = as_path(place)
     _check_place(path, apart)
@@ -382,13 +383,13 @@ def _check_shared(path, names) -> Kind | None:
             taken = next((name for name in names if os.path.lexists(path / name)), None)
             if taken:
                 raise RunError(
-                    f"{path} holds {taken}, which kclr did not write; it was not touched. Move it "
-                    "elsewhere, or choose another place with out=... (--out)."
+                    f"{path} contains {taken}, which kclr did not write; it was not changed. Move "
+                    "it elsewhere, or choose another place with out=... (--out)."
                 )
         elif found not in (EXPORT, RUN):
             raise RunError(
-                f"{path} holds a {found.name}, and `kclr export` does not write into one. Choose "
-                "another place with out=... (--out)."
+                f"{path} contains a {found.name}, and `kclr export` does not write into one. "
+                "Choose another place with out=... (--out)."
             )
     except OSError as error:
         raise _unwritable(path, error) from None
@@ -402,7 +403,7 @@ def _check_place(path, apart=()):
     try:
         if path.is_symlink() and not path.exists():
             raise RunError(
-                f"{path} is a link to {os.readlink(path)}, which is not there. Make that "
+                f"{path} is a link to {os.readlink(path)}, which does not exist. Create that "
                 "directory, or choose another place with out=... (--out)."
             )
         for directory in (path, *path.parents):
@@ -417,10 +418,11 @@ def _check_place(path, apart=()):
                 continue
             within = resolved.relative_to(pictures.resolve()).parts
             if not any(part.startswith(".") for part in within):  # which nobody takes for pictures
-                where = "lies in" if within else "is"
+                where = "is in" if within else "is"
                 raise RunError(
-                    f"{path} {where} the folder of pictures to learn from, {pictures}: what kclr "
-                    "draws would be learned from too. Choose another place with out=... (--out)."
+                    f"{path} {where} the folder of training pictures, {pictures}: pictures that "
+                    "kclr writes would be used for training. Choose another place with out=... "
+                    "(--out)."
                 )
     except RunError:
         raise
@@ -442,22 +444,22 @@ def _check_held(path, kind, resume, overwrite) -> bool:
     found = kind_of(path)
     if found is None:
         raise RunError(
-            f"{path} {_in_words(path)}and kclr did not make it; nothing in it was touched. Choose "
-            "a directory that is new or empty with out=... (--out)."
+            f"{path} {_in_words(path)}and kclr did not create it; nothing in it was changed. "
+            "Choose a new or empty directory with out=... (--out)."
         )
     state = "a finished" if (path / found.finished).exists() else "an unfinished"
     state = f"{state} {found.name}" if found.finished else "an export"
     if found is not kind:
         raise RunError(
-            f"{path} holds {state}, and `{kind.command}` does not write into one. Choose another "
-            "place with out=... (--out)."
+            f"{path} contains {state}, and `{kind.command}` does not write into one. Choose "
+            "another place with out=... (--out)."
         )
     if overwrite:
         check_ours(path, kind)
     elif not resume:
         raise RunError(
-            f"{path} holds {state}. Go on with it with resume=True (--resume; what is finished is "
-            "kept), start anew with overwrite=True (--overwrite; it is lost), or choose another "
+            f"{path} contains {state}. Continue it with resume=True (--resume; finished parts are "
+            "kept), replace it with overwrite=True (--overwrite; it is lost), or choose another "
             "place with out=... (--out)."
         )
     return True
@@ -468,9 +470,9 @@ def _in_words(path):
     if is_remote(path):
         return "is not empty, "
     places = {
-        Path.cwd(): "is the directory that you are in, ",
+        Path.cwd(): "is the current directory,  ",
         Path(os.path.expanduser("~")).resolve(): "is your home directory, ",
-        Path(path.resolve().anchor): "is the root of all files, ",
+        Path(path.resolve().anchor): "is the root directory,  ",
     }
     return places.get(path.resolve(), "is not empty, ")
 
@@ -485,8 +487,8 @@ def _locked(path, kind):
                 stack.enter_context(locked(path / LOCK, wait=False))
         except BlockingIOError:
             raise RunError(
-                f"{path}: another process writes to this {kind.name}. Wait until it has ended, or "
-                "choose another place with out=... (--out)."
+                f"{path}: another process is writing to this {kind.name}. Wait until it has "
+                "ended, or choose another place with out=... (--out)."
             ) from None
         except OSError as error:
             raise _unwritable(path, error) from None
@@ -528,7 +530,7 @@ def locked(file, wait=True) -> Iterator[None]:
 
 def _unwritable(path, error):
     words = getattr(error, "strerror", None) or error
-    cure = "Make room on the disk" if is_full(error) else "Mend that"
+    cure = "Free disk space" if is_full(error) else "Fix that"
     return RunError(
         f"{path} cannot be written to: {words}. {cure}, or choose another place with out=... "
         "(--out)."

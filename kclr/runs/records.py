@@ -142,7 +142,7 @@ class JudgedRun(Record):
             if self.failed is None:
                 raise ValueError("it failed without a reason")
         elif None in (self.top_layer, self.all_layers) or needed - self.model_fields_set:
-            raise ValueError("it neither failed nor has its numbers")
+            raise ValueError("it neither failed nor has results")
         return self
 
 
@@ -167,7 +167,7 @@ class Results(Record):
     def _each_once(self):
         units = [(unit.arm, unit.labels, unit.seed) for unit in self.units]
         if len({*units}) < len(units):
-            raise ValueError("a unit is in it twice")
+            raise ValueError("a unit occurs twice")
         if "end_to_end" in self.model_fields_set and self.end_to_end is None:
             raise ValueError("end_to_end is null")
         return self
@@ -211,7 +211,7 @@ class TrialResult(Record):
             raise ValueError("it failed without a reason")
         numbers = (self.score, self.seconds, self.complete)
         if "score" in self.model_fields_set and None in numbers:
-            raise ValueError("it has a score without its seconds, and whether it is complete")
+            raise ValueError("it has a score but not its seconds, or whether it is complete")
         if "steps" in self.model_fields_set and self.steps is None:
             raise ValueError("its steps are null")
         return self
@@ -357,7 +357,7 @@ def read_record(path, model: type[Record], inside, command, cure) -> dict[str, A
         parts = [str(part) for part in first["loc"] if not re.search(r"-|\[", str(part))]
         place = ".".join(parts)[:200]
         words = f"{place}: {first['msg']}" if place else first["msg"]
-        raise RunError(f"{path}: not as `{command}` writes it ({words}). {cure}") from None
+        raise RunError(f"{path}: not a valid file of `{command}` ({words}). {cure}") from None
     return value
 
 
@@ -367,7 +367,7 @@ def read_results(path) -> dict[str, Any]:
     Raises:
         RunError: it cannot be read.
     """
-    cure = "Run the experiment again with resume=True (--resume); what is finished is kept."
+    cure = "Run the experiment again with resume=True (--resume); finished units are kept."
     return read_record(path, Results, as_path(path).parent, "kclr transfer", cure)
 
 
@@ -377,7 +377,7 @@ def read_search(path) -> dict[str, Any]:
     Raises:
         RunError: it cannot be read.
     """
-    cure = "Go on with the search with resume=True (--resume); what is finished is kept."
+    cure = "Continue the search with resume=True (--resume); finished trials are kept."
     return read_record(path, Search, as_path(path).parent, "kclr search", cure)
 
 
@@ -387,5 +387,5 @@ def read_probe(path) -> dict[str, Any]:
     Raises:
         RunError: it cannot be read.
     """
-    cure = f"Probe again: kclr probe RUN --json > {path}"
+    cure = f"Run the probe again: kclr probe RUN --json > {path}"
     return read_record(path, Probed, None, "kclr probe --json", cure)

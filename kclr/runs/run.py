@@ -1,7 +1,7 @@
 """The run directory: written atomically, checked when read, never overwritten by accident.
 
-Whoever reads a run, goes through `Run`, which knows what is a layer of it and what is not, and
-opens nothing but regular files inside it (`kclr.runs.safe_reading`).
+Runs are read through `Run`, which knows what is a layer and what is not, and opens only regular
+files inside the run (`kclr.runs.safe_reading`).
 """
 
 import contextlib
@@ -70,7 +70,7 @@ class TrainedLayer:
         if self.below not in (None, kernel.shape[2]) and "test_accuracy" not in self.facts:
             path = self.directory / "kernel.npy"
             raise RunError(
-                f"{path}: {kernel.shape[2]} channels in, and the layer below has {self.below} "
+                f"{path}: {kernel.shape[2]} channels in, but the layer below has {self.below} "
                 f"filters. {_mend(path)}"
             )
         return kernel
@@ -92,7 +92,7 @@ class TrainedLayer:
         known, where = self._digest(name)
         if known not in (None, digest):
             raise RunError(
-                f"{path}: damaged or exchanged, for {where} has another sha256. {_mend(path)}"
+                f"{path}: damaged or replaced: {where} has another sha256. {_mend(path)}"
             )
         if array.ndim != axes or (self.block and array.dtype != np.float32):
             raise RunError(f"{path}: not a float32 array of {axes} axes. {_mend(path)}")
@@ -100,12 +100,12 @@ class TrainedLayer:
         if array.shape[-1] != filters:
             self._refuse(name, f"{array.shape[-1]} filters", filters)
         if not np.isfinite(array).all():
-            raise RunError(f"{path}: some of its numbers are not finite. {_mend(path)}")
+            raise RunError(f"{path}: some of its values are not finite. {_mend(path)}")
         return array
 
     def _refuse(self, name, what, told):
         path = self.directory / name
-        raise RunError(f"{path}: {what}, and layer.json says {told}. {_mend(path)}")
+        raise RunError(f"{path}: {what}, but layer.json says {told}. {_mend(path)}")
 
     def _digest(self, name):
         """The sha256 that a file had when it was written, and what says so; runs of older versions
@@ -155,7 +155,7 @@ def _by(size):
 def _mend(path):
     """What to do about a damaged file of a run."""
     lost = path if path.name == "summary.json" else path.parent
-    return f"Copy the file back, or remove {lost} and go on with `kclr train ... --resume`."
+    return f"Restore the file, or remove {lost} and continue with `kclr train ... --resume`."
 
 
 class Run:
@@ -215,8 +215,8 @@ class Run:
         facts = read_record(file, LayerFacts, self.path, "kclr train", _mend(file))
         if facts["name"] != name:
             raise RunError(
-                f"{file}: it is of a layer {facts['name']}. Move {directory} out of the run; where "
-                "a layer is missing then, go on with `kclr train ... --resume`."
+                f"{file}: it belongs to a layer {facts['name']}. Move {directory} out of the run; "
+                "if a layer is then missing, continue with `kclr train ... --resume`."
             )
         return TrainedLayer(directory, facts, self, below)
 
@@ -254,9 +254,9 @@ class Run:
         try:
             value = read_yaml(self.text("resolved.yaml"), str(self.path / "resolved.yaml")).value
         except SpecError as error:
-            raise RunError(f"{error} Copy the file back, or train again.") from None
+            raise RunError(f"{error} Restore the file, or train again.") from None
         if not isinstance(value, dict):
-            raise RunError(f"{self.path / 'resolved.yaml'}: not a spec. Copy it back.")
+            raise RunError(f"{self.path / 'resolved.yaml'}: not a spec. Restore it.")
         return value
 
     def spec(self) -> Spec:
@@ -273,7 +273,7 @@ class Run:
         Raises:
             RunError: it cannot be read.
         """
-        return read_text(self.path / name, self.path, "Copy it back, or train again.", most)
+        return read_text(self.path / name, self.path, "Restore it, or train again.", most)
 
     def check_arrays(self) -> None:
         """Read the kernel and the bias of every layer.
@@ -320,8 +320,8 @@ class Run:
         for number, row in enumerate(self._lines(name), 1):
             if row is None:
                 raise RunError(
-                    f"{self.path / name}: line {number} is damaged. Remove that line, and go on "
-                    "with `kclr train ... --resume`."
+                    f"{self.path / name}: line {number} is damaged. Remove that line, and "
+                    "continue with `kclr train ... --resume`."
                 )
             if row["layer"] == layer:
                 rows.append({key: value for key, value in row.items() if key != "layer"})
@@ -355,27 +355,27 @@ def load_run(path) -> Run:
         A `Run`; its `layers` have `name`, `kernel`, `bias` and `block`.
 
     Raises:
-        RunError: there is no run, or no layer of it is finished.
+        RunError: the run does not exist, or has no finished layer.
     """
     run = Run(path)
     if not (run.path / "spec.yaml").is_file():
         others = sorted(p.parent.name for p in run.path.parent.glob("*/spec.yaml"))
-        hint = f" Runs beside it: {', '.join(others[:5])}." if others else ""
+        hint = f"  Runs next to it: {', '.join(others[:5])}." if others else ""
         raise RunError(
-            f"{run.path} is not a run: it has no spec.yaml.{hint} "
-            "`kclr train SPEC --out RUN` makes one."
+            f"{run.path} is not a run: it has no spec.yaml.{hint} `kclr train SPEC --out RUN` "
+            "creates a run."
         )
     layers = run.layers
     if not layers:
         raise RunError(
-            f"{run.path} has no finished layer yet. Go on with `kclr train ... --resume`."
+            f"{run.path} has no finished layer. Continue with `kclr train ... --resume`."
         )
     names = [layer.directory.name for layer in layers]
     for number, name in enumerate(names, 1):
         if int(name[:2]) != number:
             raise RunError(
-                f"{run.path} should have one layer for each number from 01 on, and has "
-                f"{', '.join(names)}. Move away what does not belong to it, or go on with "
-                "`kclr train ... --resume`."
+                f"{run.path} should have one layer for each number from 01 on, but has "
+                f"{', '.join(names)}. Remove what does not belong to it, or continue with `kclr "
+                "train ... --resume`."
             )
     return run

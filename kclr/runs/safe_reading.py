@@ -1,4 +1,4 @@
-"""Files that somebody else may have written, read so that none of them does harm.
+"""Safe reading of files that may come from somebody else.
 
 A run can come from anywhere. What is called `kernel.npy` in it may be a pipe that never ends, a
 link to a device, a hundred bytes that claim to be a terabyte, or not an array at all; a JSON file
@@ -44,7 +44,7 @@ def opened(path, inside=None, most=MOST_TEXT, cure="") -> Iterator[BinaryIO]:
         cure: last sentence of the message.
 
     Raises:
-        RunError: it is not there, not a regular file, elsewhere, too large, or cannot be read.
+        RunError: it does not exist, not a regular file, elsewhere, too large, or cannot be read.
     """
     path = as_path(path)
     try:
@@ -54,7 +54,7 @@ def opened(path, inside=None, most=MOST_TEXT, cure="") -> Iterator[BinaryIO]:
             return
         place = path.resolve(strict=True)
         if inside is not None and not place.is_relative_to(as_path(inside).resolve()):
-            raise _UnfitError(f"it is a link to {place}, outside of {inside}")
+            raise _UnfitError(f"it is a link to {place}, outside {inside}")
         # Before it is opened, for opening a device can do something; and after, for it may have
         # been exchanged. Without O_NONBLOCK a pipe would be waited for.
         _check_kind(os.stat(place), most)
@@ -77,7 +77,9 @@ def _check_kind(status, most):
     if not stat.S_ISREG(status.st_mode):
         raise _UnfitError("it is not a regular file")
     if most is not None and status.st_size > most:
-        raise _UnfitError(f"it has {status.st_size:,} bytes, and {most:,} is the most for its kind")
+        raise _UnfitError(
+            f"it has {status.st_size:,} bytes, more than the limit of {most:,} for its kind"
+        )
 
 
 def read_bytes(path, inside=None, most=MOST_TEXT, cure="") -> bytes:
@@ -159,7 +161,7 @@ def read_numbers(path, inside=None, cure="") -> list[dict[str, float]]:
         lines = csv.reader(io.StringIO(text), strict=True)
         names = next(lines, [])
         if not names or len(names) > MOST_COLUMNS or len(set(names)) < len(names):
-            raise _UnfitError("its first line does not name its columns, each once")
+            raise _UnfitError("its first line does not name its columns without duplicates")
         for name in names:
             if not name.isidentifier() or not name.isascii():
                 raise _UnfitError(f"{name[:40]!r} is not the name of a column")
@@ -195,13 +197,13 @@ def read_array(path, inside=None, cure="") -> tuple["np.ndarray", str]:
         }[version]
         shape, _, dtype = read_header(file)
         if dtype.kind not in "fiu" or not all(type(size) is int and size > 0 for size in shape):
-            raise _UnfitError(f"it holds {dtype} {shape}, which is not an array of numbers")
+            raise _UnfitError(f"it contains {dtype} {shape}, which is not an array of numbers")
         claimed, there = math.prod(shape) * dtype.itemsize, len(content) - file.tell()
         if claimed != there:
-            raise _UnfitError(f"its numbers should take {claimed:,} bytes, and there are {there:,}")
+            raise _UnfitError(f"its values should take {claimed:,} bytes, but there are {there:,}")
         file.seek(0)
         array = np.load(file, allow_pickle=False)
     except Exception as error:  # a header is read as Python, which fails in every way there is
-        words = error if isinstance(error, _UnfitError) else f"not an array's file ({error})"
+        words = error if isinstance(error, _UnfitError) else f"not an array file ({error})"
         raise RunError(f"{path}: cannot be read: {words}. {cure}".rstrip()) from None
     return array, hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""Searches over the keys of a spec with keras-tuner: `kclr search SPEC`, or a script of your own.
+"""Searches over the keys of a spec with keras-tuner: `kclr search SPEC`, or your own script.
 
     hypermodel = kclr.search.StackHyperModel("my.yaml")
     tuner = keras_tuner.RandomSearch(hypermodel, objective=hypermodel.objective)

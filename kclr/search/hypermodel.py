@@ -1,4 +1,4 @@
-"""A spec's search as a HyperModel, for a keras-tuner script of your own."""
+"""A spec's search as a HyperModel, for your own keras-tuner script."""
 
 import os
 import tempfile
@@ -29,22 +29,22 @@ class StackHyperModel(keras_tuner.HyperModel):
     """The stack of a spec, over the hyperparameters of its section `search`.
 
     Every trial trains the whole stack (`search.layers: together`); the lowest layers that no
-    hyperparameter touches are trained once. `get_best_models` returns the plain stack with learned
-    kernels. Which tuner, how many trials and where they are kept is the script's to say.
+    hyperparameter affects are trained once. `get_best_models` returns the plain stack with learned
+    kernels. The script chooses the tuner, the number of trials and their directory.
 
     Args:
         spec: path of a YAML file, the plain value of a spec, or a `Spec`.
         overrides: `key.path=value`, each.
-        directory: for what the trials share, and for trainings that are not finished: `paused` and
-            killed ones go on from their checkpoints there. A temporary one when left out.
-        max_epochs: keras-tuner's Hyperband's of the same name, by which an epoch is a share of the
-            topmost layer's steps; without it every trial takes all steps.
+        directory: for what the trials share, and for unfinished trainings: `paused` and killed ones
+            continue from their checkpoints there. A temporary directory by default.
+        max_epochs: the argument of keras-tuner's Hyperband of the same name; an epoch is then a
+            share of the topmost layer's steps. Without it every trial takes all steps.
 
     Attributes:
-        spec: the checked `Spec`. objective: keras-tuner's, of the spec's.
+        spec: the checked `Spec`. objective: the spec's objective for keras-tuner.
 
     Raises:
-        SpecError: the spec has to be mended, or has no section `search`.
+        SpecError: the spec has errors, or no section `search`.
     """
 
     def __init__(self, spec, overrides=(), directory=None, max_epochs=None):
@@ -82,14 +82,14 @@ class StackHyperModel(keras_tuner.HyperModel):
         return keras.Sequential([keras.Input((None, None, channels)), *blocks])
 
     def fit(self, hp, model, *args, callbacks=(), epochs=None, initial_epoch=0, **kwargs):
-        """Train the stack, and put what it learned into `model`.
+        """Train the stack, and copy its weights into `model`.
 
         Returns:
             The objective's value, `score`, and `seconds` of training, by name.
 
         Raises:
             FailedTrialError: the values are impossible together, or the training failed by them.
-            SpecError, RunError: what no values could mend.
+            SpecError, RunError: an error that does not depend on the values.
         """
         values = self._values(hp)
         out = self._place / "trials" / key_of(values)
@@ -126,8 +126,8 @@ def check_search(spec: Spec, name: str) -> Search:
     """
     if spec.search is None:
         words = (
-            "there is no section `search`. Add one, as in search: {space: {stack.0.block.filters: "
-            "{choice: [32, 64]}}, objective: effective_rank}."
+            "the section `search` is missing. Add it, as in search: {space: "
+            "{stack.0.block.filters: {choice: [32, 64]}}, objective: effective_rank}."
         )
         raise SpecError(f"{name}: {words}")
     return spec.search

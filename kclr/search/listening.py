@@ -1,4 +1,4 @@
-"""Who is told how a search goes: a bar on a terminal, lines elsewhere, JSON for machines."""
+"""Progress of a search: a bar on a terminal, lines elsewhere, or JSON."""
 
 import os
 import sys
@@ -12,10 +12,10 @@ from kclr.events import Listener, print_event, redraws
 
 
 class SearchListener:
-    """Is told how a search goes; this one does nothing. Override what is of interest."""
+    """Receives a search's progress events and does nothing; override the methods you need."""
 
     training: Listener = Listener()
-    """Is told how the training of a layer goes."""
+    """The listener for the training of a layer."""
 
     def stage(self, name, trials, done):
         """The search of layer `name` begins: at most `trials` trials, of which `done` ended."""
@@ -24,7 +24,7 @@ class SearchListener:
         """A trial begins."""
 
     def warned(self, trial_id, message):
-        """Something about a trial's trainings that the user should know; the trial goes on."""
+        """A warning about a trial's training; the trial continues."""
 
     def ended(self, trial_id, result):
         """A trial has ended; `result` has the key `score`, or `failed` with the reason."""
@@ -34,7 +34,7 @@ class SearchListener:
 
 
 def listener_for(json_lines=False) -> SearchListener:
-    """The way to show a search that fits where the output goes."""
+    """The listener that suits the output."""
     if json_lines:
         return JsonLines()
     return Bar() if redraws() else Lines()
@@ -66,7 +66,7 @@ class Lines(SearchListener):
         self._out, self._errors = sys.stdout, sys.stderr
 
     def stage(self, name, trials, done):
-        ended = f", {done} ended before" if done else ""
+        ended = f", {done} already ended" if done else ""
         print(f"{name}: up to {trials} trials{ended}", file=self._out, flush=True)
 
     def warned(self, trial_id, message):
@@ -122,7 +122,7 @@ class _Steps(Listener):
         self._tell = tell
 
     def hashing(self, done, total):
-        self._tell(f"hashing pictures, to know them again: {done:,} of {total:,}")
+        self._tell(f"hashing pictures: {done:,} of {total:,}")
 
     def decoding(self, done, total):
         self._tell(f"{self._name}: decoded picture {done:,} of {total:,}")
@@ -139,10 +139,10 @@ class _Steps(Listener):
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """What came of a trial, in a line."""
+    """The result of a trial, in a line."""
     if "failed" in result:
         return f"failed: {' '.join(result['failed'].split())}"
     if not result:
-        return "left unfinished"
+        return "unfinished"
     rest = "" if result["complete"] else f", paused at step {result['steps']:,}"
     return f"{result['score']:.4g} in {result['seconds']:,.1f} s{rest}"

@@ -13,11 +13,11 @@ _BLUE, _VERMILION = SERIES[1][0], SERIES[2][0]
 
 
 def front(rows: Sequence[Mapping[str, Any]], direction="max") -> list[Mapping[str, Any]]:
-    """The Pareto front: the trials than which none is as good in fewer seconds.
+    """The Pareto front: the trials for which no other is as good in less time.
 
     Args:
-        rows: trials with score and seconds; others are passed over.
-        direction: "max" where a larger score is better, or "min".
+        rows: trials with score and seconds; others are skipped.
+        direction: "max" if a larger score is better, or "min".
 
     Returns:
         Those on the front, by seconds, their scores better and better.
@@ -48,7 +48,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def trials_png(path, search: Mapping[str, Any]) -> None:
-    """Draw score against seconds for each searched layer, and its front; the file in one go.
+    """Draw score against seconds for each searched layer, and its Pareto front, atomically.
 
     Args:
         path: file to write.
@@ -120,11 +120,11 @@ def _against_seconds(axes, rows, objective):
 
 
 def coordinates_svg(name, rows, objective: Mapping[str, str], layer) -> str:
-    """Draw every trial as a line across the hyperparameters and the score, an `<svg>` element.
+    """Draw every trial as a line across the hyperparameters and the score: an `<svg>` element.
 
-    Numbers run from their least to their largest, logarithmically where they span more than a
-    factor of 20; other values are evenly spaced. The best `SHOWN_BEST` stand out; a line has a gap
-    where a hyperparameter does not count.
+    Axes of numbers span their range, on a log scale if it is more than a factor of 20; other values
+    are evenly spaced. The best `SHOWN_BEST` are highlighted; a line has a gap if a hyperparameter
+    is not used.
 
     Args:
         name: str, makes the ids in the drawing unique in a page.
@@ -139,7 +139,7 @@ def coordinates_svg(name, rows, objective: Mapping[str, str], layer) -> str:
     columns = [[row["values"].get(path) for row in done] for path in paths]
     columns.append([scale * row["score"] for row in done])
     scales = [_scale(column) for column in columns]
-    alt = f"{layer}: the values of every trial beside its {objective['metric']}. The best: " + (
+    alt = f"{layer}: the values of every trial and its {objective['metric']}. The best: " + (
         ", ".join(f"{path} {value}" for path, value in done[-1]["values"].items()) if done else "-"
     )
     with own_figure(figsize=(max(4.6, 1.25 * len(columns)), 3.6), layout="constrained") as figure:

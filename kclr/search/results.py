@@ -1,4 +1,4 @@
-"""What a search found: a table, a plot, and the best trial's spec."""
+"""The results of a search: a table, a plot, and the best trial's spec."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from kclr.runs.records import TunersTrial, read_record
 from kclr.runs.run import Run
 from kclr.search.plots import best_first, front, short_names, table_rows, trials_png
 from kclr.search.space import Stage, with_values, yaml_of
-from kclr.search.tuner import MEND, result_of
+from kclr.search.tuner import RESTORE, result_of
 from kclr.spec.schema import Spec
 from kclr.spec.search import rounded
 from kclr.spec.wording import printable
@@ -30,7 +30,7 @@ def rows_of(stage: Stage, own: Path) -> list[dict[str, Any]]:
     """
     rows = []
     for path in sorted(own.glob("trial_*/trial.json")):
-        trial = read_record(path, TunersTrial, own, "kclr search", MEND)
+        trial = read_record(path, TunersTrial, own, "kclr search", RESTORE)
         values = trial["hyperparameters"]["values"]
         ended = trial["status"] in (TrialStatus.COMPLETED, TrialStatus.FAILED)
         rows.append(
@@ -132,7 +132,7 @@ def print_results(written: dict[str, Any], out: Path) -> None:
                 *(_shown(row["values"].get(path)) for path in paths),
             )
         console.print(table, highlight=False)
-        console.print("* no other trial was as good in fewer seconds", highlight=False)
+        console.print("* no other trial was as good in less time", highlight=False)
         failed: dict[str, list[str]] = {}
         for row in rows:
             if "failed" in row:

@@ -1,4 +1,4 @@
-"""A whole search: stage after stage, each on the best of those below. Read `run_search`."""
+"""A whole search: stage by stage, each on the best layers below. Read `run_search`."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ from kclr.search.listening import SearchListener, listener_for
 from kclr.search.results import best_of, rows_of, write_results
 from kclr.search.space import Stage, declare, key_of, stages, trial_spec, with_values
 from kclr.search.trials import Trials
-from kclr.search.tuner import MEND, RUN, StackTuner, make_oracle
+from kclr.search.tuner import RESTORE, RUN, StackTuner, make_oracle
 from kclr.search.workers import Watch, leading, watch_chief
 from kclr.spec.schema import Spec
 from kclr.training.keras_objects import check_keras_objects, globals_kept
@@ -47,18 +47,18 @@ def run_search(
     name: str = "spec",
     verbose: bool | str = "auto",
 ) -> dict[str, Any]:
-    """Search a spec's hyperparameters, and write the table, the plot and the best spec.
+    """Search a spec's hyperparameters and write the table, the plot and the best spec.
 
-    In a process that keras-tuner's environment variables make a chief or a worker, take its part;
-    a worker only runs trials.
+    If keras-tuner's environment variables make this process a chief or a worker, it takes that
+    role; a worker only runs trials.
 
     Args:
         spec: checked, with a section `search`.
         plain: its plain value.
         out: the search's directory.
         text: the spec as the user wrote it, kept as `spec.yaml`.
-        resume: go on with what `out` holds. overwrite: remove it first.
-        listener: is told how it goes, in place of what `verbose` shows.
+        resume: continue the search in `out`. overwrite: remove it first.
+        listener: receives progress events, instead of the output of `verbose`.
         name: of the spec, in messages.
         verbose: whether to print how it goes: True, False, or "auto", on a terminal and in a
             notebook.
@@ -67,8 +67,8 @@ def run_search(
         What `search.json` says (see `kclr.search.results`); empty for a worker.
 
     Raises:
-        SpecError: the spec does not fit Keras or what `out` holds.
-        RunError: the search cannot go on, or all trials failed.
+        SpecError: the spec does not match Keras or the contents of `out`.
+        RunError: the search cannot continue, or all trials failed.
     """
     if listener is None:
         listener = listener_for() if is_watched(verbose) else SearchListener()
@@ -103,10 +103,10 @@ def role() -> str:
 def begun(spec, plain, out, text, resume, overwrite, tell=None) -> Iterator[Run]:
     """The directory to search in while the block runs, with the search's spec and key.
 
-    `tell` is told how many of how many pictures are hashed, where that takes a while.
+    `tell` receives progress (hashed, total) if that takes a while.
 
     Raises:
-        SpecError: it holds the search of another spec, or one on other images.
+        SpecError: it contains a search of another spec, or on other images.
         RunError: see `kclr.runs.directories.writing`.
     """
     pictures = [source.path for source in sources(spec) if isinstance(source, Folder)]
@@ -184,11 +184,13 @@ def _concluded(oracle, stage, own):
     best = best_of(oracle)
     if best is None:
         failed = [row for row in rows_of(stage, own) if row["status"] == TrialStatus.FAILED]
-        reason = failed[-1].get("failed", "no reason is known") if failed else "there was no time"
+        reason = (
+            failed[-1].get("failed", ("the reason is not known")) if failed else "there was no time"
+        )
         raise RunError(
             f"{own}: no trial of layer {stage.name} succeeded; the last one failed: {reason}. "
-            "Mend the spec, or give it more trials or minutes, and start anew with "
-            "overwrite=True (--overwrite)."
+            "Correct the spec, or allow more trials or minutes, and restart with overwrite=True "
+            "(--overwrite)."
         )
     return best
 
@@ -196,4 +198,4 @@ def _concluded(oracle, stage, own):
 def _awaited(path, watch):
     while not path.exists():
         watch.wait()
-    return read_record(path, Best, path.parent, "kclr search", MEND)
+    return read_record(path, Best, path.parent, "kclr search", RESTORE)

@@ -94,7 +94,7 @@ def trial_spec(plain: dict[str, Any], top: int) -> Spec:
     """The spec of a trial: the layers up to `top`.
 
     Raises:
-        SpecError: its values do not go together.
+        SpecError: its values cannot be combined.
     """
     lower = plain | {"stack": plain["stack"][: top + 1]}
     for section, key in OF_EACH_LAYER:

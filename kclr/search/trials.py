@@ -1,4 +1,4 @@
-"""A trial: train a stack with a trial's values, and say what came of it."""
+"""A trial: train a stack with a trial's values, and return the result."""
 
 import gc
 import math
@@ -57,13 +57,13 @@ class Trials:
         share: Fraction | None = None,
         listener: Listener | None = None,
     ) -> dict[str, Any]:
-        """Train one trial into a run directory, or go on with it.
+        """Train one trial in a run directory, or continue it.
 
         Args:
             values: of the hyperparameters that count, by key path.
             out: the run directory.
-            share: of the topmost layer's steps, to train up to; all when left out.
-            listener: is told how the training goes.
+            share: of the topmost layer's steps, to train up to; all by default.
+            listener: receives the training's progress events.
 
         Returns:
             The metrics of the topmost layer, with `score`, that of the search's objective;
@@ -71,9 +71,9 @@ class Trials:
             topmost layer, and `complete`, whether these are all.
 
         Raises:
-            FailedTrialError: the values cannot be, or the training failed by them: a collapse, a
-                loss that is no number, too little memory.
-            SpecError, RunError: what no values could mend.
+            FailedTrialError: the values are not possible, or the training failed with them: a
+                collapse, a loss that is not finite, too little memory.
+            SpecError, RunError: an error that does not depend on the values.
         """
         keras.backend.clear_session()
         gc.collect()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # So many failures in a row, and the search is at fault.
 MOST_FAILURES = 10
 RUN = "run"  # of a trial, in its directory
-MEND = "Copy it back, or start the search anew with overwrite=True (--overwrite)."
+RESTORE = "Restore it, or restart the search with overwrite=True (--overwrite)."
 
 
 # What the spec says, which is the same while a search goes on.
@@ -47,7 +47,7 @@ class _Lasting(keras_tuner.Oracle):
     """What is common to the oracles below.
 
     Attributes:
-        minutes: after so long, counted over interruptions, no trial begins; None for no limit.
+        minutes: no trial starts after this many minutes in total; None for no limit.
         keep: how many of the best trials keep their runs.
         spent: seconds of the search before this session.
     """
@@ -140,7 +140,7 @@ class _Lasting(keras_tuner.Oracle):
         ]
 
     def _check_files(self):
-        place, cure = Path(self._project_dir), MEND
+        place, cure = Path(self._project_dir), RESTORE
         own = json.loads(json.dumps(self.get_state()))
         values = {}
         for path in place.glob("trial_*/trial.json"):
@@ -156,7 +156,7 @@ class _Lasting(keras_tuner.Oracle):
         named = OracleState.model_validate(state).trials()
         named |= {each["tuner/trial_id"] for each in values.values() if "tuner/trial_id" in each}
         if missing := sorted(map(str, named - values.keys())):
-            raise self._unlike(f"trial {missing[0]} is named in it, and is not there")
+            raise self._unlike(f"it names trial {missing[0]}, which is missing")
         for trial_id, each in values.items():
             for parameter in self.hyperparameters.space:
                 self._check_value(trial_id, each, parameter.name, parameter.value_to_prob)
@@ -169,11 +169,11 @@ class _Lasting(keras_tuner.Oracle):
                 place_of(values[name])
         except Exception:  # each kind of hyperparameter fails in its own way
             words = f"{name} of trial {trial_id} is {str(values[name])[:60]!r}"
-            raise self._unlike(f"{words}, which is not a value of it") from None
+            raise self._unlike(f"{words}, which is not one of its values") from None
 
     def _unlike(self, words):
         path = Path(self._project_dir) / "oracle.json"
-        return RunError(f"{path}: this search cannot go on: {words}. {MEND}")
+        return RunError(f"{path}: this search cannot continue: {words}. {RESTORE}")
 
 
 class Random(_Lasting, keras_tuner.oracles.RandomSearchOracle):
@@ -181,7 +181,7 @@ class Random(_Lasting, keras_tuner.oracles.RandomSearchOracle):
 
 
 class Bayesian(_Lasting, keras_tuner.oracles.BayesianOptimizationOracle):
-    """A Gaussian process over what was tried."""
+    """A Gaussian process over the trials so far."""
 
 
 class Grid(_Lasting, keras_tuner.oracles.GridSearchOracle):
@@ -198,7 +198,7 @@ class Grid(_Lasting, keras_tuner.oracles.GridSearchOracle):
 
 
 class Hyperband(_Lasting, keras_tuner.oracles.HyperbandOracle):
-    """Short trainings of many, of which the better ones go on."""
+    """Short trainings, of which the better ones continue."""
 
     def _needed(self):
         entered = {
@@ -257,13 +257,13 @@ RESULT = "result.json"  # of a trial, in its directory
 
 
 class StackTuner(keras_tuner.Tuner):
-    """Runs the trials of a stage; as chief or worker where keras-tuner's environment says so.
+    """Runs the trials of a stage, as chief or worker if keras-tuner's environment says so.
 
     Args:
         oracle: from `kclr.search.tuner.make_oracle`.
         trials: trains them.
-        place: Path of the stage; a search that is there goes on.
-        listener: is told how it goes.
+        place: Path of the stage; an existing search is continued.
+        listener: receives progress events.
         watch: of a worker, over its chief.
     """
 
@@ -383,7 +383,7 @@ class _Heard(Listener):
 def result_of(place: Path, trial_id) -> dict[str, Any]:
     """What came of a trial; empty where it has not ended."""
     path = place / f"trial_{trial_id}" / RESULT
-    return read_record(path, TrialResult, place, "kclr search", MEND) if path.exists() else {}
+    return read_record(path, TrialResult, place, "kclr search", RESTORE) if path.exists() else {}
 
 
 @contextlib.contextmanager

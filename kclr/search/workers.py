@@ -44,7 +44,8 @@ SUCCESSOR = 30.0  # seconds for a new chief where the one before has ended
 
 @contextlib.contextmanager
 def leading(place: Path) -> Iterator[None]:
-    """Tell a search's workers that its chief lives while the block runs, and then how it ended."""
+    """Tell a search's workers that its chief is alive while the block runs, and then how it
+    ended."""
     state: dict[str, Any] = {"session": uuid.uuid4().hex, "beat": 0}
     ended = threading.Event()
 
@@ -79,7 +80,7 @@ def _is_interrupt(error):
 
 
 class Watch:
-    """Looks at a search's chief from time to time, for a worker that waits for it.
+    """Checks a search's chief from time to time, for a worker that waits for it.
 
     Args:
         place: Path of the search. now: seconds on any clock.
@@ -95,7 +96,7 @@ class Watch:
         self._since, self._last = now, self._read()
 
     def look(self, now: float) -> str | None:
-        """Why there is nothing to wait for; None while there is."""
+        """Why it is useless to wait; None while it is not."""
         state = self._read()
         if state != self._last:
             self._since, self._last, self.alive = now, state, True
@@ -106,7 +107,7 @@ class Watch:
             return f"has ended: {' '.join(str(state['ended'] or 'it is finished').split())}"
         patience = PATIENCE if self.alive else FIRST
         if now - self._since > patience:
-            return f"has given no sign of life for {patience:,.0f} seconds"
+            return f"has not responded for {patience:,.0f} seconds"
         return None
 
     def _read(self):
@@ -120,7 +121,7 @@ class Watch:
         """Wait a little for the chief.
 
         Raises:
-            RunError: it failed, or gives no sign of life.
+            RunError: it failed, or does not respond.
         """
         self._refuse(self.look(time.monotonic()))
         time.sleep(seconds)
@@ -128,8 +129,8 @@ class Watch:
     def _refuse(self, why):
         if why:
             raise RunError(
-                f"{self._place}: the chief of this search {why}. Start the chief again, then this "
-                "worker: what is finished is kept."
+                f"{self._place}: the chief of this search {why}. Restart the chief, then this "
+                "worker: finished trials are kept."
             )
 
     def asking(self, stub) -> Any:
@@ -167,10 +168,10 @@ class _Asking:
 
 
 def watch_chief(place: Path) -> Watch | None:
-    """Wait for the chief of a search; None where the search is finished already.
+    """Wait for the chief of a search; None if the search is already finished.
 
     Raises:
-        RunError: the chief failed, or gives no sign of life.
+        RunError: the chief failed, or does not respond.
     """
     watch = Watch(place, time.monotonic())
     while not watch.alive:
@@ -192,18 +193,18 @@ _LOGS = "logs"
 
 
 def supervise(words: Sequence[str], out: Path, workers: int, listener: SearchListener) -> None:
-    """Run a search's trials in several processes; a worker that is killed is started again.
+    """Run a search's trials in several processes; a worker that is killed is restarted.
 
-    Where there are several GPUs, the workers take them by turns.
+    Several GPUs are distributed over the workers in turn.
 
     Args:
-        words: the command line that goes on with the search, `kclr` left out.
-        out: the search's directory. What the processes say is in its `logs`.
-        workers: how many, beside a chief that only answers them.
-        listener: is told of the trials that end.
+        words: the command line that continues the search, without `kclr`.
+        out: the search's directory. The output of the processes is in its `logs`.
+        workers: number of workers, besides a chief that only answers them.
+        listener: receives an event for each trial that ends.
 
     Raises:
-        RunError: a process failed; its last words are in the message.
+        RunError: a process failed; its last output is in the message.
     """
     port, gpus = _free_port(), len(tf.config.list_physical_devices("GPU"))
     running: dict[str, subprocess.Popen] = {}
@@ -241,7 +242,7 @@ def supervise(words: Sequence[str], out: Path, workers: int, listener: SearchLis
                     start(name)  # killed: it goes on with its trial
                 elif status != 0:
                     log = (out / _LOGS / f"{name}.txt").read_text(errors="replace").strip()
-                    last = "\n".join(log.splitlines()[-5:]) or "it said nothing"
+                    last = "\n".join(log.splitlines()[-5:]) or "no output"
                     raise RunError(f"{name} of the search ended with status {status}: {last}")
     finally:
         for process in running.values():

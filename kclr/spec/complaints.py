@@ -1,4 +1,4 @@
-"""Errors of pydantic in our words: what was written, what is allowed, the nearest spelling."""
+"""Pydantic's errors, reworded: what was written, what is allowed, the nearest spelling."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def complaint(details: Any, value: Any, root: type[Part] = Spec) -> tuple[tuple,
     if kind == OURS:
         return path, details["msg"]
     if kind == "extra_forbidden":
-        return path, f"no such key.{_instead(path, value, root)}"
+        return path, f"unknown key.{_instead(path, value, root)}"
     if kind == "missing":
         return path, _missing(path, slot, value, root)
     if kind in ("literal_error", "enum") and slot and slot.choices:
@@ -60,18 +60,18 @@ def complaint(details: Any, value: Any, root: type[Part] = Spec) -> tuple[tuple,
         return path, f"{shown(given)} is out of range. Use {limits}."
     if kind == "too_short":
         least = context.get("min_length", 1)
-        return path, f"{shown(given)} is too short. Give at least {least}."
+        return path, f"{shown(given)} is too short. Use at least {least}."
     if kind == "too_long":
-        return path, f"holds too many: {len(given)}. Use at most {context.get('max_length')}."
+        return path, f"has too many items: {len(given)}. Use at most {context.get('max_length')}."
     if kind == "string_pattern_mismatch":
-        cure = "Use up to 64 letters, digits, '.', '_' and '-', the first a letter or a digit."
-        return path, f"{shown(given)} is no name. {cure}"
+        cure = "Use up to 64 letters, digits, '.', '_' and '-', starting with a letter or a digit."
+        return path, f"{shown(given)} is not a valid name. {cure}"
     words = details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return path, f"{shown(given)}: {words.rstrip('.')}."
 
 
 def _written(location, value) -> tuple:
-    """Pydantic's location without what is no key: unions' branches, what a name stood for."""
+    """Pydantic's location without the parts that are not keys, such as branches of unions."""
     path: tuple = ()
     for position, key in enumerate(location):
         last = position == len(location) - 1
@@ -82,7 +82,7 @@ def _written(location, value) -> tuple:
 
 
 def _instead(path, value, root) -> str:
-    """Which key was meant, for one that is not known."""
+    """The key that was probably meant by an unknown one."""
     *parent, key = path
     here = value
     for step in parent:
@@ -98,16 +98,16 @@ def _instead(path, value, root) -> str:
             return f" Did you mean {meant!r}?"
         home = _home(slot, here, key) or (meant and _home(slot, here, meant))
         if home:
-            return f" It belongs further in: {'.'.join(home)}."
+            return f" It belongs under {'.'.join(home)}."
         for length in range(len(parent) - 1, -1, -1):
             above = slot_at(parent[:length], value, root)
             if above and key in above.keys(None):
-                return f" It belongs further out, beside {parent[length]}."
+                return f" It belongs higher up, next to {parent[length]}."
     return closest
 
 
 def _home(slot: Slot, value, key, depth=3) -> tuple[str, ...]:
-    """The way from a place to a key somewhere below it, the shortest; empty where there is none."""
+    """The shortest path from a place to a key below it; empty if there is none."""
     if key in slot.keys(value):
         return (key,)
     ways = []
@@ -141,7 +141,7 @@ def _nearest_choice(given, slot: Slot) -> str:
 
 
 def _rewritten(given, slot: Slot | None) -> str:
-    """The cure for a value of a wrong type."""
+    """How to fix a value of the wrong type."""
     types = slot.types if slot else []
     number = int in types or float in types
     if number and isinstance(given, str):
@@ -160,7 +160,7 @@ def _rewritten(given, slot: Slot | None) -> str:
     if slot and slot.items is not None and isinstance(given, dict):
         return "Begin each item with a dash: `- ...`."
     if slot is None:
-        return "Mend it."
+        return "Correct it."
     if given is None:
-        return f"Leave the key out, or use {slot.range() or slot.allowed()}."
+        return f"Remove the key, or use {slot.range() or slot.allowed()}."
     return f"Use {slot.range() or slot.allowed()}."

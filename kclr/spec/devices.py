@@ -1,5 +1,5 @@
-"""What cannot work on several devices (`train.distribute`): what would train otherwise than on one,
-and what TensorFlow refuses there."""
+"""What does not work on several devices (`train.distribute`): what would train differently than on
+one device, and what TensorFlow refuses."""
 
 from kclr.spec.schema import Spec
 from kclr.spec.wording import Finding, shown
@@ -9,7 +9,7 @@ _REFUSED = ("gradient_accumulation_steps", "ema_overwrite_frequency")
 
 
 def device_findings(spec: Spec) -> list[Finding]:
-    """What is wrong with a spec that is to be trained on several devices."""
+    """Errors in a spec that is trained on several devices."""
     if spec.train.distribute == "none":
         return []
     findings = []
@@ -19,22 +19,22 @@ def device_findings(spec: Spec) -> list[Finding]:
             continue
         path = ("stack", index, "train")
         if layer.train.jit is True:
-            words = "XLA and tf.distribute do not go together. Use auto or false."
+            words = "XLA cannot be combined with tf.distribute. Use auto or false."
             findings.append(Finding((*path, "jit"), words))
         for key, value in layer.train.optimizer.config.items():
             if value is None or key not in (*_PART_ONLY, *_REFUSED):
                 continue
-            words = "is not possible under tf.distribute"
+            words = "does not work with tf.distribute"
             if key in _PART_ONLY:
-                words = "clips what each device adds to the gradient, and not the gradient"
-            cure = f"Remove it, or leave out train.distribute: {spec.train.distribute}."
+                words = "would clip each device's part of the gradient instead of the gradient"
+            cure = f"Remove it, or remove train.distribute: {spec.train.distribute}."
             message = f"{shown(value)} {words}. {cure}"
             findings.append(Finding((*path, "optimizer", "config", key), message))
         queue = getattr(layer.objective, "queue_size", 0)
         if queue and not spec.train.gather:
             words = (
-                f"{queue}: without train.gather each device would have a queue of its own, and "
-                "only one is saved. Use 0, or gather: true."
+                f"{queue}: without train.gather each device would have its own queue, but only "
+                "one is saved. Use 0, or gather: true."
             )
             findings.append(Finding(("stack", index, "objective", "queue_size"), words))
     return findings

@@ -1,4 +1,4 @@
-"""What may stand at a place of a spec: the schema, walked along a key's path."""
+"""What is allowed at a place in a spec: the schema, followed along a key path."""
 
 import types
 import typing
@@ -16,12 +16,12 @@ _NUMBERS = {int: "a whole number", float: "a number"}
 
 
 class Slot:
-    """A place of a spec, with what the schema says about it.
+    """A place in a spec and what the schema says about it.
 
     Attributes:
-        types: the plain types that may stand here; None is not among them.
-        optional: whether null may stand here.
-        field: pydantic's description of the key, where the place is one.
+        types: the plain types that are allowed here, without None.
+        optional: whether null is allowed here.
+        field: pydantic's description of the key, if the place is a key.
     """
 
     def __init__(self, annotation, metadata=(), field: FieldInfo | None = None):
@@ -53,12 +53,12 @@ class Slot:
 
     @property
     def named(self) -> Named | None:
-        """How a registered part is named here, or None where none is."""
+        """How a registered part is named here, or None."""
         return next((data for data in self.metadata if isinstance(data, Named)), None)
 
     @property
     def model(self) -> type[Part] | None:
-        """The class whose fields may be written below, where it does not depend on a name."""
+        """The class whose fields are allowed below, if it does not depend on a name."""
         # In Python 3.10 dict[str, int] is an instance of `type`.
         plain = [t for t in self.types if isinstance(t, type) and typing.get_origin(t) is None]
         models = [t for t in plain if issubclass(t, Part)]
@@ -66,7 +66,7 @@ class Slot:
 
     @property
     def items(self) -> Any:
-        """The type of a list's items, or None where no list may stand."""
+        """The type of a list's items, or None if a list is not allowed."""
         for annotation in self.types:
             if typing.get_origin(annotation) in (tuple, list):
                 return typing.get_args(annotation)[0]
@@ -74,7 +74,7 @@ class Slot:
 
     @property
     def entries(self) -> Any:
-        """The type of a mapping's values, or None where no mapping with any keys may stand."""
+        """The type of a mapping's values, or None if a mapping with free keys is not allowed."""
         for annotation in self.types:
             if typing.get_origin(annotation) is dict:
                 return typing.get_args(annotation)[1]
@@ -82,7 +82,7 @@ class Slot:
 
     @property
     def choices(self) -> list[Any]:
-        """The values to choose from, where they are few."""
+        """The allowed values, if there are few."""
         return [
             choice
             for annotation in self.types
@@ -92,17 +92,17 @@ class Slot:
 
     @property
     def shorthand(self) -> str | None:
-        """The key that is meant where a text stands in place of a mapping."""
+        """The key that a text in place of a mapping stands for."""
         if self.named:
             return self.named.key
         return self.model.shorthand if self.model else None
 
     def part(self, value) -> type[Part] | None:
-        """The class whose fields may be written below, given what is written."""
+        """The class whose fields are allowed below, given what is written."""
         return self.named.part(value) if self.named else self.model
 
     def keys(self, value) -> list[str]:
-        """The keys that may be written below, given what is written."""
+        """The keys that are allowed below, given what is written."""
         if self.config_of:
             keras_class, name = self.config_of
             return list({**keras_class.nested, **(keras_class.arguments(name) or {})})
@@ -111,7 +111,7 @@ class Slot:
         return [self.named.key, *own] if self.named else own
 
     def below(self, key, value) -> "Slot | None":
-        """The place of a key or of an item, or None where the schema has none."""
+        """The place of a key or an item, or None if the schema has none."""
         if self.config_of:
             nested = self.config_of[0].nested.get(key)
             return Slot(nested) if nested else Slot(Any)
@@ -132,7 +132,7 @@ class Slot:
         return slot
 
     def range(self) -> str:
-        """The range of a number, as in "1 to 64"; empty where there is none."""
+        """The range of a number, such as "1 to 64"; empty if there is none."""
         low = high = ""
         whole = int in self.types
         for bound in self.metadata:
@@ -152,7 +152,7 @@ class Slot:
         return " and ".join(bound for bound in (low, high) if bound)
 
     def allowed(self) -> str:
-        """What may stand here, in a few words."""
+        """What is allowed here, in a few words."""
         if self.named:
             names = [name + self.named.argument(name) for name in sorted(self.named.parts())]
             return f"{any_of(names)}, or a mapping with the key {self.named.key}"
@@ -178,7 +178,7 @@ class Slot:
 
 
 def slot_at(path, value, root: type[Part] = Spec) -> Slot | None:
-    """The place at a path of a spec whose plain value is `value`; None where there is no such.
+    """The place at a path in a spec whose plain value is `value`, or None.
 
     Args:
         path: keys and indices.

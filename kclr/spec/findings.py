@@ -1,4 +1,4 @@
-"""Everything that is wrong with a spec, gathered in one go: each with place, value and cure."""
+"""All errors in a spec, gathered in one go: each with its place, value and cure."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -41,17 +41,16 @@ _MANY = 300
 
 @dataclass
 class Draft:
-    """A spec as far as it could be made sense of, and all that is to mend in it.
+    """A spec, as far as it could be understood, and all errors in it.
 
     Attributes:
         name: the file.
         root: the class of the whole spec.
-        value: the plain value as it was written, with what `--set` changed.
-        spec: the checked spec, with defaults in the place of what is wrong; None where too little
-            is left.
-        findings: what is to mend.
-        doubtful: paths of what is wrong, so that nothing is said about what depends on it.
-        places: for each path that was written down, where: "line 9", or "--set".
+        value: the plain value as written, with the changes of `--set`.
+        spec: the checked spec, with defaults in place of what is wrong; None if too little is left.
+        findings: the errors.
+        doubtful: paths of what is wrong, so that nothing that depends on it is reported too.
+        places: for each path that was written, where: "line 9" or "--set".
     """
 
     name: str
@@ -63,13 +62,13 @@ class Draft:
     places: dict[tuple, str] = field(default_factory=dict)
 
     def trusted(self, *path) -> bool:
-        """Whether nothing at this path, below or above it is wrong."""
+        """Whether nothing at, below or above this path is wrong."""
         return not any(
             wrong[: len(path)] == path or path[: len(wrong)] == wrong for wrong in self.doubtful
         )
 
     def sizes_trusted(self, index, below=False) -> bool:
-        """Whether nothing that the sizes of layer `index` are made from is wrong.
+        """Whether everything that determines the sizes of layer `index` is right.
 
         Args:
             index: the layer's number from 0.
@@ -91,7 +90,7 @@ class Draft:
         """The spec.
 
         Raises:
-            SpecError: something is to mend; the message lists all of it.
+            SpecError: the spec has errors; the message lists all of them.
         """
         if self.findings or self.spec is None:
             raise SpecError(describe(self.name, self.findings, self.places))
@@ -99,17 +98,16 @@ class Draft:
 
 
 def load_spec(path, overrides=()) -> Spec:
-    """Read a spec with `key.path=value` overrides, and check all of it.
+    """Read a spec, apply `key.path=value` overrides, and check it.
 
-    Whether its images are there and large enough is `kclr.data.checks.load_checked`.
+    `kclr.data.checks.load_checked` also checks that its images exist and are large enough.
 
     Args:
-        path: of the YAML file; or the spec as a Python program writes it, a dict of the same keys.
-        overrides: list of str, as `--set` takes them.
+        path: path of the YAML file, or a dict with the same keys.
+        overrides: list of str, as for `--set`.
 
     Raises:
-        SpecError: the file cannot be read, or something in it must be mended; the message lists
-            everything at once.
+        SpecError: the file cannot be read or has errors; the message lists all of them.
     """
     if isinstance(path, Spec) and not overrides:
         return path
@@ -117,12 +115,12 @@ def load_spec(path, overrides=()) -> Spec:
 
 
 def parse_spec(text, overrides=(), name="spec") -> Spec:
-    """`load_spec` for a text; `name` stands for the file in messages."""
+    """`load_spec` for a text; messages show `name` in place of the file."""
     return draft(text, overrides, name).finished()
 
 
 def read_draft(path, overrides=(), root: type[Part] = Spec) -> Draft:
-    """`draft` of a file, or `checked` of a dict in its place.
+    """`draft` of a file, or `checked` of a dict.
 
     Raises:
         SpecError: the file cannot be read, or is not YAML.
@@ -134,27 +132,27 @@ def read_draft(path, overrides=(), root: type[Part] = Spec) -> Draft:
         with path.open(encoding="utf-8-sig") as file:
             text = file.read(_LONGEST + 1)
         if len(text) > _LONGEST:
-            raise SpecError(f"{path}: this is too long for a spec: more than {_LONGEST:,} letters.")
+            raise SpecError(f"{path}: too long for a spec: more than {_LONGEST:,} characters.")
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such file.{_similar_file(path)}") from None
+        raise SpecError(f"{path}: file not found.{_similar_file(path)}") from None
     except IsADirectoryError:
         raise SpecError(f"{path} is a directory; a spec is a YAML file.{_inside(path)}") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise SpecError(f"{path}:{line}: this is not UTF-8 text. Save the file as UTF-8.") from None
+        raise SpecError(f"{path}:{line}: not UTF-8 text. Save the file as UTF-8.") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}.") from None
     return draft(text, overrides, str(path), root)
 
 
 def draft(text, overrides: Iterable[str] = (), name="spec", root: type[Part] = Spec) -> Draft:
-    """Check a spec's text and gather what is wrong, in the layers' sizes too.
+    """Check a spec's text and gather all errors, those in the layers' sizes included.
 
     Args:
         text: YAML.
         overrides: `key.path=value`, each.
         name: of the spec, in messages.
-        root: the class of the whole spec, where it is not that of a run.
+        root: the class of the whole spec, if it is not that of a run.
 
     Raises:
         SpecError: the text is not YAML.
@@ -164,17 +162,17 @@ def draft(text, overrides: Iterable[str] = (), name="spec", root: type[Part] = S
     made = Draft(name, root, places=places)
     for path, line in dict.fromkeys(document.repeated):
         made.places[path] = f"line {line}"
-        made.findings.append(Finding(path, "the key is given twice. Remove one of the two."))
+        made.findings.append(Finding(path, "duplicate key. Remove one of the two."))
     return checked(document.value, overrides, made)
 
 
 def checked(value, overrides: Iterable[str], made: Draft) -> Draft:
-    """Check a spec's plain value and gather what is wrong, in the layers' sizes too.
+    """Check a spec's plain value and gather all errors, those in the layers' sizes included.
 
     Args:
         value: plain.
         overrides: `key.path=value`, each.
-        made: the draft so far, which is filled in and returned.
+        made: the draft so far; it is filled in and returned.
     """
     root = made.root
     for assignment in overrides if isinstance(value, dict) or value is None else ():
@@ -223,10 +221,9 @@ def checked(value, overrides: Iterable[str], made: Draft) -> Draft:
 
 
 def _validate(value, made: Draft) -> None:
-    """Validate, and again without what was found wrong, until what is left is right.
+    """Validate repeatedly, each time without what was wrong, until the rest is right.
 
-    Some checks only run when the values that they need are right; so nothing is hidden behind
-    something else.
+    Some checks run only when the values that they need are right; this way no error hides another.
     """
     left = value
     while True:
@@ -254,23 +251,23 @@ def _validate(value, made: Draft) -> None:
 
 
 def _complaints(value) -> list[Finding]:
-    """What is wrong with a plain value, its sizes apart."""
+    """The errors in a plain value, except those in its sizes."""
     made = Draft("spec")
     _validate(value, made)
     return made.findings
 
 
 def _needed(root) -> list[str]:
-    """The keys that a spec cannot do without."""
+    """The keys that a spec must have."""
     return [key for key, field in root.model_fields.items() if field.is_required()]
 
 
 def _minimal(root) -> str:
-    return f"Begin with {', '.join(f'`{key}: ...`' for key in _needed(root))}."
+    return f"Start with {', '.join(f'`{key}: ...`' for key in _needed(root))}."
 
 
 def _one_each(found, value, root):
-    """One message for a place where several types are allowed and none fits."""
+    """One message for a place where several types are allowed but none fits."""
     messages: dict[tuple, list[str]] = {}
     for path, message in dict.fromkeys(found):
         messages.setdefault(path, []).append(message)
@@ -285,12 +282,12 @@ def _one_each(found, value, root):
 
 
 def _only_seems_short(details):
-    """Whether a list is called too short because its items are wrong."""
+    """Whether a list is reported as too short only because its items are wrong."""
     return details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]
 
 
 def _without(value, path, whole, root):
-    """A copy of a plain value without what is at `path`, or without what is useless without it."""
+    """A copy of a plain value without the value at `path` and what is useless without it."""
     if not path:
         return None
     above = slot_at(path[:-1], whole, root)
@@ -322,10 +319,10 @@ def _removed(value, path):
 
 
 def describe(name, findings, places=None) -> str:
-    """The message of a `SpecError`: the file, how many things, and a line for each."""
+    """The message of a `SpecError`: the file, the number of errors, and a line for each."""
     places = places or {}
-    count = "1 thing" if len(findings) == 1 else f"{len(findings)} things"
-    rows = [f"{name}: {count} to mend"]
+    count = "1 error" if len(findings) == 1 else f"{len(findings)} errors"
+    rows = [f"{name}: {count}"]
     for finding in sorted(findings, key=lambda f: _order(f.path, places)):
         place = _place(finding.path, places)
         written = "" if finding.path[:1] == ("--set",) else _cut(".".join(map(str, finding.path)))
@@ -344,7 +341,7 @@ def _cut(text):
 
 
 def _place(path, places):
-    """Where a key stands, or the nearest thing around it that was written down."""
+    """Where a key is written, or the nearest key around it that is."""
     for length in range(len(path), 0, -1):
         if path[:length] in places:
             return places[path[:length]]
@@ -352,7 +349,7 @@ def _place(path, places):
 
 
 def _order(path, places):
-    """In the order of the file, and what `--set` says after it."""
+    """In the order of the file, followed by those from `--set`."""
     place = _place(path, places)
     word = place.rpartition(" ")[2]
     return (place == "--set", int(word) if word.isdigit() else 0)

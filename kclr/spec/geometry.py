@@ -1,9 +1,9 @@
 """Sizes through a stack: crop, patch, feature map and pooled map, layer by layer.
 
-In training every window is complete ("valid"), whatever a block's padding: a patch has no outside
-that could be padded. So the crop of an upper layer is the window of the image that gives its
-feature map exactly, and the arithmetic below is all there is to know about it. It is that of
-Dumoulin and Visin (2016, "A guide to convolution arithmetic for deep learning", sections 2 to 4).
+In training every window is complete ("valid"), whatever a block's padding: there is nothing outside
+a patch that could be padded. So the crop of an upper layer is exactly the image window that
+produces its feature map. The arithmetic is that of Dumoulin and Visin (2016, "A guide to
+convolution arithmetic for deep learning", sections 2 to 4).
 """
 
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from kclr.spec.schema import Block, Layer
 
 @dataclass(frozen=True)
 class LayerGeometry:
-    """The sizes of one layer, each the height and the width of a square.
+    """The sizes of one layer, each the side of a square.
 
     Attributes:
         patch_conv: cells of a patch's map after the convolution.
-        patch_map: cells of a patch's map after the max-pool; what is embedded.
-        grid: patches on each side of a crop, or 0 where two patches lie at random places.
+        patch_map: cells of a patch's map after the max-pool, which is embedded.
+        grid: patches along each side of a crop, or 0 if two patches lie at random places.
         views: patches in a crop.
         image_crop, image_patch: px of the image under a crop and under a patch.
         image_stride: px between neighbouring patches of the grid.
-        image_shift: px that the two patches lie apart at most, or 0 for a grid.
+        image_shift: largest distance between the two patches in px, or 0 for a grid.
         jump: px between neighbouring cells of the layer's output.
         receptive_field: px of the image that one cell of the layer's output sees.
         input_jump: px between neighbouring cells of the layer's input.
@@ -42,7 +42,7 @@ class LayerGeometry:
 
 
 def window(blocks: list[Block], cells: int) -> int:
-    """Px of the smallest image window that gives `cells` output cells of `blocks` on each side."""
+    """Px of the smallest image window that gives `cells` output cells of `blocks` per side."""
     for block in reversed(blocks):
         cells = (cells - 1) * (block.pool_strides or block.pool_size) + block.pool_size
         cells = (cells - 1) * block.strides + block.kernel_size
@@ -58,12 +58,12 @@ def jump(blocks: list[Block]) -> int:
 
 
 def pooled(block: Block, cells: int) -> int:
-    """Cells after the max-pool, of `cells` before it; 0 or less where none is left."""
+    """Cells after the max-pool, given `cells` before it; 0 or less if none is left."""
     return (cells - block.pool_size) // (block.pool_strides or block.pool_size) + 1
 
 
 def output_size(block: Block, size: int, padding: str | None = None) -> int:
-    """Cells of a block's output for an input of `size` cells; 0 where nothing is left."""
+    """Cells of a block's output for an input of `size` cells; 0 if nothing is left."""
     if (padding or block.padding) == "same":
         convolved = -(-size // block.strides)
     else:

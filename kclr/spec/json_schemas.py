@@ -1,8 +1,8 @@
-"""JSON Schemas as we write them down."""
+"""JSON Schemas in the form in which they are written."""
 
 
 def tidied(schema):
-    """Alike whatever pydantic's release, without titles made of keys, descriptions on one line."""
+    """The same for every release of pydantic: no generated titles, descriptions on one line."""
     if isinstance(schema, list):
         return [tidied(item) for item in schema]
     if not isinstance(schema, dict):

@@ -1,7 +1,7 @@
-"""Names of Keras' own classes that a spec may use, so that a spec is checked without Keras.
+"""Names of Keras classes that a spec may use, so that it can be checked without Keras.
 
-`tests/spec/test_keras_names.py` holds these lists against the installed Keras. A class registered
-by somebody else is written as Keras serialises it, `package>Name`, and is not checked here.
+`tests/spec/test_keras_names.py` compares these lists with the installed Keras. A class that another
+package registers is written as Keras serialises it, `package>Name`, and is not checked here.
 """
 
 from kclr.spec.keras_arguments import ARGUMENTS
@@ -16,7 +16,7 @@ AUGMENTATIONS = tuple(name for name in ARGUMENTS["keras.layers"] if name not in 
 
 # Augmentations of Keras that cannot be used, and why.
 REFUSED = {
-    "Equalization": "evens out all images of a batch together. Use AutoContrast.",
+    "Equalization": "equalizes all images of a batch together. Use AutoContrast.",
 }
 # Those that only images of three colours have.
 COLOURED = ("RandomColorDegeneration", "RandomHue", "RandomSaturation")

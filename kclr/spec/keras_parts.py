@@ -1,4 +1,4 @@
-"""Objects of Keras in a spec, in Keras' own form: optimizers, schedules, augmentations."""
+"""Keras objects in a spec, in Keras' own form: optimizers, schedules, augmentations."""
 
 import importlib.metadata
 from functools import cache
@@ -10,21 +10,21 @@ from kclr.spec import keras_names
 from kclr.spec.keras_arguments import ARGUMENTS, VERSION
 from kclr.spec.keras_values import KINDS
 from kclr.spec.registry import ByName
-from kclr.spec.wording import mistake, nearest, shown, to_mend, together
+from kclr.spec.wording import invalid, mistake, nearest, shown, together
 
 REGISTERED = r"^[^>]+>[^>]+$"
 
 
 def known_to_keras(name, names):
-    """Keras' spelling of `name`, which may be written in lower case as Keras allows."""
+    """Keras' spelling of `name`, which may be in lower case, as in Keras."""
     if ">" in name:
         return name
     refused = {known.lower(): known for known in keras_names.REFUSED}.get(name.lower())
     if refused:
-        raise to_mend(f"{refused} {keras_names.REFUSED[refused]}", value=name)
+        raise invalid(f"{refused} {keras_names.REFUSED[refused]}", value=name)
     spellings = {known.lower(): known for known in names}
     if name.lower() not in spellings:
-        raise to_mend(f"{shown(name)} is not known to Keras.{nearest(name, names)}", value=name)
+        raise invalid(f"{shown(name)} is not known to Keras.{nearest(name, names)}", value=name)
     return spellings[name.lower()]
 
 
@@ -35,7 +35,7 @@ def _kinds(line) -> dict[str, str]:
 
 @cache
 def _newer_keras() -> bool:
-    """Whether the installed Keras is newer than the one that its arguments are known from."""
+    """Whether the installed Keras is newer than the one in the table of arguments."""
     try:
         installed = importlib.metadata.version("keras").split(".")[:2]
         return [int(part) for part in installed] > [int(part) for part in VERSION.split(".")]
@@ -44,7 +44,7 @@ def _newer_keras() -> bool:
 
 
 class KerasObject(ByName):
-    """An object of Keras in Keras' own serialised form: `Adam`, or its class name and config."""
+    """A Keras object in its serialised form: `Adam`, or a class name and config."""
 
     class_name: str
     """The class's name, or `package>Name` for a registered class."""
@@ -60,8 +60,8 @@ class KerasObject(ByName):
 
     @classmethod
     def arguments(cls, class_name) -> dict[str, str] | None:
-        """The names in the config of a class, each with its kind (see `keras_arguments`); None
-        where the class is not Keras' own."""
+        """The names in the config of a class, each with its kind (see `keras_arguments`); None if
+        the class is not from Keras."""
         name = {known.lower(): known for known in cls.names}.get(class_name.lower())
         return _kinds(ARGUMENTS[cls.package][name]) if name else None
 
@@ -83,7 +83,7 @@ class KerasObject(ByName):
             if key in known:
                 refused = cls._refused(key, value, known[key])
             elif not _newer_keras():  # which may know more, and is asked before a training starts
-                refused = f"{class_name} takes no such argument.{nearest(key, known)}"
+                refused = f"unknown argument of {class_name}.{nearest(key, known)}"
             if refused:
                 errors.append(mistake(refused, key, value=value))
         unknown = config.keys() - known
@@ -98,7 +98,7 @@ class KerasObject(ByName):
 
     @classmethod
     def _refused(cls, key, value, kind) -> str | None:
-        """Why a value cannot be the argument `key`, or None where it can."""
+        """Why a value cannot be the argument `key`, or None if it can."""
         if key in cls.nested and isinstance(value, (dict, str)):
             return None
         if value is None and "?" in kind:
@@ -113,7 +113,7 @@ class KerasObject(ByName):
 
     @classmethod
     def _check_together(cls, class_name, config) -> None:
-        """Refuse arguments that are right one by one, and not together."""
+        """Refuse arguments that are valid alone but not together."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema, handler):
@@ -135,11 +135,11 @@ class KerasObject(ByName):
 
 
 class Schedule(KerasObject):
-    """A learning-rate schedule of Keras.
+    """A Keras learning-rate schedule.
 
     Numbers of steps (`decay_steps`, `warmup_steps`, `boundaries`, ...) with a decimal point are a
-    share of the training's steps, above 0 and up to 1.0, which is all of them. A `decay_steps` that
-    is left out is what `warmup_steps` leaves.
+    share of all training steps, above 0 and up to 1.0. `decay_steps` defaults to the steps after
+    `warmup_steps`.
     """
 
     package: ClassVar[str] = "keras.optimizers.schedules"
@@ -153,13 +153,19 @@ class Schedule(KerasObject):
         if bounds is None or values is None:
             return
         if len(values) != len(bounds) + 1:
-            words = f"{len(values)} for {len(bounds)} boundaries. Give {len(bounds) + 1}: one more."
-            raise to_mend(words, "values", value=values)
+            words = (
+                f"{len(values)} for {len(bounds)} boundaries. Use {len(bounds) + 1}, one more "
+                "than boundaries."
+            )
+            raise invalid(words, "values", value=values)
         for kind in (int, float):
             own = [bound for bound in bounds if type(bound) is kind]
             if own != sorted(set(own)):
-                words = f"{shown(bounds)} does not rise. Write them in order, each once."
-                raise to_mend(words, "boundaries", value=bounds)
+                words = (
+                    f"{shown(bounds)} is not increasing. Write the boundaries in order, without "
+                    "duplicates."
+                )
+                raise invalid(words, "boundaries", value=bounds)
 
 
 _CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
@@ -170,7 +176,7 @@ class _Rate(BaseModel):
 
 
 class Optimizer(KerasObject):
-    """An optimizer of Keras; `config.learning_rate` is a number or a schedule."""
+    """A Keras optimizer; `config.learning_rate` is a number or a schedule."""
 
     package: ClassVar[str] = "keras.optimizers"
     example: ClassVar[str] = "Adam"
@@ -203,11 +209,11 @@ class Optimizer(KerasObject):
         ]
         if len(clips) > 1:
             words = f"cannot be combined with `{clips[0]}`. Keep one."
-            raise to_mend(words, clips[1], value=config[clips[1]])
+            raise invalid(words, clips[1], value=config[clips[1]])
 
 
 class Augmentation(KerasObject):
-    """A random image layer of Keras that keeps the size of what it is given."""
+    """A random Keras image layer that keeps the size of its input."""
 
     package: ClassVar[str] = "keras.layers"
     example: ClassVar[str] = "RandomFlip"

@@ -1,6 +1,6 @@
-"""What the arguments of Keras' classes take: kinds of values, each with its range and its words.
+"""Kinds of values that arguments of Keras classes take, each with its range and wording.
 
-`keras_arguments.py` says for each class which of its arguments is of which kind.
+`keras_arguments.py` lists the kind of each argument of each class.
 """
 
 import re
@@ -19,8 +19,8 @@ class Kind:
 
     Attributes:
         words: what is allowed.
-        fits: whether a value, not null, is of this kind.
-        number: whether Keras wants a float where a whole number is written.
+        fits: whether a value other than null is of this kind.
+        number: whether a whole number is passed to Keras as a float.
     """
 
     words: str
@@ -47,7 +47,7 @@ def _whole(words, low, high=MOST_STEPS):
 
 
 def _is_count(value, least):
-    """Whether a value is a number of steps: a whole one, or a share of all of them."""
+    """Whether a value is a number of steps: a whole number, or a share of all steps."""
     if isinstance(value, float):
         return 0 < value <= 1 or value == 0 == least
     return _is_whole(value, least)
@@ -100,16 +100,16 @@ KINDS: dict[str, Kind] = {
     "rates": Kind("a list of numbers from 0 to 1,000,000",
                   _list_of(lambda one: _is_number(one, 0, 1e6), 1), number=True),
     # Counts.
-    "steps": Kind(f"a whole number from 1 on, {_SHARE_OF_STEPS}", lambda v: _is_count(v, 1)),
-    "steps_or_0": Kind(f"a whole number from 0 on, {_SHARE_OF_STEPS}", lambda v: _is_count(v, 0)),
-    "boundaries": Kind(f"a list of whole numbers from 1 on, {_SHARE_OF_STEPS}",
+    "steps": Kind(f"a whole number, 1 or more, {_SHARE_OF_STEPS}", lambda v: _is_count(v, 1)),
+    "steps_or_0": Kind(f"a whole number, 0 or more, {_SHARE_OF_STEPS}", lambda v: _is_count(v, 0)),
+    "boundaries": Kind(f"a list of whole numbers, 1 or more, {_SHARE_OF_STEPS}",
                        _list_of(lambda one: _is_count(one, 1), 1)),
-    "count": _whole("a whole number from 1 on", 1),
-    "several": _whole("a whole number from 2 on", 2),
+    "count": _whole("a whole number, 1 or more", 1),
+    "several": _whole("a whole number, 2 or more", 2),
     "few": _whole("a whole number from 1 to 100", 1, 100),
     "bins": _whole("a whole number from 2 to 65,536", 2, 65536),
     "size": _whole("a whole number from 1 to 8,192", 1, 8192),
-    "seed": _whole("a whole number from 0 on", 0),
+    "seed": _whole("a whole number, 0 or more", 0),
     # Factors of augmentations: one number, or the lowest and the highest.
     "factor": _one_or_pair("a number from -1 to 1, or a list of two", -1, 1),
     "strength": _one_or_pair("a number from 0 to 1, or a list of two", 0, 1),
@@ -128,7 +128,7 @@ KINDS: dict[str, Kind] = {
         lambda value: _is_padding(value)),
     # Words.
     "flag": Kind("true or false", lambda value: isinstance(value, bool)),
-    "text": Kind("letters, digits, '_', '-' and '.', the first a letter or a digit",
+    "text": Kind("letters, digits, '_', '-' and '.', starting with a letter or a digit",
                  lambda value: isinstance(value, str) and bool(_NAME.fullmatch(value))),
     "texts": Kind("a list of texts", _list_of(lambda one: isinstance(one, str))),
     "flips": _choice("horizontal", "vertical", "horizontal_and_vertical"),

@@ -1,4 +1,4 @@
-"""`--set key.path=value` on top of a spec's plain value."""
+"""`--set key.path=value`, applied to a spec's plain value."""
 
 import re
 from typing import Any
@@ -18,17 +18,17 @@ _EXAMPLE = "as in --set stack.0.train.steps=200"
 def override(value: Any, assignment: str, root: type[Part] = Spec) -> tuple[Any, tuple]:
     """Apply one `key.path=value` of `--set`.
 
-    The value is read as YAML; null takes a key away where it may not stand. Mappings on the way are
-    made where they are missing; what stands there by its name alone (`objective: triplet`) or by
-    default becomes a mapping first. A list may get one more item at its end, set as a whole.
+    The value is read as YAML; null removes a key that may not be null. Missing mappings along the
+    path are created; what is written by its name alone (`objective: triplet`) or not at all becomes
+    a mapping first. A list may get one more item at its end, set as a whole.
 
     Returns:
-        The changed value, and the path as a tuple of keys and indices. What was given is left as
-        it is.
+        The changed value, and the path as a tuple of keys and indices. The given value is not
+        changed.
 
     Raises:
-        SpecError: the assignment has no `=`, its value is not YAML, or its path leads further past
-            the end of a list, or through a value that has no keys.
+        SpecError: the assignment has no `=`, its value is not YAML, or its path leads past the end
+            of a list or through a value that has no keys.
     """
     dotted, equals, text = assignment.partition("=")
     words = [word.strip() for word in dotted.split(".")]
@@ -54,9 +54,7 @@ def override(value: Any, assignment: str, root: type[Part] = Spec) -> tuple[Any,
 
 
 def _key(value, path, word, dotted, more=0):
-    """A word of a path as an index, where it names an item of a list (or one of so many more), or
-    as a key.
-    """
+    """A word of a path as an index, if it names an item of a list, or as a key."""
     here = _at(value, path)
     if not isinstance(here, list):
         return word
@@ -79,7 +77,7 @@ def _enterable(value, path, dotted, root):
         if here is None:
             parent = slot_at(path[:-1], value, root)
             keys = parent.keys(_at(value, path[:-1])) if parent else []
-            raise SpecError(f"{dotted.strip()}: no key {name}.{nearest(path[-1], keys)}")
+            raise SpecError(f"{dotted.strip()}: unknown key {name}.{nearest(path[-1], keys)}")
     elif slot.shorthand and (here is None or isinstance(here, str)):
         return _with(value, path, _in_full(here, slot))
     elif here is None and slot.items is not None:
@@ -87,12 +85,13 @@ def _enterable(value, path, dotted, root):
     elif here is None and (slot.model or slot.config_of):
         return _with(value, path, {})
     raise SpecError(
-        f"{dotted.strip()}: {name} is {shown(here)}, which has no keys. Set all of it: {name}=..."
+        f"{dotted.strip()}: {name} is {shown(here)}, which has no keys. Set the whole value: "
+        f"{name}=..."
     )
 
 
 def _in_full(here, slot: Slot) -> dict[str, Any]:
-    """What a text, or nothing, stands for where a mapping may stand."""
+    """The mapping that a text, or nothing, stands for."""
     if here is None and slot.field is not None:
         here = slot.field.get_default(call_default_factory=True)
     if isinstance(here, BaseModel):

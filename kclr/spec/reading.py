@@ -1,7 +1,7 @@
-"""YAML into plain values that remember their lines.
+"""YAML as plain values that remember their lines.
 
-Read is the part of YAML that everybody knows: mappings, lists and plain values, with anchors,
-aliases and merge keys. Tags, dates, octal numbers and base 60 are not; what looks like one stays
+Only the common part of YAML is read: mappings, lists and plain values, with anchors, aliases and
+merge keys. Tags are not supported; what looks like a date, an octal or a base-60 number stays
 text. Keys are always text.
 """
 
@@ -33,7 +33,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """PyYAML's safe loader, in C where it is built so, with everybody's numbers."""
+    """PyYAML's safe loader, in C if available, with numbers such as 1e-3."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -50,7 +50,7 @@ class Document:
 
     Attributes:
         value: its plain value: dicts, lists, texts, numbers, booleans and None.
-        lines: for the path of each key and item (a tuple of keys and indices) its line, from 1.
+        lines: the line, from 1, of each key and item by its path (a tuple of keys and indices).
         repeated: path and line of keys that are given twice; the later one counts.
     """
 
@@ -60,11 +60,11 @@ class Document:
 
 
 def read_yaml(text: str, name: str) -> Document:
-    """Parse a YAML text safely; whatever it holds, that takes a bounded time.
+    """Parse a YAML text safely, in bounded time whatever it holds.
 
     Raises:
-        SpecError: the text is not YAML, or not of the part that is read; the message has `name`
-            and, where it is known, the line and the column.
+        SpecError: the text is not YAML, or uses a part of YAML that is not read; the message has
+            `name` and, if known, the line and the column.
     """
     loader = None
     try:
@@ -89,24 +89,24 @@ def read_yaml(text: str, name: str) -> Document:
         ) from None
     except (yaml.YAMLError, RecursionError, UnicodeEncodeError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise SpecError(f"{name}: this is not YAML that can be read: {reason}.") from None
+        raise SpecError(f"{name}: not valid YAML: {reason}.") from None
     finally:
         if loader is not None:
             loader.dispose()
 
 
 def plain_value(value: Any, name: str) -> Any:
-    """A copy of a spec that a Python program wrote, as `read_yaml` would give it.
+    """A copy of a spec from a Python program, as `read_yaml` would return it.
 
-    Tuples become lists, numbers of numpy those of Python, paths text, and keys text; what is none
-    of these stays, and is looked at as every value of a spec is.
+    Tuples become lists, numpy numbers become Python numbers, paths and keys become text. Everything
+    else stays and is checked like any value of a spec.
 
     Args:
         value: dicts, lists, texts, numbers, booleans and None.
         name: of the spec, in messages.
 
     Raises:
-        SpecError: it is nested too deeply, holds itself or too many values.
+        SpecError: it is nested too deeply, contains itself, or has too many values.
     """
     count = 0
 
@@ -114,7 +114,7 @@ def plain_value(value: Any, name: str) -> Any:
         nonlocal count
         count += 1
         if depth > DEEPEST or count > MOST_VALUES:
-            raise SpecError(f"{name}: this is nested too deeply, or holds too many values.")
+            raise SpecError(f"{name}: nested too deeply, or too many values.")
         if isinstance(value, Mapping):
             return {str(key): copied(own, depth + 1) for key, own in value.items()}
         if isinstance(value, (list, tuple)):
@@ -131,7 +131,7 @@ def plain_value(value: Any, name: str) -> Any:
 
 
 def _check_depth(text):
-    """Refuse deep nesting before PyYAML nests as deeply: its C part ends the process by that."""
+    """Refuse deep nesting before PyYAML sees it: its C part would end the process."""
     depth = 0
     loader = _Loader(text)
     try:
@@ -147,9 +147,9 @@ def _check_depth(text):
 
 
 def _unusable(value) -> str | None:
-    """Why a text or a number cannot be anything in a spec, or None where it may be."""
+    """Why a text or a number is not allowed anywhere in a spec, or None if it is."""
     if isinstance(value, int) and abs(value) > 10**300:  # no float is as large
-        return "this is a very large number, and no key takes it. Use a smaller one."
+        return "the number is too large for any key. Use a smaller one."
     for character in value if isinstance(value, str) else ():
         if character == "\0" or "\ud800" <= character <= "\udfff":
             code = f"\\x{ord(character):02x}" if character == "\0" else f"\\u{ord(character):04x}"
@@ -158,7 +158,7 @@ def _unusable(value) -> str | None:
 
 
 def _words(error, text, mark):
-    """A YAML library's complaint in words for people."""
+    """An error of the YAML library, reworded."""
     problem = str(error.problem)
     lines = text.splitlines()
     line = lines[mark.line] if mark and mark.line < len(lines) else ""
@@ -169,12 +169,12 @@ def _words(error, text, mark):
     if "undefined alias" in problem:
         return f"{problem.removeprefix('found ')}. Write its anchor (&name) further up."
     if "\t" in line[: len(line) - len(line.lstrip())]:
-        return "this line is indented with a tab. Use spaces."
+        return "the line is indented with a tab. Use spaces."
     if "nesting depth" in problem:
-        return "this is nested too deeply."
+        return "nested too deeply."
     hint = ""
     if "escape" in problem or "hexdecimal" in problem:
-        hint = " In double quotes \\ begins an escape. Use single quotes, as in 'C:\\pictures'."
+        hint = " In double quotes \\ starts an escape. Use single quotes, as in 'C:\\pictures'."
     elif "mapping values are not allowed" in problem:
         hint = " Check the indentation, or put text with a colon in quotes."
     elif "expected <block end>" in problem or "could not find expected ':'" in problem:
@@ -182,7 +182,7 @@ def _words(error, text, mark):
     elif any(words in problem for words in ("expected ',' or", "end of stream", "node content")):
         hint = " Check that every quote and bracket is closed."
     context = f"{error.context}, " if error.context else ""
-    return f"this is not YAML that can be read: {context}{problem}.{hint}"
+    return f"not valid YAML: {context}{problem}.{hint}"
 
 
 class _NotReadError(yaml.MarkedYAMLError):
@@ -193,7 +193,7 @@ class _NotReadError(yaml.MarkedYAMLError):
 
 
 class _Plain:
-    """Turns nodes into plain values and writes down where they stand."""
+    """Turns nodes into plain values and records where they are."""
 
     def __init__(self, loader, document):
         self.loader, self.document = loader, document
@@ -204,12 +204,12 @@ class _Plain:
         self.values += 1
         if self.values > MOST_VALUES:
             raise _NotReadError(
-                f"this makes more than {MOST_VALUES:,} values. Write fewer, or fewer aliases.", node
+                f"more than {MOST_VALUES:,} values. Use fewer values or aliases.", node
             )
         if len(path) > DEEPEST:
-            raise _NotReadError("this is nested too deeply.", node)
+            raise _NotReadError("nested too deeply.", node)
         if id(node) in self.open:
-            raise _NotReadError("this holds itself, by an alias. Write it out.", node)
+            raise _NotReadError("contains itself through an alias. Write it out.", node)
         self.document.lines.setdefault(path, node.start_mark.line + 1)
         self.open.add(id(node))
         try:
@@ -232,7 +232,7 @@ class _Plain:
                 merged += value_node.value if several else [value_node]
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
-                raise _NotReadError("a key must be a word. Put text with brackets in quotes.",
+                raise _NotReadError("a key must be plain text. Put text with brackets in quotes.",
                                     key_node)  # fmt: skip
             key, line = key_node.value, key_node.start_mark.line + 1
             if problem := _unusable(key):
@@ -244,7 +244,7 @@ class _Plain:
             own[key] = self.value(value_node, (*path, key))
         for source in merged:
             if not isinstance(source, yaml.MappingNode):
-                raise _NotReadError("`<<` takes in a mapping (*name), or a list of them.", source)
+                raise _NotReadError("`<<` takes a mapping (*name), or a list of mappings.", source)
             own = self.value(source, path) | own
         return own
 
@@ -253,9 +253,7 @@ class _Plain:
         try:
             value = self.loader.construct_object(node)
         except (ValueError, LookupError):  # int("9" * 5000), or a tag of a number on a word or none
-            raise _NotReadError(
-                f"{_start(node.value)} is no number that can be read.", node
-            ) from None
+            raise _NotReadError(f"{_start(node.value)} is not a valid number.", node) from None
         if problem := _unusable(value):
             raise _NotReadError(problem, node)
         return value
@@ -263,7 +261,7 @@ class _Plain:
     def _check_tag(self, node, *allowed):
         if node.tag not in allowed:
             raise _NotReadError(
-                f"tags such as {_start(node.tag)} are not read. Leave it out.", node
+                f"tags such as {_start(node.tag)} are not supported. Remove it.", node
             )
 
 

@@ -3,9 +3,8 @@
 A part of a spec is one frozen class in a file of its own, registered under the name that it has
 there:
 
-    @register("objective", "triplet")
-    class Triplet(Part):
-        margin: float = Field(2.0, gt=0, description="Least gap between the two distances.")
+    @register("objective", "triplet") class Triplet(Part): margin: float = Field(2.0, gt=0,
+    description="Smallest gap between the two distances.")
 
 Its fields are what a person may write below that name; pydantic checks them, fills in the
 defaults and describes them in the JSON Schema. What has no options in a spec, as a readout, need
@@ -31,7 +30,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticKnownError
 
-from kclr.spec.wording import any_of, nearest, shown, to_mend
+from kclr.spec.wording import any_of, invalid, nearest, shown
 
 BUILT_IN = {
     "source": "kclr.data",
@@ -47,7 +46,7 @@ _patterns: dict[str, str] = {}
 
 
 class Part(BaseModel):
-    """A frozen, checked piece of a spec: unknown keys and wrong types are refused."""
+    """A frozen, checked part of a spec: unknown keys and wrong types are refused."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -69,12 +68,12 @@ class Part(BaseModel):
         return described
 
     def spec_name(self) -> str:
-        """How a spec names this part: its registered name, and what it carries with it."""
+        """How a spec names this part: its registered name and its argument."""
         return self.part_name
 
 
 class ByName(Part):
-    """A part in whose place a text may stand, for the field `shorthand`."""
+    """A part that may be written as a text, the value of its field `shorthand`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -91,10 +90,10 @@ class ByName(Part):
 
 
 def descriptions(part: type[Part]) -> dict[str, str]:
-    """What the texts below a part's fields say of them, those of its bases included.
+    """The docstrings of a part's fields, those of its base classes included.
 
-    Pydantic could read them (`use_attribute_docstrings`), but would each time a part is imported:
-    that is a sixth of what `kclr check` takes.
+    Pydantic could read them (`use_attribute_docstrings`), but would do so at each import, a sixth
+    of the time that `kclr check` takes.
     """
     found = {}
     for base in reversed(part.__mro__):
@@ -120,7 +119,7 @@ def register(kind, name):
         ValueError: the kind is unknown, or the name is taken by another one.
     """
     if kind not in _parts:
-        raise ValueError(f"{kind!r} is no kind of part; choose from {', '.join(_parts)}")
+        raise ValueError(f"{kind!r} is not a kind of part; choose from {', '.join(_parts)}")
 
     def decorate(part):
         taken = _parts[kind].get(name)
@@ -135,12 +134,12 @@ def register(kind, name):
 
 
 def splits(kind, pattern=None):
-    """Register how a text that names a part of `kind` is split where it carries an argument.
+    """Register how a text that names a part of `kind` with an argument is split.
 
     The function takes the text (`tfds:cifar100`) and returns the part's name and the plain values
-    of the fields that the rest of the text stands for. A text that it does not know it returns as
-    it is. `pattern` is a regular expression of the texts that carry an argument, for the JSON
-    Schema; without one that takes any text.
+    of the fields that the rest of the text gives. It returns an unknown text unchanged. `pattern`
+    is a regular expression for texts with an argument, used in the JSON Schema; by default any text
+    is allowed there.
     """
 
     def decorate(split):
@@ -154,7 +153,7 @@ def splits(kind, pattern=None):
 
 @cache
 def _discover():
-    """Import every module that registers parts: kclr's own, then the plug-ins'."""
+    """Import every module that registers parts: kclr's own, then those of plug-ins."""
     for package in BUILT_IN.values():
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
             if not module.name.startswith("_"):
@@ -165,11 +164,9 @@ def _discover():
         except (Exception, SystemExit) as error:  # must not end every command
             _broken.append(plugin.name)
             owner = getattr(plugin.dist, "name", None)
-            cure = (
-                f"Mend it, or remove it: pip uninstall {owner}" if owner else "Mend or remove it."
-            )
+            cure = f"Fix it, or remove it: pip uninstall {owner}" if owner else "Fix or remove it."
             logging.getLogger("kclr").warning(
-                "the plug-in %s (%s) cannot be loaded, and is left out: %s: %s. %s",
+                "the plug-in %s (%s) cannot be loaded and is ignored: %s: %s. %s",
                 *(plugin.name, plugin.value, type(error).__name__, error, cure),
             )
 
@@ -207,12 +204,12 @@ class NameOf:
 
 
 def unknown(kind, name, choices) -> str:
-    """What is said of a name that no part has.
+    """The message for a name that no part has.
 
     Args:
         kind: of part.
         name: what was written.
-        choices: the names of the parts, each with what a text may add to it.
+        choices: the names of the parts, each with the argument that it may have.
     """
     known = [choice.partition(":")[0] for choice in choices]
     close = nearest(name, known, choices)
@@ -220,23 +217,23 @@ def unknown(kind, name, choices) -> str:
         close = f" Did you mean tfds:{name}, or the folder ./{name}? {close.strip()}"
     if _broken:
         close += f" The plug-in {_broken[0]}, which could not be loaded, may have it."
-    return f"{shown(name)} is no known {kind}.{close}"
+    return f"{shown(name)} is not a known {kind}.{close}"
 
 
 class Named:
     """Annotation of a spec field whose value names a registered part.
 
     The value is a name (`triplet`), or a mapping whose key `key` names the part and whose other
-    keys are its fields; a mapping without it means the part called `default`. A name may carry an
-    argument (`tfds:cifar100`) where `splits` of its kind says so. `without` is a part that may not
-    stand there.
+    keys are its fields; without that key it is the part called `default`. A name may have an
+    argument (`tfds:cifar100`) if `splits` of its kind says so. `without` is a part that is not
+    allowed there.
     """
 
     def __init__(self, kind, key="name", default=None, without=None):
         self.kind, self.key, self.default, self.without = kind, key, default, without
 
     def parts(self) -> dict[str, type[Part]]:
-        """The parts that may stand there, by name."""
+        """The parts that are allowed there, by name."""
         return {name: part for name, part in parts(self.kind).items() if name != self.without}
 
     def __get_pydantic_core_schema__(self, source, handler):
@@ -252,17 +249,17 @@ class Named:
 
     @property
     def split(self):
-        """How a text is split, or None where it is a name alone."""
+        """How a text is split, or None if it is a name alone."""
         _discover()
         return _splits.get(self.kind)
 
     def argument(self, name) -> str:
-        """What a text may add to a part's name, as in `:NAME`."""
+        """The argument that a text may add to a part's name, such as `:NAME`."""
         field = getattr(self.parts()[name], "argument", None) if self.split else None
         return f":{field.upper()}" if field else ""
 
     def part(self, value: Any) -> type[Part] | None:
-        """The part that a value names, or None where it names none."""
+        """The part that a value names, or None."""
         return self._named(value)[0]
 
     def _named(self, value) -> tuple[type[Part] | None, str | None, dict[str, Any]]:
@@ -286,27 +283,27 @@ class Named:
         if part:
             field = getattr(part, "argument", None) if self.split else None
             if field and field not in fields and part.model_fields[field].is_required():
-                words = f"{name!r} does not say which. Write {name}{self.argument(name)}."
-                raise to_mend(words, *place, value=value)
+                words = f"{name!r} needs an argument. Write {name}{self.argument(name)}."
+                raise invalid(words, *place, value=value)
             return part.model_validate(fields)
         if name is not None:
             words = unknown(self.kind, name, choices)
         elif isinstance(value, dict) and not place:
             near = difflib.get_close_matches(self.key, value, n=1)
             if near:
-                words = f"no such key. Did you mean {self.key!r}?"
-                raise to_mend(words, near[0], value=value)
+                words = f"unknown key. Did you mean {self.key!r}?"
+                raise invalid(words, near[0], value=value)
             words = f"has no key {self.key!r}. Add it, as in {self.key}: {choices[-1]}."
         else:
             given = value[self.key] if place else value
-            words = f"{shown(given)} names no {self.kind}. Use {any_of(choices)}."
-        raise to_mend(words, *place, value=value)
+            words = f"{shown(given)} is not a valid {self.kind}. Use {any_of(choices)}."
+        raise invalid(words, *place, value=value)
 
     def _dump(self, part: Part) -> dict[str, Any]:
         return {self.key: part.spec_name()} | part.model_dump(mode="json")
 
     def _json_schema(self, handler) -> dict[str, Any]:
-        """A text, or a mapping: one branch for each part."""
+        """A text, or a mapping with one branch for each part."""
         named = self.parts()
         text: dict[str, Any] = {"type": "string"}
         if self.split and self.kind in _patterns:

@@ -1,4 +1,4 @@
-"""What a person may write in a spec: typed, frozen objects with every default.
+"""What a spec may contain: typed, frozen objects with every default.
 
 The JSON Schema that editors use, `docs/spec.md` and every check come from these classes. Sizes are
 in pixels of a layer's input: image pixels for the first layer, cells of the feature map above it.
@@ -22,7 +22,7 @@ from kclr.spec.keras_values import MOST_STEPS
 from kclr.spec.registry import ByName, Named, NameOf, Part
 from kclr.spec.search import Search
 from kclr.spec.values import Amount, Cells, Powers
-from kclr.spec.wording import to_mend
+from kclr.spec.wording import invalid
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 CONTRASTIVE = ("patches", "objective", "embedding", "train")  # keys that no other learner takes
@@ -43,11 +43,11 @@ class Block(Part):
     strides: Annotated[int, Field(ge=1, le=64)] = 1
     """Step of the convolution."""
     padding: Literal["valid", "same"] = "valid"
-    """What happens at the borders of whole images; in training every window is complete."""
+    """Padding at the borders of whole images; in training every window is complete."""
     pool_size: Annotated[int, Field(ge=1, le=64)] = 2
-    """Height and width of the max-pool's window; 1 for none."""
+    """Height and width of the max-pool's window; 1 for no pooling."""
     pool_strides: Annotated[int, Field(ge=1, le=64)] | None = None
-    """Step of the max-pool; its window's size when left out."""
+    """Step of the max-pool; the size of its window by default."""
     activation: Annotated[
         str,
         Field(
@@ -56,34 +56,36 @@ class Block(Part):
             }
         ),
     ] = "relu"
-    """An activation of Keras, by name, applied after the max-pool."""
+    """A Keras activation, by name, applied after the max-pool."""
     use_bias: bool = True
-    """Whether the convolution learns a bias. Whitening adds one of its own when it is folded in."""
+    """Whether the convolution learns a bias. Whitening adds its own bias when it is folded in."""
     whitening: Annotated[
         Literal["none", "standardize", "zca"],
         BeforeValidator(
             _whitening, json_schema_input_type=bool | Literal["none", "standardize", "zca"]
         ),
     ] = "zca"
-    """How the input is decorrelated while training, folded into kernel and bias afterwards: `zca`
+    """How the input is decorrelated during training; folded into kernel and bias afterwards: `zca`
     over whole kernel windows, `standardize` for each channel, or `none`; `true` is `zca`. The
-    default is `zca`; above the first layer `standardize`, but for the learner `whiten`."""
+    default is `zca` in the first layer and `standardize` above it, except for the learner
+    `whiten`."""
     whitening_epsilon: Annotated[float, Field(gt=0, le=10)] = 0.01
-    """Regularisation of the whitening, as a share of the mean eigenvalue."""
+    """Regularisation strength of the whitening, as a share of the mean eigenvalue."""
     contrast: Literal["none", "patch"] = "none"
-    """`patch`: every kernel window is brought to mean 0 and variance 1, over its pixels and
-    channels, before whitening and kernel (Coates and Ng 2011, section 3.1). No plain convolution
-    does that: it is inside the exported models, and initializers, which move plain kernels, leave
-    it out. With `padding: same` the zeros of the border belong to the windows there."""
+    """`patch`: every kernel window is normalised to mean 0 and variance 1, over its pixels and
+    channels, before whitening and kernel (Coates and Ng 2011, section 3.1). A plain convolution
+    cannot do that: it is part of the exported models, but initializers, which copy plain kernels,
+    omit it. With `padding: same` the zeros of the border are part of the windows there."""
     contrast_epsilon: Annotated[float, Field(gt=0, le=1_000_000)] = 0.00015
-    """Regularisation of the contrast: added to a window's variance, in the units of the layer's
-    input squared. The default is about that of Coates and Ng, 10 for pixels up to 255."""
+    """Regularisation strength of the contrast normalisation: added to a window's variance, in
+    squared units of the layer's input. The default is close to that of Coates and Ng, 10 for pixels
+    up to 255."""
     batch_norm: bool = False
-    """Whether the convolution's output is batch-normalised while training; folded into kernel and
+    """Whether the convolution's output is batch-normalised during training; folded into kernel and
     bias afterwards."""
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of the `ContrastiveConvBlock` that the layer is after training."""
+        """Arguments of the layer's `ContrastiveConvBlock` after training."""
         return self.model_dump(exclude={"whitening", "whitening_epsilon", "batch_norm", "use_bias"})
 
     @field_validator("activation")
@@ -96,81 +98,82 @@ class Patches(Part):
     """Which windows of an image belong together: overlapping patches of one random crop."""
 
     patch_size: Annotated[int, Field(ge=2, le=4096)] | None = None
-    """Height and width of a patch; just enough for one pooled cell when left out."""
+    """Height and width of a patch; by default just enough for one pooled cell."""
     crop_size: Annotated[int, Field(ge=2, le=8192)] | None = None
-    """Height and width of the crop that the patches are cut from; the patch and one step, or the
-    patch and the largest shift, when left out."""
+    """Height and width of the crop that the patches are cut from; by default the patch plus one
+    step, or the patch plus the largest shift."""
     stride: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Distance of neighbouring patches on a grid over the crop. 1 when left out."""
+    """Distance between neighbouring patches on a grid over the crop. 1 by default."""
     max_shift: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """In place of `stride`: two patches at random places, at most this far apart on each axis."""
+    """Instead of `stride`: two patches at random places, at most this far apart on each axis."""
     augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] = ()
-    """Random image layers of Keras, applied in order to patches with values in [0, 1]."""
+    """Random Keras image layers, applied in order to patches with values in [0, 1]."""
     augment_views: Literal["all", "positive"] = "all"
-    """Whether all patches are augmented, or the anchor (each crop's first) stays as it is."""
+    """Whether all patches are augmented, or all but the anchor (the first of each crop)."""
 
     @model_validator(mode="after")
     def _one_form(self):
         if self.stride and self.max_shift:
-            words = "stands beside `stride`. Give one of the two, and remove the other."
-            raise to_mend(words, "max_shift", value=self.max_shift)
+            words = "cannot be combined with `stride`. Keep one."
+            raise invalid(words, "max_shift", value=self.max_shift)
         return self
 
 
 class Embedding(Part):
-    """How the map of a patch becomes the vector that the objective compares; left behind after
+    """How the map of a patch becomes the vector that the objective compares; discarded after
     training."""
 
     pool: Literal["flatten", "mean", "grid"] = "flatten"
     """The map itself, its mean, or the mean of each cell of a grid."""
     grid_size: Annotated[int, Field(ge=1, le=64)] = 2
-    """Cells of the `grid` pooling, on each side."""
+    """Cells of the `grid` pooling, per side."""
     standardize: bool = False
-    """Whether each number of the vector is brought to mean 0 and variance 1 over the batch."""
+    """Whether each element of the vector is normalised to mean 0 and variance 1 over the batch."""
     head: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(strict=False)] = ()
-    """Widths of a projection head's dense layers, with ReLU between them; none when left out."""
+    """Widths of a projection head's dense layers, with ReLU between them; no head by default."""
 
 
 class Train(Part):
-    """How long and with what a layer is trained."""
+    """How a layer is trained: length, batches, optimizer."""
 
     epochs: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
-    """Passes over the images, one crop of each a pass (see `crops_per_image`)."""
+    """Passes over the images, with one crop of each image per pass (see `crops_per_image`)."""
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
-    """Number of batches, in place of `epochs`. 1000 when neither is given."""
+    """Number of batches, instead of `epochs`. 1000 if neither is given."""
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 512
     """Crops in a batch."""
     crops_per_image: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 1
-    """Crops of each image that make an epoch."""
+    """Crops of each image in an epoch."""
     optimizer: Optimizer = Field(
         default_factory=lambda: Optimizer(class_name="Adam", config={"learning_rate": 0.001})
     )
-    """Any optimizer of Keras."""
+    """Any Keras optimizer."""
     decorrelation: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
-    """Factor of a penalty that is part of the loss: the mean squared cosine between two different
-    filters, as they are learned, before whitening is folded in (soft orthogonality, Bansal et al.
-    2018, "Can we gain more from orthogonality regularizations in training deep networks?")."""
+    """Factor of a penalty in the loss: the mean squared cosine between two different filters,
+    before whitening is folded in (soft orthogonality, Bansal et al. 2018, "Can we gain more from
+    orthogonality regularizations in training deep networks?")."""
     reseed: bool = False
-    """Whether filters that never answer are started anew, from a random direction, every
-    `log_every` steps."""
+    """Whether filters that never respond are restarted from a random direction every `log_every`
+    steps."""
     jit: Literal[True, False, "auto"] = "auto"
-    """Compile the step with XLA; `auto` lets kclr choose what measured faster on this device."""
+    """Compile the step with XLA; with `auto`, kclr chooses what was measured to be faster on this
+    kind of device."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Keras' dtype policy of the training step. Weights and exports are float32 in any case."""
     log_every: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 50
-    """Steps between two lines of the history."""
+    """Steps between two rows of the history."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 20.0
-    """Least time between two checkpoints; what an interruption costs at most, and one step."""
+    """Shortest time between two checkpoints, in seconds. An interruption loses at most this time
+    plus one step."""
     on_collapse: Literal["stop", "warn"] = "stop"
-    """What to do when all embeddings become alike, or the finished filters answer to nothing or
-    beyond all measure. What is not finite stops in any case."""
+    """What to do if all embeddings become alike, or if the finished filters' responses are all zero
+    or far too large. Values that are not finite always stop the training."""
 
     @model_validator(mode="after")
     def _one_length(self):
         if self.epochs and self.steps:
-            raise to_mend(
-                "stands beside `epochs`. Give one of the two, and remove the other (or set it to "
-                "null).",
+            raise invalid(
+                "cannot be combined with `epochs`. Keep one (or set the other to null).",
                 "steps",
                 value=self.steps,
             )
@@ -181,29 +184,30 @@ Data = Annotated[Any, Named("source", key="source")]
 
 
 class Layer(Part):
-    """One layer of the stack: what it is, what it sees, what it learns from, and for how long."""
+    """One layer of the stack: its convolution, its patches, what it learns, and how it is
+    trained."""
 
     name: Annotated[str, Field(pattern=NAME)] | None = None
-    """Its name in the run directory and in Keras; `conv1`, `conv2`, ... when left out."""
+    """Its name in the run directory and in Keras; `conv1`, `conv2`, ... by default."""
     block: Block = Field(default_factory=Block)
     """The convolution, its pooling and activation."""
     learner: Annotated[Any, Named("learner", default="contrastive")] = Field(
         "contrastive", validate_default=True
     )
-    """How the kernel is found: the name of a learner, or its `name` and options. What stands
-    below is for the learner `contrastive` alone."""
+    """How the kernel is learned: the name of a learner, or a mapping with `name` and options. The
+    keys below are only for the learner `contrastive`."""
     patches: Patches = Field(default_factory=Patches)
     """The crops and the patches in them."""
     objective: Annotated[Any, Named("objective", default="triplet")] = Field(
         "triplet", validate_default=True
     )
-    """What is learned: the name of an objective, or its `name` and options."""
+    """What is learned: the name of an objective, or a mapping with `name` and options."""
     embedding: Embedding = Field(default_factory=Embedding)
-    """What the objective compares."""
+    """The vectors that the objective compares."""
     train: Train = Field(default_factory=Train)
     """Length, batches, optimizer and speed."""
     data: Data | None = None
-    """Images of this layer's own; those of the spec when left out."""
+    """Images for this layer; those of the spec by default."""
 
     @model_validator(mode="after")
     def _only_what_counts(self):
@@ -217,10 +221,10 @@ class Layer(Part):
         given += [("block", key) for key in TRAINED if getattr(own, key) != getattr(usual, key)]
         for path in given:
             words = (
-                f"is for the learner contrastive alone, and this one is {self.learner.part_name}. "
-                "Remove it."
+                "is only for the learner contrastive, but the learner is "
+                f"{self.learner.part_name}. Remove it."
             )
-            raise to_mend(words, *path, value=getattr(self, path[0]))
+            raise invalid(words, *path, value=getattr(self, path[0]))
         return self
 
     @model_serializer(mode="wrap")
@@ -236,26 +240,27 @@ class Training(Part):
 
     end_to_end: bool = False
     """Train all layers at once: the top layer's `data`, `patches`, `objective`, `embedding` and
-    `train` count, of those below the blocks alone, and the steps are as many as one by one. Layers
-    of other learners than `contrastive` are found as ever, and those above them trained at once."""
+    `train` are used, and only the blocks of those below; the number of steps is the same as layer
+    by layer. Layers with other learners than `contrastive` are learned as usual, and those above
+    them are trained at once."""
     distribute: Literal["none", "mirrored", "multi-worker"] = "none"
-    """Train on several devices, by TensorFlow's `tf.distribute`: `mirrored` on all GPUs of this
+    """Train on several devices with TensorFlow's `tf.distribute`: `mirrored` on all GPUs of this
     machine, `multi-worker` on the machines that TF_CONFIG lists; see docs/scale.md. `batch_size` is
-    that of all together."""
+    the total over all devices."""
     gather: bool = True
-    """Whether the devices compare the crops of all of them, so that several with a part of the
-    batch train as one with the whole; or each its own part alone."""
+    """Whether each device compares the crops of all devices, so that several devices train like one
+    with the whole batch, or only its own part."""
     shard: Literal["example", "file"] = "example"
-    """What each worker of `multi-worker` sees: of every batch its part, the same batches as on one
-    machine; or, with `file`, pictures of its own, which no other worker reads."""
+    """What each worker of `multi-worker` sees: with `data` its part of every batch, the same
+    batches as on one machine; with `file` its own images, which no other worker reads."""
 
 
 class Probe(ByName):
-    """What the layer in training is worth, looked at while it learns.
+    """An evaluation of the layer in training, while it learns.
 
-    Every so many steps a simple classifier is fitted on the layer's frozen features of labelled
-    images, above the layers below, and scored on others. It changes nothing of what is learned.
-    Only training images of the data set are used, a fifth of every class to score with.
+    Every `every` steps a simple classifier is fitted on the layer's frozen features of labelled
+    images and scored on other images. This does not change what is learned. Only the data set's
+    training images are used, a fifth of every class for scoring.
     """
 
     shorthand: ClassVar[str | None] = "data"
@@ -263,76 +268,77 @@ class Probe(ByName):
     data: str
     """The labelled images: `tfds:NAME`, `folder:PATH` with a folder for each class, or `digits`."""
     every: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 200
-    """Steps between two probes. There is one after a layer's last step in any case."""
+    """Steps between two probes. There is always one after a layer's last step."""
     limit: Annotated[int, Field(ge=2)] | None = 5000
-    """Use only the first so many images; null for all."""
+    """Use only this many images, the first ones; null for all."""
     labels: Amount = 1.0
     """How many labels to fit with: a share of each class (0.01 for one in a hundred), or a whole
     number from 2 on, of each class."""
     classifier: Annotated[str, NameOf("readout")] = "ridge"
     """Ridge or logistic regression, or nearest neighbours."""
     grid: Cells = 2
-    """Cells on each side that feature maps are pooled over; with `all_layers` one number for all,
-    or a list of one for each layer, from the image upwards."""
+    """Cells per side that feature maps are pooled to; with `all_layers` one number for all layers,
+    or a list with one for each layer, from the image upwards."""
     all_layers: bool = False
-    """Judge all layers side by side, up to the one in training, or that one alone."""
+    """Use the features of all layers up to the one in training, concatenated, or of that layer
+    alone."""
     power: Powers = 1.0
-    """What the pooled features are raised to; 0.5 for their square roots (power normalisation,
+    """Exponent that the pooled features are raised to; 0.5 for square roots (power normalisation,
     Perronnin et al. 2010, "Improving the Fisher kernel for large-scale image classification"). With
-    `all_layers` one number for all, or a list."""
+    `all_layers` one number for all layers, or a list."""
     flips: bool = False
-    """Average the features of each image and of its mirror image."""
+    """Average the features of each image and its mirror image."""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """Of the judged convolutions. bfloat16 pays on cores with AMX."""
+    """Precision of the convolutions that are judged. bfloat16 is faster on CPUs with AMX."""
 
 
 class Export(Part):
-    """What a finished run writes beside `model.keras` and `saved_model/`."""
+    """What a finished run writes besides `model.keras` and `saved_model/`."""
 
     pool: Literal["mean", "max", "grid", "flatten"] = "grid"
-    """How the SavedModel's `embed` signature makes a vector of a feature map."""
+    """How the SavedModel's `embed` signature turns a feature map into a vector."""
     grid_size: Cells = 2
-    """Cells of the `grid` pooling, on each side; with `all_layers` one number for all, or a list of
-    one for each layer, from the image upwards."""
+    """Cells of the `grid` pooling, per side; with `all_layers` one number for all layers, or a list
+    with one for each layer, from the image upwards."""
     power: Powers = 1.0
-    """What the pooled numbers are raised to, as `probe.power`."""
+    """Exponent that the pooled features are raised to, as in `probe.power`."""
     all_layers: bool = False
-    """Whether `embed` gives the vectors of all layers side by side, or the top layer's alone."""
+    """Whether `embed` returns the concatenated vectors of all layers, or only the top layer's."""
     onnx: bool = False
     """Write `model.onnx` (needs `pip install kclr[onnx]`)."""
     litert: bool = False
-    """Write `model.tflite`, for images of the size that `litert_size` says."""
+    """Write `model.tflite`, for images of size `litert_size`."""
     litert_size: Annotated[int, Field(ge=1, le=4096)] = 32
     """Height and width of the LiteRT model's images."""
 
 
 class Spec(Part):
-    """A run of kclr: images without labels, and the layers to learn from them."""
+    """A kclr run: images without labels, and the layers to learn from them."""
 
     name: Annotated[str, Field(pattern=NAME)] | None = None
-    """The run's name, and its directory in `runs/`; the file's name when left out."""
+    """The run's name, also of its directory in `runs/`; the file's name by default."""
     data: Data = Field("photos", validate_default=True)
     """Where the images come from: `photos`, `tfds:NAME`, `folder:PATH` or a path; or a mapping with
     the key `source` and the source's options."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of everything random. The same seed gives the same kernels."""
+    """Random seed of the run. The same seed gives the same kernels."""
     stack: tuple[Layer, ...] = Field(strict=False, min_length=1, max_length=32)
     """The layers, from the image upwards; each is trained on the frozen output of those below."""
     train: Training = Field(default_factory=Training)
     """Layer by layer, or all at once."""
     probe: Probe | None = None
-    """Labelled images to look at the layers with while they are trained, and how often; the name of
-    a data set, or a mapping with `data` and options. No probe when left out."""
+    """Labelled images to evaluate the layers with while they are trained: the name of a data set,
+    or a mapping with `data` and options. No probe by default."""
     export: Export = Field(default_factory=Export)
-    """What is written at the end."""
+    """What is written at the end of the run."""
     tensorboard: bool = False
     """Also write TensorBoard events (needs `pip install kclr[tensorboard]`)."""
     search: Search | None = None
-    """What `kclr search` tries (needs `pip install kclr[search]`); nothing to `kclr train`."""
+    """What `kclr search` tries (needs `pip install kclr[search]`); ignored by `kclr train`."""
 
     def joined(self) -> list[tuple[int, int]]:
-        """The groups of layers that end-to-end training makes, from the image upwards: the first
-        and the last of the contrastive ones that lie on each other, and each other one alone."""
+        """The groups of layers in end-to-end training, from the image upwards: the first and the
+        last of contrastive layers on top of each other, and each other layer alone."""
         groups: list[tuple[int, int]] = []
         below = False
         for index, layer in enumerate(self.stack):
@@ -343,7 +349,8 @@ class Spec(Part):
         return groups
 
     def trainings(self) -> list[tuple[int, int]]:
-        """The first and the last of the layers that are trained at once, from the image upwards."""
+        """The first and the last of each group of layers trained at once, from the image
+        upwards."""
         return self.joined() if self.train.end_to_end else [(i, i) for i in range(len(self.stack))]
 
     @field_validator("stack")
@@ -353,7 +360,7 @@ class Spec(Part):
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of specs, from the same definitions that check them."""
+    """The JSON Schema of specs, from the definitions that check them."""
     schema = tidied(Spec.model_json_schema())
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -362,7 +369,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _resolve(layer: Layer, position: int) -> Layer:
-    """Fill in the defaults that depend on a layer's place or on its other values."""
+    """Fill in the defaults that depend on a layer's position or on its other values."""
     block, patches, train = layer.block, layer.patches, layer.train
     given = block.model_fields_set
     if position > 0:

@@ -1,4 +1,4 @@
-"""What is wrong with the section `search` of a spec: paths that do not exist, impossible values."""
+"""Errors in the section `search` of a spec: paths that do not exist, impossible values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +17,13 @@ METRICS = (PROBE, "loss", "spread", "effective_rank", "dead_filters", "duplicate
 def search_findings(
     spec: Spec, value: dict[str, Any], check: Callable[[Any], list[Finding]]
 ) -> list[Finding]:
-    """What is wrong with a search.
+    """The errors in a search.
 
     Args:
         spec: checked, with a section `search`.
         value: its plain value.
-        check: what is wrong with the plain value of a spec, its sizes apart. Whether a layer's
-            sizes are possible depends on several keys: a trial whose are not fails.
+        check: returns the errors in the plain value of a spec, except those in its sizes. Whether a
+            layer's sizes are possible depends on several keys: a trial with impossible sizes fails.
     """
     assert spec.search
     at = ("search", "space")
@@ -31,24 +31,25 @@ def search_findings(
     for path, own in space.items():
         for parent, values in own.when.items():
             if parent not in space:
-                words = f"{parent} is no hyperparameter of this search.{nearest(parent, space)}"
+                words = f"{parent} is not a hyperparameter of this search.{nearest(parent, space)}"
                 findings.append(Finding((*at, path, "when", parent), words))
                 continue
             allowed = [text_of(choice) for choice in space[parent].extremes]
             wrong = [choice for choice in values if text_of(choice) not in allowed]
             if space[parent].ends:
-                words = (
-                    f"{parent} has a range. Use a choice or a boolean, whose values can be told."
-                )
+                words = f"{parent} has a range. Use a choice or a boolean."
                 findings.append(Finding((*at, path, "when", parent), words))
             elif wrong:
-                words = f"{shown(wrong[0])} is no value of {parent}.{nearest(wrong[0], allowed)}"
+                words = f"{shown(wrong[0])} is not a value of {parent}.{nearest(wrong[0], allowed)}"
                 findings.append(Finding((*at, path, "when", parent), words))
     order = parents_first(space)
     if not findings:
         circle = [path for path in space if path not in order]
         findings += [
-            Finding((*at, path, "when"), "depends on itself, by way of others. Remove one `when`.")
+            Finding(
+                (*at, path, "when"),
+                ("depends on itself through other hyperparameters. Remove one `when`."),
+            )
             for path in circle[:1]
         ]
     plain = {key: part for key, part in value.items() if key != "search"}
@@ -59,7 +60,7 @@ def search_findings(
 
 
 def _value_findings(spec, path, plain, check):
-    """What the key, or one of those beside it, cannot be: the first of it."""
+    """The first value that the key, or a key set together with it, cannot have."""
     own, at = spec.search.space[path], ("search", "space", path)
     if path.split(".")[0] == "search":
         return [Finding(at, "a search cannot change itself. Remove it.")]
@@ -81,7 +82,7 @@ def _value_findings(spec, path, plain, check):
         except SpecError as error:
             return [Finding(at, str(error).partition(": ")[2])]
         if ("stack", len(spec.stack)) in keys:
-            return [Finding(at, "a search adds no layer. Write it into the stack first.")]
+            return [Finding(at, "a search cannot add a layer. Add it to the stack first.")]
         for finding in check(changed):
             if any(finding.path[: len(key)] == key for key in keys):
                 name = ".".join(map(str, finding.path))
@@ -91,7 +92,7 @@ def _value_findings(spec, path, plain, check):
 
 
 def _ancestors(space, path):
-    """The hyperparameters that `path` depends on, directly or by way of others."""
+    """The hyperparameters that `path` depends on, directly or through others."""
     found = set(space[path].when)
     for parent in space[path].when:
         found |= _ancestors(space, parent)
@@ -99,7 +100,7 @@ def _ancestors(space, path):
 
 
 def _whole_findings(spec, probed):
-    """Objective, tuner and layers that do not go together; `probed` where a probe is written."""
+    """Objective, tuner and layers that cannot be combined; `probed` if the spec has a probe."""
     search, findings = spec.search, []
     metric = search.objective.metric
     objectives: list[Any] = [part() for part in parts("objective").values()]
@@ -109,7 +110,9 @@ def _whole_findings(spec, probed):
         words = "probe_accuracy needs the section `probe`. Add it, as in probe: tfds:cifar10."
         findings.append(Finding(("search", "objective"), words))
     elif metric not in known | set(METRICS):
-        words = f"{shown(metric)} is no metric of a training.{nearest(metric, (*METRICS, *known))}"
+        words = (
+            f"{shown(metric)} is not a metric of a training.{nearest(metric, (*METRICS, *known))}"
+        )
         findings.append(Finding(("search", "objective", "metric"), words))
     greedy = search.layers == "greedy"
     for path, own in search.space.items():
@@ -117,8 +120,8 @@ def _whole_findings(spec, probed):
         layers |= {layer_of(parent) for parent in own.when}
         if greedy and (None in layers or len(layers) > 1):
             words = (
-                "is not of a single layer, and the search goes layer by layer. Search paths that "
-                "begin with one stack.N, or use layers: together."
+                "does not belong to a single layer, but the search goes layer by layer. Use paths "
+                "that start with one stack.N, or layers: together."
             )
             findings.append(Finding(("search", "space", path), words))
     if greedy and spec.train.end_to_end:

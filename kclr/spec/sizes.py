@@ -1,4 +1,4 @@
-"""Sizes that cannot be: a kernel larger than its patch, a crop larger than the images, ..."""
+"""Impossible sizes: a kernel larger than its patch, a crop larger than the images, ..."""
 
 from kclr.spec.geometry import layer_geometry, output_size, window
 from kclr.spec.schema import Spec
@@ -8,7 +8,7 @@ MOST_WHITENED = 8000  # numbers of a window; the eigenvectors of so many take mi
 
 
 def size_findings(spec: Spec, index: int) -> list[Finding]:
-    """What is impossible in layer `index` whatever the images and the layers below it."""
+    """What is impossible in layer `index` for any images and any layers below it."""
     at = ("stack", index, "patches")
     block, patches = spec.stack[index].block, spec.stack[index].patches
     size, crop = patches.patch_size or 0, patches.crop_size or 0
@@ -27,9 +27,9 @@ def size_findings(spec: Spec, index: int) -> list[Finding]:
         findings.append(
             Finding(
                 (*at, "patch_size"),
-                f"the patch has shrunk to nothing: {size} leaves {_cells(sizes.patch_conv)} after "
-                f"the convolution, less than the max-pool's {block.pool_size}. Use at least "
-                f"{least}, or a smaller pool_size.",
+                f"the patch is too small for the max-pool: {size} leaves "
+                f"{_cells(sizes.patch_conv)} after the convolution, fewer than the max-pool's "
+                f"{block.pool_size}. Use at least {least}, or a smaller pool_size.",
             )
         )
     if patches.max_shift:
@@ -37,16 +37,16 @@ def size_findings(spec: Spec, index: int) -> list[Finding]:
             findings.append(
                 Finding(
                     (*at, "max_shift"),
-                    f"{patches.max_shift} lets patches of {size} lie apart without overlapping. "
-                    f"Use 1 to {size - 1}.",
+                    f"{patches.max_shift} allows patches of {size} that do not overlap. Use 1 to "
+                    f"{size - 1}.",
                 )
             )
         if crop != size + patches.max_shift:
             findings.append(
                 Finding(
                     (*at, "crop_size"),
-                    f"{crop} is not the patch and the largest shift ({size} + "
-                    f"{patches.max_shift}). Leave it out.",
+                    f"{crop} is not the patch plus the largest shift ({size} + "
+                    f"{patches.max_shift}). Remove it.",
                 )
             )
     elif patches.stride and patches.stride >= size:
@@ -62,21 +62,22 @@ def size_findings(spec: Spec, index: int) -> list[Finding]:
         findings.append(
             Finding(
                 (*at, "crop_size"),
-                f"{crop} holds {room} patch of {size}. Use at least {size + patches.stride}, so "
-                "that two patches lie next to each other.",
+                f"{crop} has room for {room} patch of {size}. Use at least "
+                f"{size + patches.stride}, so that two patches fit.",
             )
         )
     return findings
 
 
 def name_findings(spec: Spec) -> list[Finding]:
-    """Layers that are called alike, or alike but for the case, which not every disk can tell."""
+    """Layers with the same name, or names that differ only in case, which some disks cannot tell
+    apart."""
     findings = []
     names: dict[str, int] = {}
     for index, layer in enumerate(spec.stack):
         name = (layer.name or "").lower()
         if name in names:
-            words = f"{layer.name!r} is the name of layer {names[name]} too. Give each its own."
+            words = f"{layer.name!r} is also the name of layer {names[name]}. Use different names."
             findings.append(Finding(("stack", index, "name"), words))
         names.setdefault(name, index)
     return findings
@@ -91,7 +92,7 @@ OF_EACH_LAYER = (  # keys that take a number for all layers, or a list of one fo
 
 
 def grid_findings(spec: Spec) -> list[Finding]:
-    """Lists of grids or powers that are not one for each of the layers that are pooled."""
+    """Lists of grids or powers that do not have one item for each pooled layer."""
     findings = []
     for section, key in OF_EACH_LAYER:
         options = getattr(spec, section)
@@ -109,15 +110,15 @@ def grid_findings(spec: Spec) -> list[Finding]:
 
 
 def whitening_findings(spec: Spec, channels: int | None = None) -> list[Finding]:
-    """Layers whose windows hold too many numbers for ZCA whitening, or for their components.
+    """Layers whose windows are too large for ZCA whitening, or for principal components.
 
     Args:
         spec: checked.
-        channels: of the images, to look at the first layer; None to look at those above it.
+        channels: of the images, to check the first layer; None to check those above it.
     """
     below = [layer.block.filters for layer in spec.stack[:-1]]
     seen = enumerate(below, start=1) if channels is None else [(0, channels)]
-    most = f"windows of {MOST_WHITENED:,} numbers at most"
+    most = f"windows of at most {MOST_WHITENED:,} values"
     findings = []
     for index, depth in seen:
         layer = spec.stack[index]
@@ -127,13 +128,13 @@ def whitening_findings(spec: Spec, channels: int | None = None) -> list[Finding]
             continue
         if layer.block.whitening == "zca":
             words = (
-                f"zca of windows of {numbers:,} numbers ({side}x{side}x{depth}) takes too long. "
+                f"zca of windows of {numbers:,} values ({side}x{side}x{depth}) takes too long. "
                 f"Use standardize, or {most}."
             )
             findings.append(Finding(("stack", index, "block", "whitening"), words))
         elif layer.learner.part_name == "whiten":
             words = (
-                f"the components of windows of {numbers:,} numbers take too long. Use another "
+                f"the components of windows of {numbers:,} values take too long. Use another "
                 f"learner, or {most}."
             )
             findings.append(Finding(("stack", index, "learner"), words))
@@ -141,28 +142,31 @@ def whitening_findings(spec: Spec, channels: int | None = None) -> list[Finding]
 
 
 def together_findings(spec: Spec) -> list[Finding]:
-    """`train.end_to_end` of a stack that has nothing to train at once."""
+    """`train.end_to_end` of a stack with nothing to train at once."""
     if not spec.train.end_to_end or any(first < last for first, last in spec.joined()):
         return []
-    words = "no two layers of the learner contrastive lie on each other. Add one, or leave it out."
+    words = (
+        "there are no two layers of the learner contrastive on top of each other. Add one, or "
+        "remove it."
+    )
     return [Finding(("train", "end_to_end"), words)]
 
 
 def least_image(spec: Spec, index: int) -> int:
-    """Height and width that images need for layer `index` to be trained on them, px."""
+    """Smallest height and width of images that layer `index` can be trained on, px."""
     if spec.stack[index].learner.contrastive:
         return layer_geometry(spec.stack, index).image_crop
     return max(2, window([layer.block for layer in spec.stack[: index + 1]], 1)) + 1
 
 
 def image_findings(spec: Spec, index: int, height: int, width: int) -> list[Finding]:
-    """What is wrong with layer `index` for images whose smallest is `height` x `width` px."""
+    """The errors in layer `index` for images of at least `height` x `width` px."""
     smallest = min(height, width)
     patches = spec.stack[index].patches
     field = window([layer.block for layer in spec.stack[: index + 1]], 1)
     if not spec.stack[index].learner.contrastive and smallest <= max(2, field):
         words = (
-            f"its filters see {_square(max(2, field))} px, and the images ({height}x{width}) must "
+            f"its filters see {_square(max(2, field))} px, but the images ({height}x{width}) must "
             "be larger. Use smaller kernels, strides or pools, or larger images."
         )
         return [Finding(("stack", index, "block"), words)]

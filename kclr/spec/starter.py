@@ -1,7 +1,7 @@
 """The commented specs that `kclr init` writes."""
 
 _IMAGES = """\
-# A spec of kclr: images without labels, and the layers to learn from them.
+# A kclr spec: images without labels, and the layers to learn from them.
 # Check it with `kclr check FILE`, train it with `kclr train FILE`.
 
 # Where the images come from: photos (a few photographs that come with kclr's dependencies),
@@ -21,7 +21,7 @@ _ONE = """\
       filters: 64         # how many filters to learn
       kernel_size: 6      # their height and width
       pool_size: 2        # the max-pool's window; 1 for none
-      activation: relu    # any activation of Keras
+      activation: relu    # any Keras activation
       whitening: zca      # zca, standardize or none; folded into the kernel afterwards
     patches:
       crop_size: 8        # a random square of an image ...
@@ -35,13 +35,13 @@ _ONE = """\
     train:
       steps: 1000         # or epochs
       batch_size: 512     # crops
-      optimizer:          # any optimizer of Keras; a schedule in place of a number is welcome
+      optimizer:          # any Keras optimizer; the rate may be a schedule
         class_name: Adam
         config:
           learning_rate: 0.001
 
   # More layers, each trained on the frozen output of those below: `kclr init --layers 3` has the
-  # recipe that is worth most. Sizes are in cells of the map below; `kclr check` tells the pixels.
+  # best recipe. Sizes are in cells of the map below; `kclr check` shows them in pixels.
   # - name: conv2
   #   block: {filters: 128, kernel_size: 3}
   #   train: {steps: 500, batch_size: 256}
@@ -53,14 +53,14 @@ _BELOW = """\
     block: {filters: 128, kernel_size: 5, padding: same}
     learner: {name: kmeans, threshold: 0.5}
 
-  # Above them filters by contrast, on the frozen output of those below. What stands beside the
-  # convolution while it learns is folded into it (batch_norm) or left behind (head).
+  # Above them filters by contrast, on the frozen output of those below. What is added to the
+  # convolution during training is folded into it (batch_norm) or discarded (head).
   - name: conv2
     block: &block {filters: 256, kernel_size: 3, padding: same, batch_norm: true}
-    patches:              # sizes in cells of the map below; `kclr check` tells the pixels
+    patches:              # sizes in cells of the map below; `kclr check` shows pixels
       patch_size: 8       # 20 px of the image ...
       max_shift: 3        # ... anchor and positive up to 6 px apart
-      augment: &augment   # any augmentations of Keras
+      augment: &augment   # any Keras augmentations
         - {class_name: RandomFlip, config: {mode: horizontal}}
         - class_name: RandomColorJitter
           config:
@@ -73,9 +73,9 @@ _BELOW = """\
     embedding: &embedding {pool: mean, standardize: true, head: [512, 128]}
     train: &train
       steps: 500          # or epochs
-      batch_size: 256     # crops, of each two patches
-      # precision: mixed_bfloat16  # faster on GPUs, and on cores that have AMX
-      optimizer:          # any optimizer of Keras, and any schedule
+      batch_size: 256     # crops with two patches each
+      # precision: mixed_bfloat16  # faster on GPUs and on CPUs with AMX
+      optimizer:          # any Keras optimizer and schedule
         class_name: AdamW
         config:
           learning_rate:
@@ -97,8 +97,8 @@ _THIRD = """
 """
 
 _FEATURES = """
-# What the SavedModel's `embed` gives: all layers side by side, each pooled on a grid of so many
-# cells a side and raised to a power (square roots even out what counts).
+# What the SavedModel's `embed` returns: the features of all layers, each pooled on a grid of so
+# many cells per side and raised to a power (0.5: square roots).
 export: {{all_layers: true, grid_size: {grids}, power: {powers}}}
 """
 
@@ -107,8 +107,8 @@ def starter(layers=1) -> str:
     """A spec with comments, as text.
 
     Args:
-        layers: int. 1: a single one by triplets, its defaults spelled out; 2 or 3: k-means below
-            and contrast above, as in `configs/depth.yaml`, with a third of its filters.
+        layers: int. 1: a single layer with triplets, its defaults written out; 2 or 3: k-means
+            below and contrast above, as in `configs/depth.yaml`, with a third of its filters.
     """
     if layers == 1:
         return _IMAGES + _ONE

@@ -1,6 +1,6 @@
-"""What a person may write in the spec of a transfer experiment: `kclr transfer SPEC`.
+"""What the spec of a transfer experiment may contain: `kclr transfer SPEC`.
 
-Typed, frozen objects with every default, checked as the specs of runs are.
+Typed, frozen objects with every default, checked like the specs of runs.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -14,7 +14,7 @@ from kclr.spec.keras_parts import KerasObject, Optimizer
 from kclr.spec.registry import ByName, Part
 from kclr.spec.schema import NAME
 from kclr.spec.values import Amount
-from kclr.spec.wording import shown, to_mend
+from kclr.spec.wording import invalid, shown
 
 MOST_LAYERS = 32
 # The paper's: a tenth of the rate after two thirds of the steps.
@@ -27,10 +27,10 @@ STEPPED_ADAM = {
 
 
 class ImageLayer(KerasObject):
-    """An image layer of Keras that is applied to training images alone.
+    """A Keras image layer that is applied to training images only.
 
-    All of them together keep the size. Keras' `RandomCrop` draws one place for a batch; where it is
-    among the layers, images are augmented one by one, so that each has its own. `RandomTranslation`
+    Together they must keep the size. Keras' `RandomCrop` draws one position per batch; if it is
+    used, images are augmented one by one, so that each has its own position. `RandomTranslation`
     with `interpolation: nearest` and `fill_mode: constant` does the same three times as fast.
     """
 
@@ -40,7 +40,7 @@ class ImageLayer(KerasObject):
 
 
 class Classifier(ByName):
-    """A classifier by name, and its options beside the name."""
+    """A classifier: its name and its options."""
 
     model_config = ConfigDict(extra="allow")
     shorthand: ClassVar[str | None] = "name"
@@ -49,11 +49,11 @@ class Classifier(ByName):
     name: str = "zhao"
     """`zhao`, `alexnet`, `vgg`, `resnet`, `applications:NAME` for a model of `keras.applications`,
     or `MODULE:FUNCTION` for a function that builds a Keras model. That module is imported and run,
-    from the working directory too, and so only with `kclr transfer --allow-code`."""
+    also from the working directory, and therefore needs `kclr transfer --allow-code`."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """What was written beside the name."""
+        """The options written next to the name."""
         return dict(self.model_extra or {})
 
 
@@ -66,9 +66,9 @@ class Supervised(ByName):
     data: str
     """Its name: `tfds:NAME`, `folder:PATH`, or `digits`."""
     limit: Annotated[int, Field(ge=2)] | None = None
-    """Training images to use, drawn class by class; all when left out."""
+    """Number of training images to use, drawn class by class; all by default."""
     epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """Passes over them; those of `train` when left out."""
+    """Passes over them; as in `train` by default."""
 
 
 class TransferTrain(Part):
@@ -78,50 +78,51 @@ class TransferTrain(Part):
     """Passes over the labelled images. The test images are classified after each; the result is the
     accuracy after the last one."""
     min_steps: Annotated[int, Field(ge=0)] = 1000
-    """Where few labels make fewer steps in all, an epoch passes over them as often as it takes to
-    make so many; never more than with all labels. 0 for the same number of passes everywhere."""
+    """If few labels would give fewer steps in total, an epoch passes over them as often as needed
+    for this many steps; never more than with all labels. 0 for the same number of passes
+    everywhere."""
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 128
     """Images in a batch."""
     optimizer: Optimizer = Field(
         default_factory=lambda: Optimizer(class_name="Adam", config=STEPPED_ADAM)
     )
-    """Any optimizer of Keras; in a schedule, counts of steps may be shares of all steps."""
+    """Any Keras optimizer; in a schedule, counts of steps may be shares of all steps."""
     augment: Annotated[tuple[ImageLayer, ...], Field(strict=False)] = ()
-    """Image layers of Keras, applied in order to training images with values in [0, 1]."""
+    """Keras image layers, applied in order to training images with values in [0, 1]."""
     jit: Literal[True, False, "auto"] = "auto"
-    """Compile the step with XLA; `auto` does so on a GPU, for on a CPU it is slower."""
+    """Compile the step with XLA; `auto` does so on a GPU; on a CPU it is slower."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    """Keras' dtype policy. `mixed_bfloat16` is several times as fast on a CPU that has AMX."""
+    """Keras' dtype policy. `mixed_bfloat16` is several times as fast on a CPU with AMX."""
 
 
 class TransferSpec(Part):
-    """An experiment: classifiers trained on labelled images from several starts, and compared."""
+    """An experiment: classifiers trained on labelled images from several starts and compared."""
 
     name: Annotated[str, Field(pattern=NAME)] | None = None
-    """Its name, and its directory in `transfers/`; the file's name when left out."""
+    """Its name, also of its directory in `transfers/`; the file's name by default."""
     title: str | None = None
-    """What it is, in a line. The protocol (images, epochs, classifier) is added to it."""
+    """A one-line description. The protocol (images, epochs, classifier) is added to it."""
     data: str
     """The labelled images: `tfds:NAME`, `folder:PATH` with a folder for each class, or `digits`."""
     limit: Annotated[int, Field(ge=2)] | None = None
-    """Training images to use, drawn class by class; all when left out."""
+    """Number of training images to use, drawn class by class; all by default."""
     test_limit: Annotated[int, Field(ge=2)] | None = None
-    """Test images to use, drawn class by class; all when left out."""
+    """Number of test images to use, drawn class by class; all by default."""
     classifier: Classifier = Field(default_factory=Classifier)
-    """What is trained."""
+    """The model that is trained."""
     pretrained: str | None = None
     """Where learned filters come from: a run's directory, or the spec of a run, which is then
-    trained into the experiment's own directory. A path is looked for where the command is run, then
-    beside this spec."""
+    trained in the experiment's directory. A path is looked up in the working directory, then next
+    to this spec."""
     pretrain_each_repeat: bool = False
-    """Where `pretrained` is a spec: train it anew for each repeat, with the repeat's seed, rather
-    than once for all. The spread over repeats then includes that of the filters."""
+    """If `pretrained` is a spec: train it for each repeat, with the repeat's seed, instead of once
+    for all. The spread over repeats then includes that of the filters."""
     layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)] | None = None
-    """How many of the first convolutions are moved over, in every arm that moves some; when left
-    out, all of the run that find a place, or one where there is no run."""
+    """How many of the first convolutions are copied, in every arm that copies some; by default as
+    many of the run's layers as fit, or one if there is no run."""
     scale: bool = True
-    """Whether moved filters, and the layers above them, are scaled so that activations keep unit
-    variance (LSUV, Mishkin and Matas 2016); without it filters stay as they were learned."""
+    """Whether copied filters, and the layers above them, are scaled so that activations have unit
+    variance (LSUV, Mishkin and Matas 2016); otherwise filters stay as learned."""
     supervised: Supervised | None = None
     """Another labelled set, for the arms of supervised transfer."""
     arms: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=100)] = (
@@ -133,13 +134,14 @@ class TransferSpec(Part):
     labels: Annotated[tuple[Amount, ...], Field(strict=False, min_length=1, max_length=100)] = (
         1.0,
     )
-    """Amounts of labels: shares of each class (0.01 for one in a hundred), or whole numbers from 2
-    on, of each class."""
+    """Amounts of labels: shares of each class (0.01 for one in a hundred), or whole numbers per
+    class, 2 or more."""
     repeats: Annotated[int, Field(ge=1, le=1000)] = 3
-    """Independent repeats. The labels drawn, the order of images, the augmentation and the weights
-    that an arm does not replace differ between repeats, and are the same for all arms of one."""
+    """Number of independent repeats. The labels drawn, the order of images, the augmentation and
+    the weights that an arm does not replace differ between repeats, but are the same for all arms
+    of a repeat."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of the first repeat; the next ones count on from it."""
+    """Seed of the first repeat; each next repeat adds 1."""
     train: TransferTrain = Field(default_factory=TransferTrain)
     """How every classifier is trained."""
 
@@ -148,7 +150,7 @@ class TransferSpec(Part):
     def _each_once(cls, arms):
         for index, name in enumerate(arms):
             if name in arms[:index]:
-                raise to_mend(f"{shown(name)} is there twice. Remove one.", index, value=name)
+                raise invalid(f"{shown(name)} is a duplicate. Remove one.", index, value=name)
         return arms
 
     @field_validator("labels")
@@ -156,12 +158,12 @@ class TransferSpec(Part):
     def _amounts(cls, labels):
         for index, amount in enumerate(labels):
             if amount in labels[:index]:
-                raise to_mend(f"{shown(amount)} is there twice. Remove one.", index, value=amount)
+                raise invalid(f"{shown(amount)} is a duplicate. Remove one.", index, value=amount)
         return labels
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of transfer specs, from the same definitions that check them."""
+    """The JSON Schema of transfer specs, from the definitions that check them."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "kclr transfer spec",
@@ -169,7 +171,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def parse_transfer(text, overrides=(), name="spec") -> TransferSpec:
-    """Check the text of a transfer spec; `kclr.transfer.checks.load_transfer` says more.
+    """Check the text of a transfer spec; `kclr.transfer.checks.load_transfer` checks more.
 
     Args:
         text: YAML.
@@ -177,6 +179,6 @@ def parse_transfer(text, overrides=(), name="spec") -> TransferSpec:
         name: of the spec, in messages.
 
     Raises:
-        SpecError: something must be mended; the message lists all of it.
+        SpecError: the spec has errors; the message lists all of them.
     """
     return draft(text, overrides, name, TransferSpec).finished()

@@ -1,17 +1,17 @@
-"""Values that several keys of a spec take, each with its own words where it is wrong."""
+"""Values that several keys of a spec take, each with its own error message."""
 
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from kclr.spec.wording import shown, to_mend
+from kclr.spec.wording import invalid, shown
 
 
 def _amount(amount):
     if not (0 < amount <= 1 or (amount >= 2 and amount % 1 == 0)):
-        raise to_mend(
-            f"{shown(amount)} is no amount of labels. Use a share above 0 and up to 1, or a "
-            "whole number from 2 on, of each class.",
+        raise invalid(
+            f"{shown(amount)} is not an amount of labels. Use a share above 0, up to 1, or a "
+            "whole number per class, 2 or more.",
             value=amount,
         )
     return amount
@@ -21,11 +21,11 @@ Amount = Annotated[float, AfterValidator(_amount)]  # of labels
 
 
 def _of_each_layer(possible, one, words):
-    """The check of a number for all layers, or of a list of one for each.
+    """The check of one number for all layers, or a list with one for each layer.
 
     Args:
-        possible: function of a value that is no bool, whether it is such a number.
-        one: makes it that of the spec.
+        possible: function of a value that is not a bool: whether it is allowed.
+        one: converts it to the spec's value.
         words: what is allowed.
     """
 
@@ -33,9 +33,8 @@ def _of_each_layer(possible, one, words):
         listed = isinstance(value, (list, tuple))
         each = value if listed else [value]
         if not each or not all(not isinstance(n, bool) and possible(n) for n in each):
-            raise to_mend(
-                f"{shown(value)} is not possible. Use {words}, or a list of them, one for each "
-                "layer.",
+            raise invalid(
+                f"{shown(value)} is not possible. Use {words}, or a list with one for each layer.",
                 value=value,
             )
         return tuple(map(one, value)) if listed else one(value)
@@ -44,7 +43,7 @@ def _of_each_layer(possible, one, words):
 
 
 def _one_or_list(number):
-    """The JSON Schema of that, from the one of a number."""
+    """The JSON Schema of one number or a list, from that of a number."""
     listed = {"type": "array", "minItems": 1, "items": number}
     return Field(json_schema_extra={"anyOf": [number, listed]})
 

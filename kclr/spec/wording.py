@@ -11,19 +11,19 @@ OURS = "kclr"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to mend: the key's path in the spec, and words that end with the cure."""
+    """One error: the key's path in the spec, and a message that ends with the cure."""
 
     path: tuple
     message: str
 
 
 def nearest(word, allowed, choices=None) -> str:
-    """The end of a message: " Did you mean ...?" for the nearest spelling, or all the choices.
+    """The end of a message: " Did you mean ...?" with the nearest spelling, or all choices.
 
     Args:
         word: what was written.
         allowed: the right spellings.
-        choices: how to list them, where that is not by their spelling alone.
+        choices: how to list them, if not by their spelling.
     """
     choices = [str(option) for option in choices or allowed]
     lower = {str(option).lower(): str(option) for option in allowed}
@@ -34,7 +34,7 @@ def nearest(word, allowed, choices=None) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a spec would have it, on one line and cut short."""
+    """A value as in a spec, on one line and cut short."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int) and abs(value) >= 10**18:
@@ -49,13 +49,13 @@ def shown(value: Any) -> str:
 
 
 def path_hint(path: str) -> str:
-    """What is meant by a path that is not there, where it is one that only a shell would read."""
+    """A hint for a path that does not exist and that only a shell would expand."""
     if "$" in path or "%" in path:
-        return " Variables are not read in a spec. Write ~ for your home, or the path in full."
+        return " Variables are not expanded in a spec. Write ~ for your home, or the full path."
     if any(character in path for character in "*?["):
-        return " Patterns are not read. Name the folder: all pictures below it are used."
+        return " Patterns are not expanded. Name the folder: all images below it are used."
     if any(not character.isprintable() for character in path):
-        return r" In double quotes \ begins an escape. Use single quotes, as in 'C:\pictures'."
+        return r" In double quotes \ starts an escape. Use single quotes, as in 'C:\pictures'."
     return ""
 
 
@@ -64,10 +64,10 @@ def _few(items):
 
 
 def printable(name) -> str:
-    """A name of somebody else's on one line that every terminal, file and table takes.
+    """A foreign name on one line that is safe in every terminal, file and table.
 
-    Control characters (a terminal obeys them), line breaks, marks that turn the direction of
-    writing and bytes that are not UTF-8 become escapes, as `\\x1b`; all other letters stay.
+    Control characters, line breaks, marks that change the writing direction and bytes that are not
+    UTF-8 become escapes such as `\\x1b`; all other characters stay.
     """
     return "".join(letter if letter.isprintable() else _escaped(letter) for letter in str(name))
 
@@ -91,16 +91,16 @@ def any_of(words) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def to_mend(message: str, *key, value: Any = None) -> ValidationError:
-    """What a validator raises so that `message` is what a person reads, at `key` below its place.
+def invalid(message: str, *key, value: Any = None) -> ValidationError:
+    """What a validator raises to report `message`, at `key` below its place.
 
-    Nothing is added to the message, which starts with what is wrong and ends with the cure.
+    Nothing is added to the message; it starts with what is wrong and ends with the cure.
     """
     return together([mistake(message, *key, value=value)])
 
 
 def mistake(message: str, *key, value: Any = None) -> InitErrorDetails:
-    """One of the errors that `together` makes one of; see `to_mend`."""
+    """One of the errors that `together` combines; see `invalid`."""
     error = PydanticCustomError(OURS, "{message}", {"message": message})  # type: ignore[arg-type]
     return InitErrorDetails(type=error, loc=key, input=value)
 

@@ -11,7 +11,7 @@ from kclr.training.distribution import put, value_of
 
 
 class StepHistory(keras.callbacks.Callback):
-    """Means of the metrics over every so many steps, in place of Keras' means over an epoch.
+    """Means of the metrics over every `every` steps, instead of Keras' means over an epoch.
 
     Args:
         every: int, steps of a row; the last row of a training may be shorter.
@@ -36,7 +36,7 @@ class StepHistory(keras.callbacks.Callback):
 
     @property
     def seconds(self):
-        """Seconds of training so far, those before an interruption included."""
+        """Seconds of training so far, including those before an interruption."""
         return self._before + time.perf_counter() - self._started
 
     def on_train_begin(self, logs=None):
@@ -58,37 +58,36 @@ class StepHistory(keras.callbacks.Callback):
 
 
 class CollapseGuard(keras.callbacks.Callback):
-    """Stops a training whose embeddings have become alike: the failure that triplets are known for.
+    """Stops a training whose embeddings have become alike (collapsed), a common failure of
+    triplets.
 
-    A collapse is a loss at the value it has when all embeddings are equal (a triplet's margin), or
-    no triplet left to mine, while the embeddings' spread, the distance of negatives, or what their
-    cosine lacks to 1
-        - is below a hundredth of the largest that this training has seen, or
-        - is nothing against that loss, and does not grow. Small initial embeddings, which start
-          there too, grow from one look to the next.
-    Spread tells of embeddings that died, the other two of those that point one way (a cosine
-    sees no length). A loss or spread that is no number stops the training too, whatever the
-    action.
+    A collapse is a loss at the value that it has for equal embeddings (a triplet's margin), or no
+    triplets left to mine, while the embeddings' spread, the distance of negatives, or one minus
+    their cosine
+        - is below a hundredth of its largest value in this training, or
+        - is negligible compared with that loss, and does not grow. Small initial embeddings, which
+    start there too, grow from one look to the next. The spread detects embeddings that vanish, the
+    other two those that point in one direction. A loss or spread that is not finite also stops the
+    training, whatever the action.
 
-    What to try is the objective's `cures`, a tuple of short phrases, and what helps them all.
+    The message suggests the objective's `cures`, a tuple of short phrases, and general ones.
 
     Args:
-        ceiling: float, the loss of embeddings that are all alike; None where it depends on the
-            batch. Then it is the metric `alike_loss`, or where there is none, the loss says nothing
-            and the rest decides.
+        ceiling: float, the loss of embeddings that are all alike; None if it depends on the batch.
+            Then it is the metric `alike_loss`, or if there is none, the loss is ignored.
         every: int, steps between two looks; those of `StepHistory`, and before it in the list. It
-            looks after the first step too, for a loss that is no number, and after the last.
+            also looks after the first step, for a loss that is not finite, and after the last.
         patience: int, looks in a row that must agree.
-        action: "stop" raises `CollapseError`; "warn" calls `warn` once and goes on.
+        action: "stop" raises `CollapseError`; "warn" calls `warn` once and continues.
         warn: function of the message.
         start: int, steps done before this training.
-        total: int, steps of the whole training; None where they are not known.
-        excess: function without arguments that says in words whether filters answer beyond all
-            measure, and is empty where none does. It is asked at every look, and ends the training
-            where `patience` looks agree and the action is "stop".
+        total: int, steps of the whole training; None if not known.
+        excess: function without arguments that returns a message if filters' responses are far too
+            large, or an empty text. It is called at every look, and ends the training if `patience`
+            looks agree and the action is "stop".
 
     Attributes:
-        state: dict of floats, what it has seen. A training that is gone on with sets it.
+        state: dict of floats, what it has seen. A resumed training sets it.
 
     Raises:
         CollapseError: from `fit`, with the reason and what to try.
@@ -191,19 +190,19 @@ class CollapseGuard(keras.callbacks.Callback):
         ceiling = logs.get("alike_loss", self.ceiling)
         alike = ""
         if ceiling is not None:
-            alike = f" (that of embeddings that are all alike is {ceiling:.3g})"
+            alike = f" (for embeddings that are all alike it is {ceiling:.3g})"
         own = getattr(getattr(self.model.loss, "objective", None), "cures", ())
         cures = ("whitening: zca", *own, "a smaller learning_rate", "a larger batch_size")
         return (
             f"the embeddings have collapsed: the loss stays at {logs['loss']:.3g}{alike}, their "
-            f"spread is {logs['spread']:.3g} and was up to {self._largest['spread']:.3g}, and "
-            f"their effective rank is {logs['effective_rank']:.2f}. Try {any_of(cures)}; "
-            "on_collapse: warn goes on all the same."
+            f"spread is {logs['spread']:.3g} (largest: {self._largest['spread']:.3g}), and their "
+            f"effective rank is {logs['effective_rank']:.2f}. Try {any_of(cures)}; on_collapse: "
+            "warn continues anyway."
         )
 
 
 class KeepMetrics(keras.callbacks.Callback):
-    """Carries the metrics' running means over the reset at the start of `fit`."""
+    """Keeps the metrics' running means over the reset at the start of `fit`."""
 
     def on_train_begin(self, logs=None):
         self._kept = [(variable, value_of(variable)) for variable in self.model.metrics_variables]

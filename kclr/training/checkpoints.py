@@ -1,7 +1,6 @@
-"""The checkpoint of a training: all that it needs to go on after any step, the last one included.
+"""The checkpoint of a training: everything to continue after any step, including the last one.
 
-Two are kept. The newest is set aside before the next one takes its place, so that damage to one
-file costs the steps between two saves, and not the layer.
+Two are kept: damage to one file costs only the steps between two saves, not the layer.
 """
 
 import contextlib
@@ -62,7 +61,7 @@ class SavedState:
 
 
 class TrainingState(keras.callbacks.Callback):
-    """Saves all that a training needs to go on after any step as if it had never stopped.
+    """Saves everything a training needs to continue after any step as if it had never stopped.
 
     Weights, optimizer, seeds of random layers, the metrics' running means, the last row of the
     history and what the guard has seen go into one file, written beside and then renamed, so that a
@@ -128,7 +127,7 @@ class TrainingState(keras.callbacks.Callback):
         """Write the state now.
 
         Raises:
-            RunError: it cannot be written; the file of the last save is whole.
+            RunError: it cannot be written; the last saved file is intact.
         """
         arrays = {
             name: value_of(variable) for name, variable in state_variables(self.model).items()
@@ -148,8 +147,8 @@ class TrainingState(keras.callbacks.Callback):
                     self.path.replace(previous(self.path))
         except OSError as error:
             raise RunError(
-                f"{self.path}: the checkpoint cannot be written: {error.strerror or error}. Make "
-                "room or mend the directory, and go on with resume=True (--resume)."
+                f"{self.path}: the checkpoint cannot be written: {error.strerror or error}. Free "
+                "disk space or fix the directory, and continue with resume=True (--resume)."
             ) from None
         self._saved = time.perf_counter()
 
@@ -202,7 +201,7 @@ def restored(model, path, total, warn=print) -> SavedState | None:
             continue
         if reasons:
             warn(
-                f"{reasons[0]} The training goes on from the one before it, saved after "
+                f"{reasons[0]} The training continues from the previous one, saved after "
                 f"{state.step:,} steps."
             )
         _put(model, state)
@@ -210,7 +209,7 @@ def restored(model, path, total, warn=print) -> SavedState | None:
     if reasons:
         raise RunError(
             " ".join(reasons)
-            + f" Remove {'it' if len(reasons) == 1 else 'both'}, and the layer starts again."
+            + f" Remove {'it' if len(reasons) == 1 else 'both'} to train the layer from the start."
         )
     return None
 
@@ -228,7 +227,7 @@ def restore(model, path):
     try:
         state = read_state(model, path)
     except RunError as error:
-        raise RunError(f"{error} Remove it, and the layer starts again.") from None
+        raise RunError(f"{error} Remove it to train the layer from the start.") from None
     _put(model, state)
     return state.step, state.seconds
 
@@ -266,7 +265,7 @@ def read_state(model, path, total=None) -> SavedState:
         for name, variable in variables.items():
             floats = np.issubdtype(arrays[name].dtype, np.floating)
             if floats and id(variable) not in metrics and not np.isfinite(arrays[name]).all():
-                raise ValueError("its weights hold numbers that are not finite")
+                raise ValueError("its weights contain values that are not finite")
     except _UNUSABLE as error:
         raise RunError(f"{path}: this checkpoint cannot be used: {error}.") from None
     return state
@@ -286,7 +285,7 @@ def read_progress(path) -> tuple[int, float]:
             for name, kind in expected.items():
                 entry = packed.getinfo(f"{name}.npy")
                 if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > _OVERHEAD:
-                    raise ValueError("it is not as kclr writes it")
+                    raise ValueError("its format is not that of kclr")
                 with packed.open(entry) as stream:
                     arrays[name] = _array(stream.read(), *kind)
         state = _checked(arrays, None)
@@ -311,7 +310,7 @@ def _arrays(file, expected):
         if known != expected.keys():
             raise ValueError("it is of another model")
         if len(set(names)) < len(names) or len(names) > len(expected) + _MOST_NAMED:
-            raise ValueError("it is not as kclr writes it")
+            raise ValueError("its format is not that of kclr")
         for name, entry in zip(names, entries, strict=True):
             size = sizes.get(name, 8)
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size + _OVERHEAD:
@@ -326,7 +325,7 @@ def _array(content, shape, dtype):
     """An array in numpy's format, if it has this shape and dtype."""
     header = _HEADER.match(content)
     if not header:
-        raise ValueError("it is not as kclr writes it")
+        raise ValueError("its format is not that of kclr")
     found = tuple(int(size) for size in header[2].decode().split(",") if size.strip())
     if (header[1].decode(errors="replace"), found) != (dtype.str, shape):
         raise ValueError("it is of another model")
@@ -340,7 +339,7 @@ def _checked(arrays, total):
         steps = f" of {total:,}" if total is not None else ""
         raise ValueError(f"it is of step {step:,}{steps}")
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"it says {seconds} seconds of training")
+        raise ValueError(f"it has {seconds} seconds of training")
     last, guard = (
         {
             name.removeprefix(kind): float(value)
@@ -350,7 +349,9 @@ def _checked(arrays, total):
         for kind in _NAMED
     )
     if not all(math.isfinite(guard.get(name, 0)) for name in ("agreed", "exceeded")):
-        raise ValueError("it is not as kclr writes it")
+        raise ValueError("its format is not that of kclr")
     if step == total and not last.keys() >= {"loss", "effective_rank"}:
-        raise ValueError("it lacks the last row of the history, as that of an earlier kclr does")
+        raise ValueError(
+            "it does not have the last row of the history, like one of an earlier kclr"
+        )
     return SavedState(step, seconds, arrays, last, guard)

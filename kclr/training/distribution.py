@@ -1,5 +1,5 @@
-"""Training on several devices and machines: a strategy of TensorFlow's, and what the workers of a
-cluster tell each other."""
+"""Training on several devices and machines: a TensorFlow strategy, and messages between the workers
+of a cluster."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ class Cluster:
         strategy: of `tf.distribute`; the one in scope when left out.
         task: which of the workers this process is.
         gather: bool, whether an objective compares the crops of all replicas.
-        by_file: bool, whether each worker reads pictures of its own; or its part of every batch.
+        by_file: bool, whether each worker reads its own pictures, or its part of every batch.
 
     Attributes:
         task, gather, by_file: as given.
@@ -105,8 +105,8 @@ class Cluster:
         told = self.from_chief({"start": np.asarray(start), "total": np.asarray(total)})
         if told["total"] != total:
             raise RunError(
-                f"{self.task}: its images make a training of {total} steps, and those of worker 0 "
-                f"one of {told['total']}. Give all workers the same images."
+                f"{self.task}: its images give a training of {total} steps, but those of worker 0 "
+                f"give {told['total']}. Use the same images on all workers."
             )
         return int(told["start"])
 
@@ -198,7 +198,7 @@ class Cluster:
                 raise
             raise RunError(
                 f"{self.task}: another worker has ended or cannot be reached "
-                f"({type(error).__name__}). Start all of them again with resume=True (--resume)."
+                f"({type(error).__name__}). Restart all of them with resume=True (--resume)."
             ) from None
 
 
@@ -222,8 +222,8 @@ def open_cluster(train: Training) -> Cluster:
             strategy = tf.distribute.MultiWorkerMirroredStrategy()
         except RuntimeError as error:  # "must be configured at program startup"
             raise RunError(
-                f"train.distribute: multi-worker: {error}. Train in a process of its own, as "
-                "`kclr train` does."
+                f"train.distribute: multi-worker: {error}. Train in a separate process, as `kclr "
+                "train` does."
             ) from None
         return Cluster(strategy, task, train.gather, by_file)
     return ALONE

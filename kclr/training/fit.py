@@ -55,7 +55,7 @@ def train_layers(
         images: source of images (see `kclr.data.sources.as_images`).
         seed: int, of everything random in this training.
         checkpoint: Path of the training state; a file there is gone on from. Of the chief.
-        listener: a `Listener`, told how it goes.
+        listener: a `Listener`, receives progress events.
         cluster: the workers that train together, all of which call this. The chief prepares, tells
             and saves, and its state is everybody's.
 
@@ -151,8 +151,8 @@ def train_layers(
     except CollapseError as error:
         (dead, alike), _, _ = training.evidence(make())[-1]
         raise CollapseError(
-            f"{error} Of {top.block.filters} filters {_named(dead)} dead and {_named(alike)} "
-            "the twin of another."
+            f"{error} Of {top.block.filters} filters {_named(dead)} dead and {_named(alike)} a "
+            "duplicate of another."
         ) from None
     if cluster.by_file and generator.skipped:  # of this worker's part, which nobody else sees
         listener.warned(skipped_words(generator.skipped))
@@ -293,7 +293,7 @@ class _Training:
         return found
 
     def excess(self, make):
-        """A function that says, while it is trained, whether filters answer beyond all measure.
+        """A function that says during training whether filters' responses are far too large.
 
         Only kernels beyond those of any healthy training are tried on images, so that others cost
         nothing.
@@ -330,7 +330,7 @@ class _Training:
         return list(zip(idle, found, deviations, strict=True))
 
     def reseed(self, make, start, seed):
-        """The callbacks that start dead filters anew; the chief looks at the first batch."""
+        """The callbacks that restart dead filters; the chief uses the first batch."""
         every = self._layers[-1].train.log_every
 
         def align(batch, logs):

@@ -1,4 +1,4 @@
-"""Optimizers, schedules and augmentations of a spec as objects of Keras."""
+"""Optimizers, schedules and augmentations of a spec as Keras objects."""
 
 import contextlib
 import inspect
@@ -140,7 +140,7 @@ def _keras_object(module, class_name, config, where):
         return known(**config)
     except (TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).replace(f"{class_name}.__init__() ", "")
-        raise SpecError(f"{where}: Keras does not take this {class_name}: {reason}") from None
+        raise SpecError(f"{where}: Keras rejects this {class_name}: {reason}") from None
 
 
 @contextlib.contextmanager

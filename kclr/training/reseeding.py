@@ -1,4 +1,4 @@
-"""Dead filters that are started anew while their layer is trained."""
+"""Restarting dead filters while their layer is trained."""
 
 import keras
 import numpy as np
@@ -7,22 +7,22 @@ from kclr.whitening import idle_filters, unit
 
 
 class Reseed(keras.callbacks.Callback):
-    """Starts filters anew that have died, after every so many steps of a `fit` of one epoch.
+    """Restarts dead filters after every `every` steps of a `fit` of one epoch.
 
     A dead filter gets a random direction in the space in which its block learns (of whitened
-    windows, where that whitens), as long as the median of the others is; a bias of 0; the batch
-    normalisation and the optimizer's moments of a filter that was never trained. All of it is a
-    function of the seed and the step, so that a training that was resumed finds the same.
+    windows, if it whitens), with the median length of the others; a bias of 0; and the initial
+    batch normalisation and optimizer moments. All of this depends only on the seed and the step, so
+    that a resumed training gets the same filters.
 
     Args:
         blocks: the built `ContrastiveConvBlock`s that are trained, from the image upwards.
-        answers: function that returns for each of them what its filters answer to the same images
-            as ever: float (windows, filters). Dead is as `kclr.whitening.idle_filters` has it.
+        answers: function that returns for each of them the filters' responses to a fixed set of
+            images: float (windows, filters). Dead is as `kclr.whitening.idle_filters` has it.
         every: int, steps between two looks; those of `StepHistory`, and before it in the list.
         total: int, steps of the whole training. There is no look after the last.
         seed: int.
-        counts: keras.Variable, int (blocks,), to which the filters that were started anew are
-            added; of the model, so that its checkpoint has them.
+        counts: keras.Variable, int (blocks,), to which the restarted filters are added; of the
+            model, so that its checkpoint has them.
         start: int, steps done before this training.
     """
 
@@ -46,7 +46,7 @@ class Reseed(keras.callbacks.Callback):
 
 
 def start_anew(block, filters, random, optimizer):
-    """Give some filters of a block a random direction, and forget what was learned of them.
+    """Restart some filters of a block from a random direction.
 
     Args:
         block: built ContrastiveConvBlock.
@@ -79,7 +79,7 @@ def _put(variable, filters, value):
 
 
 def _slots(optimizer, variable):
-    """What an optimizer holds of a variable, number by number, and what it would hold at first.
+    """An optimizer's state for a variable, and its initial value.
 
     Keras has no public way to an optimizer's variables by the weight that they belong to.
     """

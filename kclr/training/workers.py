@@ -1,4 +1,4 @@
-"""The workers of a cluster: what TF_CONFIG says of it, and a cluster on this machine alone.
+"""The workers of a cluster: TF_CONFIG, and a cluster on this machine alone.
 
 No TensorFlow is needed here.
 """
@@ -52,7 +52,7 @@ def task_from_environment() -> Task:
     if not text:
         raise RunError(
             "train.distribute: multi-worker needs the environment variable TF_CONFIG on each "
-            f"machine, {example}. For a try on this machine alone: kclr train ... --workers 2"
+            f"machine, {example}. To try it on this machine alone: kclr train ... --workers 2"
         )
     try:
         config = json.loads(text)
@@ -64,12 +64,12 @@ def task_from_environment() -> Task:
         raise RunError(f"TF_CONFIG is {text[:200]!r}. Write it {example}.") from None
     if kind not in ("chief", "worker"):
         raise RunError(
-            f"TF_CONFIG: the task's type is {kind!r}. kclr trains with chief and workers alone."
+            f"TF_CONFIG: the task's type is {kind!r}. kclr trains only with chief and workers."
         )
     if not 0 <= index < len(hosts):
         raise RunError(
-            f"TF_CONFIG: the task is {kind} {own}, and the cluster has {len(hosts)} in all. Count "
-            "from 0."
+            f"TF_CONFIG: the task is {kind} {own}, but the cluster has {len(hosts)} in total. "
+            "Count from 0."
         )
     return Task(index, len(hosts))
 
@@ -121,7 +121,7 @@ def launch(command, workers, again) -> None:
         said = outputs[failed].read().decode(errors="replace").strip().splitlines()
         how = f"was ended by signal {-status}" if status < 0 else f"failed with status {status}"
         raise RunError(
-            f"worker {failed} of {workers} {how}, and so the others were ended. Go on with: {again}"
+            f"worker {failed} of {workers} {how}, so the others were ended. Continue with: {again}"
             + "".join(f"\n  {line}" for line in said[-5:])
         )
 

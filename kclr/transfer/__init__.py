@@ -1,4 +1,4 @@
-"""What learned filters are worth to a classifier: the probe, its baselines, and classifiers.
+"""How useful learned filters are to a classifier: the probe, its baselines, and classifiers.
 
     kclr.transfer.initialize(model, run, layers=2, freeze=True)
 

@@ -1,4 +1,4 @@
-"""The arms of a transfer experiment: what a classifier starts from. An arm is one function.
+"""The arms of a transfer experiment: ways to initialize a classifier. An arm is one function.
 
     @arm("k-means", needs="pretrained")
     def kmeans(model, start):
@@ -6,8 +6,8 @@
 
 It is given a freshly built Keras model, changes it in place, and may return an `InitializeReport`.
 To add one, decorate a function, and name its module under the entry point group `kclr.plugins`.
-Learned and made filters are moved over by `kclr.transfer.initialize`, which scales the layers above
-them too; the arm `LSUV` shows what that scaling does by itself.
+Learned and other filters are copied by `kclr.transfer.initialize`, which also scales the layers
+above them; the arm `LSUV` shows the effect of that scaling alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ class Arm:
         name: as specs and tables have it.
         prepare: function of a model and a `Start` that changes the model.
         needs: a key of `NEEDS`, or None.
-        counts: whether it matters how many of the first convolutions are moved over.
+        counts: whether the number of copied convolutions matters.
     """
 
     name: str
@@ -41,24 +41,25 @@ class Arm:
 
 @dataclass(frozen=True)
 class Filters:
-    """Layers from which `initialize` starts a model, as those of a run."""
+    """Layers that `initialize` can copy, like those of a run."""
 
     layers: Sequence[Any]
 
 
 @dataclass(frozen=True)
 class Start:
-    """What an arm may use.
+    """What an arm can use.
 
     Attributes:
         images: uint8 (images, height, width, channels), the labelled images of this unit, to
             measure activations on.
         seed: int, of this repeat, for what the arm draws itself.
-        layers: how many of the first convolutions are moved over; None for all of the run that
-            find a place.
-        scale: whether what follows the moved filters is scaled (see `kclr.transfer.initialize`).
+        layers: how many of the first convolutions are copied; None for as many of the run's layers
+            as fit.
+        scale: whether the layers after the copied filters are scaled (see
+            `kclr.transfer.initialize`).
         find_run: function that returns the pretrained run of this repeat.
-        find_twin: function that returns its end-to-end twin.
+        find_twin: function that returns the run of the same stack trained end to end.
         find_baseline: function of a name in `kclr.probing.baselines.BASELINES` that returns its
             layers for this repeat.
         find_supervised: function of a number of layers that returns those of the classifier
@@ -81,11 +82,12 @@ class Start:
 
     @property
     def twin(self):
-        """The run of the same stack, trained in one go from the top layer's objective."""
+        """The run of the same stack, trained end to end from the top layer's objective."""
         return self.find_twin()
 
     def move(self, model, run, freeze=False):
-        """Start a model's first convolutions from a run, or from `Filters`; see `initialize`."""
+        """Copy the layers of a run, or of `Filters`, to a model's first convolutions; see
+        `initialize`."""
         from kclr.transfer.starting import initialize
 
         return initialize(
@@ -93,12 +95,12 @@ class Start:
         )
 
     def baseline(self, name) -> Filters:
-        """Filters with the run's geometry that nobody trained by contrast."""
+        """Filters with the run's geometry that were not trained by contrast."""
         return Filters(self.find_baseline(name))
 
     @cached_property
     def count(self) -> int:
-        """How many of the first convolutions are moved over, as far as that is known."""
+        """How many of the first convolutions are copied, as far as that is known."""
         return self.layers or (len(self.run.layers) if self.find_run else 1)
 
     @cached_property
@@ -116,8 +118,8 @@ def arm(name, needs=None, counts=True):
     Args:
         name: as specs and tables have it.
         needs: "pretrained", "end-to-end" or "supervised", where its filters come from.
-        counts: False where it does not matter how many convolutions are moved over, so that
-            finished units stay what they are when the spec says another number.
+        counts: False if the number of copied convolutions does not matter, so that finished units
+            stay valid when the spec changes that number.
 
     Raises:
         ValueError: the name is taken by another function, or `needs` is none of these.
@@ -163,32 +165,32 @@ def random_start(model, start):
 
 @arm("random frozen")
 def random_frozen(model, start):
-    """The classifier as it was built, its first convolutions not trained."""
+    """The classifier as it was built, with frozen first convolutions."""
     for layer in first_convolutions(model, start.count):
         layer.trainable = False
 
 
 @arm("kclr frozen", needs="pretrained")
 def kclr_frozen(model, start):
-    """The run's filters, not trained any more."""
+    """The run's filters, frozen."""
     return start.move(model, start.run, freeze=True)
 
 
 @arm("kclr fine-tuned", needs="pretrained")
 def kclr_fine_tuned(model, start):
-    """The run's filters, trained with all the rest."""
+    """The run's filters, fine-tuned with the rest."""
     return start.move(model, start.run)
 
 
 @arm("end-to-end frozen", needs="end-to-end")
 def end_to_end_frozen(model, start):
-    """The filters of the same stack trained in one go, not trained any more."""
+    """The filters of the same stack trained end to end, frozen."""
     return start.move(model, start.twin, freeze=True)
 
 
 @arm("end-to-end fine-tuned", needs="end-to-end")
 def end_to_end_fine_tuned(model, start):
-    """The filters of the same stack trained in one go, trained with all the rest."""
+    """The filters of the same stack trained end to end, fine-tuned with the rest."""
     return start.move(model, start.twin)
 
 
@@ -200,7 +202,7 @@ def kmeans(model, start):
 
 @arm("k-means frozen", needs="pretrained")
 def kmeans_frozen(model, start):
-    """The same, not trained any more."""
+    """The same, frozen."""
     return start.move(model, start.baseline("kmeans"), freeze=True)
 
 
@@ -226,11 +228,11 @@ def lsuv_start(model, start):
 
 @arm("supervised frozen", needs="supervised")
 def supervised_frozen(model, start):
-    """Filters of the classifier trained on the other labelled set, not trained any more."""
+    """Filters of the classifier trained on the other labelled set, frozen."""
     return start.move(model, start.supervised, freeze=True)
 
 
 @arm("supervised fine-tuned", needs="supervised")
 def supervised_fine_tuned(model, start):
-    """Filters of the classifier trained on the other labelled set, trained with all the rest."""
+    """Filters of the classifier trained on the other labelled set, fine-tuned with the rest."""
     return start.move(model, start.supervised)

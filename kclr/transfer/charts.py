@@ -1,8 +1,8 @@
 """Charts of a transfer experiment: accuracy by epoch and by the share of labels.
 
-In the report a chart is an `<svg>` element whose colours are CSS variables, so that one drawing
-reads on light and on dark. What a PNG needs besides, a title and a legend, is text of the page
-there.
+In the report a chart is an `<svg>` element whose colours are CSS variables, so that one drawing is
+readable on light and dark backgrounds. The title and legend, which a PNG includes, are text in the
+page.
 """
 
 import re
@@ -33,7 +33,7 @@ _TREATMENT = re.compile(r"[\s,:]*\b(and |start|frozen|fine-tuned)+$")
 
 @dataclass(frozen=True)
 class Style:
-    """How an arm is drawn: places in `SERIES` (and `MARKERS`) and in `DASHES`."""
+    """How an arm is drawn: indices into `SERIES` (and `MARKERS`) and into `DASHES`."""
 
     series: int
     dash: int
@@ -59,15 +59,15 @@ class Style:
 
 
 def styles(arms: Sequence[str]) -> dict[str, Style]:
-    """Give each arm a look: a colour for where its filters come from, a dash for their treatment.
+    """Give each arm a style: a colour for the origin of its filters, a dash for their treatment.
 
     So "kclr fine-tuned" and "kclr frozen" share a colour, and the frozen one is dashed.
 
     Args:
-        arms: names, in order. Those that begin with "random" get the gray.
+        arms: names, in order. Those that start with "random" are gray.
 
     Returns:
-        A style for each name, no two alike up to eight origins of four treatments.
+        A style for each name, all different for up to eight origins and four treatments.
     """
     found: dict[str, Style] = {}
     origins: dict[str, int] = {}
@@ -86,12 +86,12 @@ def styles(arms: Sequence[str]) -> dict[str, Style]:
 def amount(labels) -> str:
     """An amount of labels in words: "10 % of the labels", "20 labels of each class"."""
     if labels > 1:
-        return f"{labels:g} labels of each class"
+        return f"{labels:g} labels per class"
     return "all labels" if labels == 1 else f"{100 * labels:g} % of the labels"
 
 
 def epochs_svg(name, curves, look: Mapping[str, Style], labels) -> str:
-    """Draw test accuracy against epoch: a line for each arm, a band of one standard deviation.
+    """Draw test accuracy against epoch: a line for each arm, with a band of one standard deviation.
 
     Args:
         name: str, makes the ids in the drawing unique in a page.
@@ -114,7 +114,7 @@ def epochs_png(path, curves, look: Mapping[str, Style], title) -> None:
     """Write the picture of `epochs_svg`, a panel for each share of labels, with a legend.
 
     Args:
-        path: file to write, replaced in one go.
+        path: file to write, replaced atomically.
         curves: from (labels, arm) to what `epochs_svg` takes for an arm.
         look: from `styles`.
         title: str above the panels.
@@ -155,7 +155,7 @@ def labels_svg(name, rows, look: Mapping[str, Style]) -> str:
 
 
 def labels_png(path, rows, look: Mapping[str, Style], title) -> None:
-    """Write the picture of `labels_svg`, with a title and a legend; the file in one go."""
+    """Write the picture of `labels_svg`, with a title and a legend, atomically."""
     with own_figure(figsize=(7.5, 5.4), dpi=160, layout="constrained") as figure:
         _labels(figure.add_subplot(), rows, look)
         _title_and_legend(figure, title, look)
@@ -188,7 +188,7 @@ def _labels(axes, rows, look):
     axes.set_xscale("log")
     amounts = {row.images: row.labels for row in rows}
     names = [
-        (f"{labels:g} a class" if labels > 1 else f"{100 * labels:g} %") + f"\n{images:,}"
+        (f"{labels:g} per class" if labels > 1 else f"{100 * labels:g} %") + f"\n{images:,}"
         for images, labels in sorted(amounts.items())
     ]
     axes.set_xticks(sorted(amounts), names)

@@ -1,4 +1,4 @@
-"""Whether what a transfer spec names is there: arms, classifier, images, run. No TensorFlow."""
+"""Whether what a transfer spec names exists: arms, classifier, images, run. No TensorFlow."""
 
 import os
 from pathlib import Path
@@ -15,20 +15,19 @@ from kclr.transfer.classifiers import classifier_names
 
 
 def load_transfer(path, overrides=(), allow_code=False) -> TransferSpec:
-    """Read a transfer spec from a YAML file, with `key.path=value` overrides, and check all of it.
+    """Read a transfer spec from a YAML file, apply `key.path=value` overrides, and check it.
 
     Args:
         path: of the file.
         overrides: `key.path=value`, each.
         allow_code: whether the classifier may be `MODULE:FUNCTION`, a module that is then imported
-            and run, from the working directory too.
+            and run, also from the working directory.
 
     Returns:
-        The spec; `pretrained` as a path that is there.
+        The spec; `pretrained` as an existing path.
 
     Raises:
-        SpecError: the file cannot be read, or something in it must be mended; the message lists
-            everything at once.
+        SpecError: the file cannot be read or has errors; the message lists all of them.
     """
     draft = read_draft(path, overrides, TransferSpec)
     if draft.spec is not None:
@@ -39,7 +38,7 @@ def load_transfer(path, overrides=(), allow_code=False) -> TransferSpec:
 
 
 def _located(spec, place):
-    """`pretrained` beside the spec, where it is not there as it is written."""
+    """`pretrained` relative to the spec, if it does not exist as written."""
     if spec.pretrained is None or os.path.exists(spec.pretrained):
         return spec
     beside = place / spec.pretrained
@@ -47,7 +46,7 @@ def _located(spec, place):
 
 
 def findings(spec: TransferSpec) -> list[Finding]:
-    """What a spec names and is not there, as far as that is known without opening any images."""
+    """What a spec names but does not exist, as far as that is known without opening images."""
     return [
         *_arms(spec),
         *_classifier(spec.classifier.name),
@@ -61,13 +60,15 @@ def _arms(spec):
     known = arms()
     for index, name in enumerate(spec.arms):
         if name not in known:
-            yield Finding(("arms", index), f"{shown(name)} is no known arm.{nearest(name, known)}")
+            yield Finding(
+                ("arms", index), (f"{shown(name)} is not a known arm.{nearest(name, known)}")
+            )
             continue
         needs = known[name].needs
         key = needs and NEEDS[needs]
         if key and getattr(spec, key) is None:
             example = {"pretrained": "a run or its spec", "supervised": "labelled images"}[key]
-            words = f"{shown(name)} needs the key {key!r}. Add it ({example}), or leave this out."
+            words = f"{shown(name)} needs the key {key!r}. Add it ({example}), or remove this arm."
             yield Finding(("arms", index), words)
 
 
@@ -75,18 +76,18 @@ def _classifier(name):
     if ":" not in name and name not in classifier_names():
         known = classifier_names()
         forms = [*known, "applications:NAME", "MODULE:FUNCTION"]
-        words = f"{shown(name)} is no known classifier.{nearest(name, known, forms)}"
+        words = f"{shown(name)} is not a known classifier.{nearest(name, known, forms)}"
         yield Finding(("classifier",), words)
 
 
 def code_findings(spec: TransferSpec) -> list[Finding]:
-    """A classifier that is a module of anybody's, which a spec alone may not have run."""
+    """A classifier from any Python module, which a spec alone must not run."""
     module, colon, _ = spec.classifier.name.partition(":")
     if not colon or module == "applications":
         return []
     words = (
         f"{shown(spec.classifier.name)} would import and run the Python module {module}. If you "
-        "trust it, allow that: --allow-code on the command line, allow_code=True in Python."
+        "trust it, allow it with --allow-code on the command line, or allow_code=True in Python."
     )
     return [Finding(("classifier",), words)]
 
@@ -101,9 +102,7 @@ def _pretrained(spec):
         elif path.exists():
             load_checked(path)
         else:
-            problem = (
-                f"{path}: no such file or directory. Name a run's directory, or the spec of a run."
-            )
+            problem = f"{path}: file not found. Use a run's directory, or the spec of a run."
     except (SpecError, RunError) as error:
         problem = str(error)
     except OSError as error:  # a name that is too long, say
@@ -112,14 +111,14 @@ def _pretrained(spec):
         yield Finding(("pretrained",), problem)
         return
     if path.is_dir() and spec.pretrain_each_repeat:
-        words = "needs the spec of a run in `pretrained`, not a run. Name the spec, or remove this."
+        words = "needs the spec of a run in `pretrained`, not a run. Use the spec, or remove this."
         yield Finding(("pretrain_each_repeat",), words)
     known = arms()
     for index, name in enumerate(spec.arms):
         if name in known and known[name].needs == "end-to-end":
             problem = _no_twin(path)
             if problem:
-                words = f"{shown(name)} has nothing to compare: {problem}"
+                words = f"{shown(name)} has nothing to compare with: {problem}"
                 yield Finding(("arms", index), words)
             return  # said once
 
@@ -140,18 +139,18 @@ def pretrained_spec(path: Path) -> Spec:
 
 
 def _no_twin(path):
-    """Why a run or its spec has no end-to-end twin, or None where it has one."""
+    """Why a run or its spec cannot be trained end to end for comparison, or None if it can."""
     try:
         own = pretrained_spec(path)
     except (SpecError, RunError) as error:
         return str(error)
     if own.train.end_to_end:
-        return f"{path} is trained end to end itself. Name one that is trained layer by layer."
+        return f"{path} is itself trained end to end. Use one that is trained layer by layer."
     if not any(first < last for first, last in own.joined()):
         return (
-            f"{path} has no two layers by contrast one above the other, so training it end to end "
-            "is the same. Name a deeper stack, or leave the end-to-end arms out."
+            f"{path} does not have two contrastive layers on top of each other, so training it "
+            "end to end is the same. Use a deeper stack, or remove the end-to-end arms."
         )
     if path.is_dir() and len(load_run(path).layers) < len(own.stack):
-        return f"{path} is not finished. Go on with `kclr train ... --resume` first."
+        return f"{path} is not finished. Finish it with `kclr train ... --resume` first."
     return None

@@ -1,4 +1,4 @@
-"""The paper's two claims, answered by what was measured (Zhao 2020).
+"""The paper's two claims (Zhao 2020), compared with what was measured.
 
 - Filters that were learned without labels and then fine-tuned beat a random start.
 - Training layer by layer is faster than training the same stack end to end, and nearly as good.
@@ -39,7 +39,7 @@ ARMS = {
 
 
 def verdict(low, high) -> str:
-    """What an interval of a difference shows: "above", "below" or "no difference shown"."""
+    """What the interval of a difference shows: "above", "below" or "no difference shown"."""
     if low is None:
         return "a single pair shows nothing"
     if low > 0:
@@ -58,13 +58,13 @@ def _signed(share):
 
 
 def fine_tuning(rows: Iterable[Row]) -> list[str]:
-    """The gain of fine-tuned filters over the random start, a sentence for each amount of labels.
+    """The gain of fine-tuned filters over the random start, one sentence per amount of labels.
 
     Args:
         rows: from `kclr.transfer.summary.summarize`, whose gains and intervals these are.
 
     Returns:
-        Such as "10 % of the labels: above, +3.2 points [+1.0, +5.4]"; empty where one of the two
+        For example "10 % of the labels: above, +3.2 points [+1.0, +5.4]"; empty if one of the two
         arms is missing.
     """
     return [
@@ -118,14 +118,14 @@ class Measure:
 
 
 def measures(results: Mapping[str, Any]) -> list[Measure]:
-    """Layer by layer and end to end: what they took, and what they are worth.
+    """Layer by layer and end to end: the cost of training and the quality of the features.
 
     Args:
         results: as in `results.json`.
 
     Returns:
         Seconds and patches of the training, the probe's accuracies, and those of the arms at each
-        amount of labels; empty where the experiment has no end-to-end twin.
+        amount of labels; empty if the experiment has no end-to-end run.
     """
     if "end_to_end" not in results:
         return []
@@ -201,6 +201,6 @@ def layer_by_layer(found: Sequence[Measure]) -> list[str]:
 
 
 def failed(results: Mapping[str, Any]) -> list[str]:
-    """Runs of the comparison that could not be judged, with the reasons."""
+    """Runs of the comparison that could not be evaluated, and why."""
     runs = results.get("end_to_end", {}).get("runs", [])
     return [f"{run['way']}, seed {run['seed']}: {run['failed']}" for run in runs if "failed" in run]

@@ -1,14 +1,14 @@
-"""Classifiers by name: the paper's own, three usual ones for small images, and anybody else's.
+"""Classifiers by name: the paper's own, three common ones for small images, and custom ones.
 
-Every classifier takes float images in [0, 1], shaped (batch, height, width, channels), and gives
-logits, float (batch, classes), for a loss with `from_logits=True`. Augmentation and every other
-change of the images come before it. To add one, decorate a function that builds it:
+Every classifier takes float images in [0, 1], shaped (batch, height, width, channels), and returns
+logits, float (batch, classes), for a loss with `from_logits=True`. Augmentation and other
+preprocessing come before it. To add one, decorate a function that builds it:
 
     @register_classifier("two-layers")
     def two_layers(input_shape, classes, filters=64): ...
 
-and name its module under the entry point group `kclr.plugins`; or leave it unregistered, and name
-it `module:two_layers`.
+and name its module under the entry point group `kclr.plugins`; or do not register it, and name it
+`module:two_layers`.
 """
 
 import functools
@@ -34,10 +34,10 @@ def register_classifier(name):
     defaults and are the classifier's options. It returns a Keras model as described above.
 
     Raises:
-        ValueError: the name is taken by another function, or holds a colon.
+        ValueError: the name is taken by another function, or contains a colon.
     """
     if ":" in name:
-        raise ValueError(f"{name!r} holds a colon, which stands between a module and a function")
+        raise ValueError(f"{name!r} contains a colon, which separates a module and a function")
 
     def decorate(builder):
         taken = _builders.get(name, builder)
@@ -63,30 +63,30 @@ def build_classifier(name, input_shape, classes, **options):
         name: a registered name ("zhao", "alexnet", "vgg", "resnet"); "applications:VGG16" for a
             model of `keras.applications`, without its trained weights; or "module:function" for a
             function that builds a Keras model from `input_shape` and `classes`. Its module is
-            imported, from the working directory too: take such a name from its user alone.
+            imported, also from the working directory: do not use such names from untrusted sources.
         input_shape: (height, width, channels) of the images.
         classes: int >= 2, how many logits.
         **options: of that classifier: for an application, of its function in Keras.
 
     Returns:
-        keras.Model, built and not compiled. Where somebody's own model ends in a softmax, that is
-        taken off, so that this too gives logits.
+        keras.Model, built and not compiled. If a custom model ends in a softmax, it is removed, so
+        that the model returns logits.
 
     Raises:
-        SpecError: the name or an option is not known; the images are too small; or somebody's
-            function fails, gives no Keras model, or one with another output.
+        SpecError: the name or an option is not known; the images are too small; or a custom
+            function fails or does not return a Keras model with the right output.
     """
     input_shape = tuple(input_shape)
     if len(input_shape) != 3 or not all(isinstance(n, (int, np.integer)) for n in input_shape):
-        raise SpecError(f"input_shape={input_shape}: give (height, width, channels) of the images")
+        raise SpecError(f"input_shape={input_shape}: use (height, width, channels) of the images")
     if classes < 2:
-        raise SpecError(f"classes={classes}: a classifier tells two classes apart or more")
+        raise SpecError(f"classes={classes}: a classifier needs at least two classes")
     kind, colon, rest = name.partition(":")
     if not colon:
         known = classifier_names()
         if name not in known:
             forms = f"{', '.join(known)}, applications:NAME or MODULE:FUNCTION"
-            raise SpecError(f"{name!r} is no known classifier. {_nearest(name, known, forms)}")
+            raise SpecError(f"{name!r} is not a known classifier. {_nearest(name, known, forms)}")
         builder = _builders[name]
     elif kind == "applications":
         builder, options = _application(rest, options)
@@ -113,8 +113,8 @@ def zhao(
     From the paper: the first convolution (256 filters of 6x6, 2x2 max-pool, ReLU), 512 filters in
     the second, and two dense layers. Chosen here, since the paper does not say: 3x3 for the second
     kernel, convolutions padded to keep the size, the same pool and ReLU after the second, 512 units
-    in the first dense layer, no dropout, no normalisation, and Keras' own start (Glorot uniform,
-    biases 0). `filters=(64, 128)` makes it about nine times cheaper.
+    in the first dense layer, no dropout, no normalisation, and Keras' default initializers (Glorot
+    uniform, biases 0). `filters=(64, 128)` makes it about nine times cheaper.
     """
     import keras
 
@@ -223,13 +223,13 @@ def resnet(input_shape, classes, depth=20, filters=16):
     A 3x3 convolution, then three stages of (depth - 2) / 6 blocks of two 3x3 convolutions, with
     `filters`, twice and four times as many filters and half the size from stage to stage; the mean
     over the map; one dense layer. Where the size changes the shortcut is a 1x1 convolution (their
-    option B; they used A). He normal. Weight decay is the optimizer's business.
+    option B; they used A). He normal. Weight decay is left to the optimizer.
     """
     import keras
 
     blocks, rest = divmod(depth - 2, 6)
     if blocks < 1 or rest:
-        raise SpecError(f"depth={depth}: give 6n + 2, such as 20, 32, 44, 56")
+        raise SpecError(f"depth={depth}: use 6n + 2, such as 20, 32, 44, 56")
     image = keras.Input(input_shape)
 
     def normalised(maps, count, strides, name, size=3):
@@ -282,7 +282,7 @@ def _application(name, options):
         if each[0].isupper() and callable(getattr(keras.applications, each))
     ]
     if name not in known:
-        raise SpecError(f"keras.applications has no {name!r}. {_nearest(name, known)}")
+        raise SpecError(f"{name!r} is not in keras.applications. {_nearest(name, known)}")
     if options.get("weights") is not None:
         raise SpecError(
             f"applications:{name}: weights={options['weights']!r}: a classifier starts with fresh "
@@ -320,8 +320,8 @@ def _imported(module_name, function_name):
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise SpecError(
-                f"{module_name}:{function_name}: there is no module {error.name!r}, neither "
-                f"installed nor in {place}. Start where it is, or set PYTHONPATH"
+                f"{module_name}:{function_name}: module {error.name!r} not found, neither "
+                f"installed nor in {place}. Start kclr in its directory, or set PYTHONPATH"
             ) from None
         raise SpecError(f"the module {module_name} cannot be imported: {error}") from error
     except Exception as error:
@@ -352,7 +352,9 @@ def _check_model(name, model, input_shape, classes):
     import keras
 
     if not isinstance(model, keras.Model):
-        raise SpecError(f"{name} gave {type(model).__name__}, no Keras model. Return a keras.Model")
+        raise SpecError(
+            f"{name} returned {type(model).__name__}, not a Keras model. Return a keras.Model"
+        )
     images = np.random.default_rng(0).random((2, *input_shape), np.float32)
     for _ in range(2):
         try:
@@ -369,7 +371,7 @@ def _check_model(name, model, input_shape, classes):
         if outputs.min() < 0 or not np.allclose(outputs.sum(axis=1), 1, atol=1e-2):
             return
         _take_softmax_off(model)
-    raise SpecError(f"{name} gives probabilities. Leave the softmax out: logits are needed")
+    raise SpecError(f"{name} returns probabilities. Remove the softmax: logits are needed")
 
 
 def _take_softmax_off(model):

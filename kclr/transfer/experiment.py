@@ -59,23 +59,23 @@ def run_experiment(
     Args:
         spec: from `kclr.transfer.checks.load_transfer`.
         out: directory to write to.
-        text: the spec as the user wrote it, kept as `spec.yaml`; the resolved one when left out.
-        resume: go on with what `out` holds; finished units are kept, failed ones tried again.
-        overwrite: remove the experiment that `out` holds first.
-        listener: is told how it goes, in place of what `verbose` shows.
+        text: the spec as the user wrote it, kept as `spec.yaml`; by default the resolved spec.
+        resume: continue the experiment in `out`; finished units are kept, failed ones are retried.
+        overwrite: first remove the experiment in `out`.
+        listener: receives progress events, instead of the output of `verbose`.
         allow_code: whether the classifier may be `MODULE:FUNCTION`, a module that is then imported
-            and run, from the working directory too.
+            and run, also from the working directory.
         verbose: whether to print how it goes: True, False, or "auto", on a terminal and in a
             notebook.
 
     Returns:
         What `results.json` says: `title` with the protocol, `spec`, `units`, `versions`,
-        `hardware`, and `end_to_end` where an arm needs the end-to-end twin (see
-        `kclr.transfer.twins`). A unit that failed has the key `failed` with the reason in place of
-        its numbers, and `trace`, a file in `out`, where the error was none of kclr's own.
+        `hardware`, and `end_to_end` if an arm needs the end-to-end run (see `kclr.transfer.twins`).
+        A unit that failed has the key `failed` with the reason instead of its numbers, and `trace`,
+        a file in `out`, if the error was not raised by kclr.
 
     Raises:
-        SpecError: the spec does not fit the images, Keras or what `out` holds.
+        SpecError: the spec does not match the images, Keras or the contents of `out`.
         RunError: `out` cannot be written to.
     """
     found = [*findings(spec), *(() if allow_code else code_findings(spec))]
@@ -140,7 +140,7 @@ def title(spec: TransferSpec, images, test_images) -> str:
 class _Experiment:
     """One experiment while it runs. Read `begin`, `units`, then `_unit`.
 
-    `twins` says whether an arm needs the runs' end-to-end twins.
+    `twins` says whether an arm needs runs trained end to end.
     """
 
     def __init__(self, spec, results: Results, training: Labelled, test: Labelled, listener):
@@ -188,7 +188,7 @@ class _Experiment:
         ]
 
     def compared(self) -> dict[str, Any]:
-        """The runs and their end-to-end twins side by side."""
+        """The runs trained layer by layer and end to end, compared."""
         return compare(
             self._filters, self._seeds, self._images, self._results, self._listener.preparing
         )

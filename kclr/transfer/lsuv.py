@@ -1,4 +1,4 @@
-"""Layer-sequential unit variance (LSUV), and how a Keras model is watched while it runs."""
+"""Layer-sequential unit variance (LSUV), and hooks into a Keras model while it runs."""
 
 import contextlib
 import functools
@@ -37,18 +37,18 @@ def lsuv(
     """Layer-sequential unit variance (Mishkin and Matas 2016, algorithm 1), in place.
 
     From the image upwards, every kernel is divided by the standard deviation of its layer's output
-    until the variance over all images, places and units is 1 within `tolerance`. The output is
-    taken before the layer's own activation; biases stay as they are. The model runs as in
-    inference, where a fresh BatchNormalization changes nothing: its statistics are left alone, and
-    the variance of 1 that they start from is then what it gets.
+    until the variance over all images, positions and units is 1 within `tolerance`. The output is
+    taken before the layer's own activation; biases are not changed. The model runs in inference
+    mode, where a new BatchNormalization has no effect: its statistics, which start with variance 1,
+    are not changed and are then correct.
 
     Args:
         model: keras.Model with one image input.
         data: images, uint8 or float in [0, 1], (images, height, width, channels); a
-            `tf.data.Dataset` of batches of them, alone or first in a tuple; or None for
-            photographs of `data: photos`, in the model's size. Only a few
-            are used, as many as make 2^18 pixels (256 of 32x32) and 8 at least: spread evenly over
-            an array, the first ones of a data set.
+            `tf.data.Dataset` of batches of them, alone or first in a tuple; or None for photographs
+            of `data: photos`, in the model's size. Only a few are used, up to 2^18 pixels (256
+            images of 32x32) but at least 8: evenly spaced in an array, the first ones of a data
+            set.
         layers: Keras layers to scale; None for every trainable Conv2D, Dense, DepthwiseConv2D and
             SeparableConv2D, nested ones included.
         tolerance: float > 0, of the variance.
@@ -61,14 +61,16 @@ def lsuv(
         does not vary (`std_after` 0) keeps its kernel.
 
     Raises:
-        SpecError: the data are not images for this model, or a layer has no such kernel.
+        SpecError: the data are not images for this model, or a layer has no kernel of that kind.
     """
     import keras
 
     images, _ = few_images(model, data)
     for layer in layers or ():
         if not kernel_name(layer):
-            raise SpecError(f"{layer.name} is none of {', '.join(KERNELS)}. Leave it out of layers")
+            raise SpecError(
+                f"{layer.name} is not one of {', '.join(KERNELS)}. Remove it from layers"
+            )
     chosen = None if layers is None else {id(layer) for layer in layers}
     draw = keras.initializers.Orthogonal(seed=keras.random.SeedGenerator(seed))
     done: dict[int, Scaled] = {}
@@ -184,10 +186,12 @@ def few_images(model, data):
     own = getattr(model, "input_shape", None)
     own = own[0] if isinstance(own, list) and len(own) == 1 else own
     if own is not None and (not isinstance(own, tuple) or len(own) != 4):
-        raise SpecError(f"the model's input is {own}. Give a model with one input, an image")
+        raise SpecError(f"the model's input is {own}. Use a model with one image input")
     if data is None:
         if own is None:
-            raise SpecError(f"{model.name} does not say what it takes. Give data: a few images")
+            raise SpecError(
+                f"the input shape of {model.name} is not known. Pass data: a few images"
+            )
         images = _photographs(own[1] or 96, own[2] or 96, own[3] or 3)
         words = f"{len(images)} tiles of kclr's photographs"
     else:
@@ -196,16 +200,14 @@ def few_images(model, data):
     if images.dtype == np.uint8:
         images = images.astype(np.float32) / 255
     if not np.issubdtype(images.dtype, np.floating) or not np.isfinite(images).all():
-        raise SpecError(
-            f"images are {images.dtype}, or not finite. Give uint8, or floats in [0, 1]"
-        )
+        raise SpecError(f"images are {images.dtype}, or not finite. Use uint8, or floats in [0, 1]")
     if images.min() < -0.01 or images.max() > 1.01:
         span = f"{images.min():.4g} to {images.max():.4g}"
-        raise SpecError(f"images run from {span}. Give uint8, or floats in [0, 1]")
+        raise SpecError(f"image values are from {span}. Use uint8, or floats in [0, 1]")
     if own is not None and any(
         side not in (None, given) for side, given in zip(own[1:], images.shape[1:], strict=True)
     ):
-        raise SpecError(f"images are {images.shape[1:]}, and the model takes {own[1:]}")
+        raise SpecError(f"images are {images.shape[1:]}, but the model takes {own[1:]}")
     images = tf.convert_to_tensor(images.astype(np.float32))
     if not model.built:
         model(images[:1], training=False)
@@ -232,14 +234,14 @@ def _first_batches(dataset):
         images = np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch)
         if images.ndim != 4:
             raise SpecError(
-                f"the data set gives arrays of shape {images.shape}; batches of images are needed: "
-                "(images, height, width, channels). Add .batch(128)"
+                f"the data set returns arrays of shape {images.shape}; batches of images are "
+                "needed: (images, height, width, channels). Add .batch(128)"
             )
         batches.append(images)
         if sum(map(len, batches)) >= _count(*images.shape[1:3]):
             break
     if not batches:
-        raise SpecError("the data set is empty. Give a few images")
+        raise SpecError("the data set is empty. Pass a few images")
     return np.concatenate(batches)[: _count(*batches[0].shape[1:3])]
 
 

@@ -1,7 +1,7 @@
-"""Where the filters of a transfer experiment's arms come from; each is made once.
+"""The filters of a transfer experiment's arms; each is made once.
 
-Runs that a spec names are trained into the experiment's directory, and so are their end-to-end
-twins and the classifier of supervised transfer; baselines are made anew, which takes seconds.
+Runs that a spec names are trained in the experiment's directory, as are the same stacks trained end
+to end and the classifier of supervised transfer; baselines are made again, which takes seconds.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ from kclr.transfer.results import Results
 from kclr.transfer.supervised import supervised_run
 from kclr.transfer.training import arm_seed
 
-MEMORY = 8192  # megabytes of pixels at most; a classifier's images are read anew in every epoch
+MEMORY = 8192  # megabytes of pixels at most; a classifier's images are read again in every epoch
 
 
 def labelled(name, limit, test_limit, seed, channels=None) -> tuple[Labelled, Labelled]:
     """Training and test images of a data set, in memory, as many as the limits say.
 
     Raises:
-        SpecError: they are not there, too many for the memory, or of different sizes.
+        SpecError: they do not exist, do not fit in memory, or have different sizes.
         RunError: one cannot be read.
     """
     parts = []
@@ -40,8 +40,8 @@ def labelled(name, limit, test_limit, seed, channels=None) -> tuple[Labelled, La
         found = load_labelled(name, split, channels, memory=MEMORY)
         if not isinstance(found.images, np.ndarray):
             raise SpecError(
-                f"data: the images of {name} are of different sizes, or take more than {MEMORY:,} "
-                "MB. A classifier needs them all of one size and in memory: resize them first."
+                f"data: the images of {name} are of different sizes, or need more than {MEMORY:,} "
+                "MB. A classifier needs images of one size that fit in memory: resize them first."
             )
         if most is not None and most < len(found):
             rows = draw(found.labels, most / len(found), seed)
@@ -72,7 +72,7 @@ class Pretraining:
         """Train the runs that the spec names; one that fails will fail its arms.
 
         Raises:
-            SpecError: the run's spec does not fit its images, Keras or what was trained before.
+            SpecError: the run's spec does not match its images, Keras or earlier layers.
         """
         makers = [self.run] * bool(self._spec.pretrained) + [self.twin] * self.twins
         for seed in seeds:

@@ -1,4 +1,4 @@
-"""How a transfer experiment is shown: a bar on a terminal, lines elsewhere, JSON for machines."""
+"""Progress of a transfer experiment: a bar on a terminal, lines elsewhere, or JSON."""
 
 import sys
 import time
@@ -13,20 +13,20 @@ from kclr.events import Listener, print_event, redraws
 
 
 class TransferListener:
-    """Is told how an experiment goes; this one does nothing. Override what is of interest.
+    """Receives an experiment's progress events and does nothing; override the methods you need.
 
     A unit is a repeat of an arm at an amount of labels: `unit` has the keys arm, labels and seed.
     """
 
     def pretraining(self) -> Listener:
-        """A run is about to be trained; what is returned is told how that goes."""
+        """A run is about to be trained; the returned listener receives its progress events."""
         return Listener()
 
     def preparing(self, words):
-        """Something is being done that takes a while."""
+        """A longer step begins."""
 
     def begun(self, units, kept, epochs):
-        """There are so many units, so many of them finished before, of so many epochs each."""
+        """The number of units, how many were finished before, and the epochs of each."""
 
     def started(self, unit):
         """A unit begins."""
@@ -45,7 +45,7 @@ class TransferListener:
 
 
 def listener_for(json_lines=False) -> TransferListener:
-    """The way to show an experiment that fits where the output goes."""
+    """The listener that suits the output."""
     if json_lines:
         return JsonLines()
     return Bar() if redraws() else Lines()
@@ -78,13 +78,13 @@ class JsonLines(TransferListener):
 
 
 class Lines(TransferListener):
-    """A line for each unit, and for how a long one goes; failures on standard error."""
+    """A line for each unit, and for the progress of a long one; failures on standard error."""
 
     def pretraining(self):
         return events.Lines()
 
     def begun(self, units, kept, epochs):
-        before = f", {kept} of them finished before" if kept else ""
+        before = f", {kept} of them already finished" if kept else ""
         print(f"{units} units of {epochs} epochs{before}", flush=True)
         self._epochs, self._told = epochs, time.perf_counter()
 

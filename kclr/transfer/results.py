@@ -32,10 +32,10 @@ _COLUMNS = (
 
 
 NOTE = """\
-accuracy  of the test images after the last epoch: mean ± standard deviation over repeats
-gain      over the random start of the same repeat, in points, with its 95 % confidence interval
+accuracy  on the test images after the last epoch: mean ± standard deviation over repeats
+gain      over the random start of the same repeat, in points, with 95 % confidence interval
 epochs    until the mean is as good as the random start's best epoch
-seconds   of training, without the tests"""
+seconds   of training, without testing"""
 
 
 class Results(Run):
@@ -76,7 +76,7 @@ class Results(Run):
             kind,
             self.path,
             "kclr transfer",
-            "Remove it, and go on with resume=True (--resume).",
+            "Remove it, and continue with resume=True (--resume).",
         )
 
     def write_json(self, path, value):
@@ -126,8 +126,8 @@ def load_results(path) -> dict[str, Any]:
     file = Path(path) / "results.json"
     if not file.exists():
         raise RunError(
-            f"{path} holds no finished experiment: it has no results.json. `kclr transfer SPEC "
-            f"--out {path}` makes one; go on with one that was interrupted with resume=True "
+            f"{path} is not a finished experiment: it has no results.json. Create one with `kclr "
+            f"transfer SPEC --out {path}`, or continue an interrupted one with resume=True "
             "(--resume)."
         )
     return records.read_results(file)
@@ -139,7 +139,7 @@ def failures(results) -> list[dict[str, Any]]:
 
 
 def print_results(results) -> None:
-    """Print the table of an experiment, and what failed with the reasons.
+    """Print the table of an experiment, and what failed and why.
 
     Args:
         results: as in `results.json`.
@@ -164,7 +164,7 @@ def print_results(results) -> None:
     for unit in lost:
         console.print(printable(f"failed: {describe(unit)}: {failure(unit)}"))
     if lost or claims.failed(results):
-        console.print("Try the failed ones again with resume=True (--resume).")
+        console.print("Retry the failed ones with resume=True (--resume).")
 
 
 def results_table(rows: list[Row]) -> Table:

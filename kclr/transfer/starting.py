@@ -1,11 +1,11 @@
-"""Start the first convolutions of any Keras model from a run, and scale what follows.
+"""Initialize the first convolutions of any Keras model from a run, and scale what follows.
 
     report = initialize(model, "runs/layer1", data=images)
     print(report)
     model.compile(...)
 
-Which convolutions these are is seen by running the model once, layer by layer, so it does not
-matter how it is written: functional, sequential, nested, or a class of one's own.
+These convolutions are found by running the model once, layer by layer, so it may be of any form:
+functional, sequential, nested, or a subclass.
 """
 
 import dataclasses
@@ -38,14 +38,14 @@ Sqrt Square Subtract Tanh TrueDivide
 
 @dataclasses.dataclass(frozen=True)
 class InitializedLayer:
-    """One row of an `InitializeReport`: what became of a layer.
+    """One row of an `InitializeReport`: what was done with a layer.
 
     Attributes:
-        run_layer: the run's layer, or None where the model's layer was only scaled.
-        model_layer: the model's layer, or None where the run's layer found no place.
+        run_layer: the run's layer, or None if the model's layer was only scaled.
+        model_layer: the model's layer, or None if the run's layer was not copied.
         adaptation: what was done, in words.
         std_before, std_after: standard deviation of the model's layer's output before its
-            activation, in the model as it was given and as it is now.
+            activation, in the given model and in the changed one.
         frozen: whether the layer was made not trainable.
     """
 
@@ -59,11 +59,11 @@ class InitializedLayer:
 
 @dataclasses.dataclass(frozen=True)
 class InitializeReport:
-    """What went where. `print(report)` shows it as a table.
+    """Which layer was copied where. `print(report)` shows it as a table.
 
     Attributes:
         rows: first the run's layers, from the image upwards, then the scaled ones.
-        data: what activations were measured on.
+        data: the images that activations were measured on.
     """
 
     rows: tuple[InitializedLayer, ...]
@@ -95,43 +95,44 @@ class InitializeReport:
 
 
 def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> InitializeReport:
-    """Start the first convolutions of a Keras model from a run, in place.
+    """Initialize the first convolutions of a Keras model from a run, in place.
 
-    The run's first layer goes to the first `Conv2D` that sees the image, each further one to the
-    first that sees the maps of the last, in the order in which the model runs them. Between the two
-    only what leaves channels in their places may stand: activations, pools, normalisation,
-    dropout, padding. Depthwise, grouped and 1x1 convolutions are passed over (1x1 where the run's
-    kernel is larger). Behind one of these, a sum or a concatenation, no convolution sees what the
-    run's layer saw: the transfer ends there, and the report says at which layer.
+    The run's first layer is copied to the first `Conv2D` that sees the image, each further one to
+    the first `Conv2D` that sees the maps of the previous one, in the order in which the model runs
+    them. Only layers that keep the channels may be between them: activations, pools, normalisation,
+    dropout, padding. Depthwise, grouped and 1x1 convolutions are skipped (1x1 if the run's kernel
+    is larger). After one of these, a sum or a concatenation, no convolution sees what the run's
+    layer saw: the transfer ends there, and the report names the layer.
 
     Kernels are adapted as in `kclr.initializers.ContrastiveKernel`: their size, the image's
-    channels, and where the model has fewer filters the most diverse are kept. A further layer reads
-    the maps that were kept, in their new order; those that the run does not have, with weight 0.
-    Filters that the run does not have keep the model's own start. The run's bias goes to the
-    model's; where the model has none, it is left out. Left out in any case is the contrast
-    normalisation of a run's layers that have it (`block.contrast` in a spec): a warning says so.
+    channels, and, if the model has fewer filters, the most diverse ones are kept. A further layer
+    reads the maps that were kept, in their new order, and maps that the run does not have with
+    weight 0. Filters that the run does not have keep the model's initial values. The run's bias is
+    copied to the model's, if it has one. The contrast normalisation of a run's layers
+    (`block.contrast` in a spec) is never copied: a warning says so.
 
-    With `scale` every layer's output then has unit variance. A started convolution's kernel and
-    bias are divided by one number, and the started layer above it is told, so that filters say
-    what they said; all other trainable layers follow by `lsuv`. If the learned scale stayed, and it
-    is large, the weights above would be so small that Adam's first steps wipe them out.
+    With `scale` every layer's output then has unit variance. The kernel and bias of a copied
+    convolution are divided by one number, which the copied layer above compensates, so that filters
+    respond as before; all other trainable layers are scaled by `lsuv`. If a large learned scale
+    were kept, the weights above would be so small that Adam's first steps would erase them.
 
     Args:
         model: keras.Model with one image input. Compile it afterwards.
         run: a run's directory, or what `kclr.load_run` returns: an object whose `layers` have
             `name`, `kernel` and `bias` (None for none).
-        layers: how many of the run's layers to move, or their names, from the image upwards. None
-            moves as many as find a place, and at least one.
-        freeze: make the started convolutions not trainable, filters that the run lacks included.
-        scale: give layers unit variance, as above; False leaves the run's numbers as they are.
+        layers: how many of the run's layers to copy, or their names, from the image upwards. None
+            copies as many as fit, at least one.
+        freeze: make the copied convolutions not trainable, including filters that the run does not
+            have.
+        scale: give layers unit variance, as above; False keeps the run's values.
         data: a few images to measure activations on; see `lsuv`.
 
     Returns:
         InitializeReport.
 
     Raises:
-        RunError: the run or its layer is not there.
-        SpecError: a layer finds no place, or the data are not images for this model.
+        RunError: the run or its layer does not exist.
+        SpecError: a layer cannot be copied, or the data are not images for this model.
     """
     run = load_run(run) if isinstance(run, (str, os.PathLike)) else run
     learned = _chosen(list(run.layers), layers)
@@ -139,9 +140,7 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
     calls = _trace(model, images.shape[1:])
     places, misfit = _places(learned, calls)
     if misfit and (layers is not None or not places):
-        raise SpecError(
-            f"the run's layer {misfit[0]!r} finds no place in {model.name}: {misfit[1]}"
-        )
+        raise SpecError(f"the run's layer {misfit[0]!r} does not fit {model.name}: {misfit[1]}")
     kernels.warn_of_contrast([f"the run's layer {each.name}" for each, _ in places if _bare(each)])
     before = output_stds(model, images)
     rows = []
@@ -166,7 +165,7 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
             how = (
                 f"kernel / {scaled.divided_by:.3g}"
                 if scaled.std_after
-                else "does not vary: left as it is"
+                else "constant output: not scaled"
             )
             rows.append((None, scaled.layer, [how], False))
     after = output_stds(model, images)
@@ -177,7 +176,7 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
         for name, operation, how, frozen in rows
     ]
     if misfit:
-        row = InitializedLayer(misfit[0], None, f"not moved: {misfit[1]}")
+        row = InitializedLayer(misfit[0], None, f"not copied: {misfit[1]}")
         table.insert(len(places), row)
     return InitializeReport(tuple(table), words)
 
@@ -199,8 +198,8 @@ def _chosen(learned, layers):
         return learned[:layers]
     if not layers or list(layers) != names[: len(layers)]:
         raise SpecError(
-            f"layers={list(layers)}: a layer needs all below it. The run has, from the image "
-            f"upwards: {', '.join(names)}"
+            f"layers={list(layers)}: a layer needs all layers below it. The run has, from the "
+            f"image upwards: {', '.join(names)}"
         )
     return learned[: len(layers)]
 
@@ -299,7 +298,7 @@ def _places(learned, calls):
 
 
 def _misfit(layer, call, first):
-    """Why a run's layer cannot go to a layer of the model, or None where it can."""
+    """Why a run's layer cannot be copied to a layer of the model, or None if it can."""
     name, kind = call.operation.path, type(call.operation).__name__
     if "Conv2D" not in [cls.__name__ for cls in type(call.operation).__mro__]:
         return f"{name} is a {kind}"
@@ -313,19 +312,19 @@ def _misfit(layer, call, first):
     if first:
         many = max(channels, layer.kernel.shape[2]) > kernels.MOST_IMAGE_CHANNELS
         if many and channels != layer.kernel.shape[2]:
-            return f"{name} sees {channels} channels, which are no image's"
+            return f"{name} sees {channels} channels, not those of an image"
         return None
     for between in call.through:
         maps = [each for each in between.inputs if len(each.shape) == 4]
         if not _keeps(between.operation) or len(maps) != 1:
-            return f"{name} is behind {between.operation.name}"
+            return f"{name} comes after {between.operation.name}"
     if channels != call.sees[0].kernel.shape[3]:
         return f"{name} sees {channels} channels"
     return None
 
 
 def _notes(below, call):
-    """What the reader should know of how the model's layer differs from the run's."""
+    """How the model's layer differs from the run's, for the report."""
     if below is None:
         low, high = (float(np.asarray(f(call.inputs[0]))) for f in (np.min, np.max))
         if low < -0.05 or not 0.9 < high < 1.05:
@@ -362,7 +361,7 @@ def _start(convolution, layer, kept, factor):
             words.append(f"{own[2]} → {shape[2]} channels")
     else:
         if kept.size and kept.max() >= own[2]:
-            raise SpecError(f"the run's layer {layer.name!r} has {own[2]} channels in, too few")
+            raise SpecError(f"the run's layer {layer.name!r} has {own[2]} input channels, too few")
         new = shape[2] - kept.size
         kernel = kernels.reading(kernel, kept, shape[2])
         if kept.size < own[2]:
@@ -384,5 +383,5 @@ def _start(convolution, layer, kept, factor):
         bias[: filters.size] = np.asarray(layer.bias)[filters]
         convolution.bias.assign(bias)
     elif layer.bias is not None and np.any(layer.bias):
-        words.append("no bias here: the run's is left out")
+        words.append("no bias here: the run's bias is not copied")
     return filters, words or ["as learned"]

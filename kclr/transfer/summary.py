@@ -1,4 +1,4 @@
-"""Units of a transfer experiment, a repeat of an arm each, summed up in a row for each arm.
+"""Units of a transfer experiment, each a repeat of an arm, summarized in a row per arm.
 
 Pure functions of plain values, as `results.json` holds them; nothing here imports TensorFlow.
 """
@@ -128,13 +128,13 @@ def mean_curve(units, key="test_accuracy") -> list[float]:
 
 
 def epochs_to_random_best(units, reference) -> int | None:
-    """Epochs after which an arm is as good as the random start ever gets.
+    """Epochs after which an arm matches the best accuracy of the random start.
 
     Both are curves of the mean test accuracy over repeats; only repeats that both have count. The
     random start's own number is the epoch of its best.
 
     Returns:
-        The first such epoch, from 1; None where there is none, or nothing to compare with.
+        The first such epoch, from 1; None if there is none, or nothing to compare with.
     """
     seeds = {unit["seed"] for unit in units} & {unit["seed"] for unit in reference}
     best = mean_curve([unit for unit in reference if unit["seed"] in seeds])

@@ -1,7 +1,8 @@
-"""Supervised transfer: a classifier trained on another labelled set, its first layers as a run.
+"""Supervised transfer: a classifier trained on another labelled set, with its first layers as a
+run.
 
-The directory has a run's files, so that `kclr.load_run` opens it, and its filters can be looked at,
-probed, exported and moved as those of any run. It appears whole or not at all.
+The directory has a run's files, so that `kclr.load_run` opens it, and its filters can be shown,
+probed, exported and copied like those of any run. It appears whole or not at all.
 """
 
 import hashlib
@@ -38,12 +39,12 @@ def supervised_run(
         training, test: the other labelled images, all of one size.
         digest: str, a hash of them.
         count: int, how many convolutions are kept.
-        seed: int, of the repeat. The classifier starts from other weights than the arms' do.
-        tell: function that is told in a few words how it goes.
+        seed: int, of the repeat. The classifier's initial weights differ from those of the arms.
+        tell: function that receives short progress messages.
 
     Raises:
         SpecError: Keras refuses the optimizer or an augmentation.
-        RunError: the loss is no number any more.
+        RunError: the loss is not finite.
     """
     other: Any = spec.supervised
     train = spec.train.model_copy(update={"epochs": other.epochs or spec.train.epochs})

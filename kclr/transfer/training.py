@@ -85,7 +85,7 @@ def augmentation(train: TransferTrain):
     except SpecError as error:
         raise SpecError(str(error).replace("patches.augment", "train.augment", 1)) from None
     except Exception as error:
-        raise SpecError(f"train.augment: Keras does not take it: {error}") from error
+        raise SpecError(f"train.augment: Keras rejects it: {error}") from error
 
 
 def training_batches(images, labels, train: TransferTrain, seed):
@@ -133,15 +133,15 @@ def test_batches(images, labels):
 
 
 def fit(model, training, test, train: TransferTrain, steps, seed, told=None) -> list[dict]:
-    """Train a classifier, and test it after every epoch.
+    """Train a classifier and test it after every epoch.
 
     Args:
-        model: keras.Model that gives logits; changed in place.
+        model: keras.Model that returns logits; changed in place.
         training, test: images (uint8) and labels, each.
         train: from the spec.
         steps: batches in an epoch.
         seed: of the repeat.
-        told: function that is told every row of the history.
+        told: function that receives every row of the history.
 
     Returns:
         For each epoch its number from 1, `loss` and `accuracy` on the augmented training images
@@ -149,7 +149,7 @@ def fit(model, training, test, train: TransferTrain, steps, seed, told=None) -> 
 
     Raises:
         SpecError: Keras refuses the optimizer or an augmentation.
-        RunError: the loss is no number any more.
+        RunError: the loss is not finite.
     """
     images, labels = training
     batches = training_batches(images, labels, train, seed)
@@ -176,7 +176,7 @@ def fit(model, training, test, train: TransferTrain, steps, seed, told=None) -> 
 
 
 class _History(keras.callbacks.Callback):
-    """Rows of the history; ends a training whose loss is no number any more."""
+    """Rows of the history; ends a training when the loss is not finite."""
 
     def __init__(self, told):
         super().__init__()

@@ -1,4 +1,5 @@
-"""Layer by layer and end to end, side by side: what each took, and what its features are worth.
+"""Layer by layer and end to end, compared: the cost of each training and the quality of its
+features.
 
 What is found here is the part of `results.json` under `end_to_end`; `kclr.transfer.claims` makes
 the table of it, together with the arms' accuracies.
@@ -25,20 +26,20 @@ PROBE: Mapping[str, Any] = {"classifier": "ridge", "grid": 2, "labels": 1.0}
 def compare(
     filters: Pretraining, seeds: Sequence[int], images, results: Results, tell
 ) -> dict[str, Any]:
-    """Judge the runs of an experiment and their end-to-end twins.
+    """Evaluate the runs of an experiment and the same stacks trained end to end.
 
     Args:
         filters: of the experiment.
         seeds: of its repeats.
         images: function of a number of channels that returns its training and test images.
-        results: its directory. What is found is kept there, and found again when nothing changed.
-        tell: function that is told in a few words what is being done.
+        results: its directory. Results are kept there and reused if nothing changed.
+        tell: function that receives short progress messages.
 
     Returns:
         `probe`, the protocol; and `runs`: for each way, and each run where every repeat has one of
         its own, `way`, `seed`, `seconds`, `patches` (None where an older run does not say),
         `hardware`, and the probe's test accuracies on the features of the `top_layer` and of
-        `all_layers` side by side. Where that failed, `failed` says why in place of its numbers.
+        `all_layers`, concatenated. If that failed, `failed` says why instead of its numbers.
     """
     own = {filters.later(seed): seed for seed in reversed(seeds)}
     runs = []
@@ -80,7 +81,7 @@ def _place(name):
 
 
 def _judged(run, images, seed, results, name, tell):
-    """The probe's accuracies, as they were found before or anew."""
+    """The probe's accuracies, reused or computed."""
     channels = run.layers[0].kernel.shape[2]
     training, test = images(channels)
     facts = [images_digest(training, test), fingerprint(run), dict(PROBE), seed]
@@ -95,7 +96,7 @@ def _judged(run, images, seed, results, name, tell):
 
 
 def probe_layers(layers, training: Labelled, test: Labelled, seed) -> dict[str, float]:
-    """The default probe on the top layer's features, and on those of all layers side by side.
+    """The default probe on the top layer's features, and on those of all layers, concatenated.
 
     Args:
         layers: of a run, from the image upwards.

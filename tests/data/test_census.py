@@ -72,7 +72,7 @@ def test_pictures_that_are_not_read_are_warned_of_and_lists_are_not(tmp_path, pi
     assert taken(tmp_path)[1].warnings() == []
     touch(tmp_path, "a.heic", "b.heic", "c.NEF")
     (warning,) = taken(tmp_path)[1].warnings()
-    assert warning.startswith("2 .heic, 1 .nef left out: pictures in formats that are not read")
+    assert warning.startswith("2 .heic, 1 .nef left out: image formats that are not supported")
     assert source(str(tmp_path)).open().warnings == [f"folder:{tmp_path}: {warning}"]
 
 
@@ -104,7 +104,7 @@ def test_pipes_devices_and_sockets_are_never_opened(tmp_path, picture):
     found, counted = taken(tmp_path)
     assert found == ["a.png"]
     assert counted.left_out["not a regular file"] == 3
-    assert "3 left out that are called pictures" in counted.warnings()[0]
+    assert "3 left out that are named like pictures" in counted.warnings()[0]
     assert len(list(source(str(tmp_path)).open().read())) == 1
 
 

@@ -176,8 +176,8 @@ def test_a_test_split_without_labels_is_not_used(data_dir):
     ("name", "words"),
     [
         ("digit", "Did you mean 'digits'?"),
-        ("photos", "photos holds no labelled images"),
-        ("folder:nowhere/at/all", "no such folder"),
+        ("photos", "photos is not a labelled data set"),
+        ("folder:nowhere/at/all", "folder not found"),
         ("tfds:no_such_set_at_all", "no_such_set_at_all"),
     ],
 )
@@ -190,18 +190,18 @@ def test_what_has_no_labels_is_refused_with_the_cure(name, words, data_dir, monk
 
 def test_pictures_without_a_class_folder_are_refused(tmp_path):
     write(tmp_path, 3, 0)
-    with pytest.raises(SpecError, match="no class folders, and two are the least"):
+    with pytest.raises(SpecError, match="no class folders, but at least two are needed"):
         load_labelled(str(tmp_path), "train")
     write(tmp_path / "a", 3, 0)
     write(tmp_path / "b", 3, 0)
-    with pytest.raises(SpecError, match=r"0\.png, 1\.png, 2\.png are in no class folder"):
+    with pytest.raises(SpecError, match=r"0\.png, 1\.png, 2\.png are not in a class folder"):
         load_labelled(str(tmp_path), "train")
 
 
 def test_a_test_class_that_is_not_trained_is_refused(tmp_path):
     for folder in ("train/a", "train/b", "test/a", "test/c"):
         write(tmp_path / folder, 2, 0)
-    with pytest.raises(SpecError, match="c is in no class folder of the training images"):
+    with pytest.raises(SpecError, match="c is not in a class folder of the training images"):
         load_labelled(str(tmp_path), "test")
 
 
@@ -229,8 +229,8 @@ def test_all_broken_pictures_are_named_at_once(tmp_path, memory):
         values(load_labelled(str(tmp_path), "train", memory=memory))
     words = str(error.value)
     assert "2 labelled pictures cannot be read" in words
-    assert "a/3.png: not a picture of a known format" in words
-    assert "b/4.png: not a picture of a known format" in words
+    assert "a/3.png: not in a known image format" in words
+    assert "b/4.png: not in a known image format" in words
     assert len(values(load_labelled(str(tmp_path), "test"))) == 12
 
 
@@ -270,7 +270,7 @@ def test_pictures_to_judge_on_without_classes_are_refused_with_a_cure_that_works
         load_labelled(str(tmp_path), "test")
     words = str(error.value)
     assert "test holds pictures, but not in folders of the classes" in words
-    assert f"Move test out of {tmp_path}, and a fifth of each class" in words
+    assert f"Move test out of {tmp_path}to hold out a fifth of each class" in words
     assert labelled_findings(str(tmp_path), ("data",))[0].message == words
     (tmp_path / "test").rename(tmp_path.parent / f"{tmp_path.name} elsewhere")
     assert len(load_labelled(str(tmp_path), "test")) == 2
@@ -288,9 +288,9 @@ def test_the_labelled_one_of_two_parts_is_judged_on(tmp_path):
     [
         (["cats", "dogs", "test"], "Move test out of"),
         (["test/a", "test/b"], "no folder train"),
-        (["Train/a", "Train/b", "training/a", "test/a"], "two names of one part"),
-        (["a/train", "a/test", "b"], "Divide all classes alike, or none"),
-        (["train/a", "train/b", "extra"], "would be a class beside extra"),
+        (["Train/a", "Train/b", "training/a", "test/a"], "two names of the same split"),
+        (["a/train", "a/test", "b"], "Divide all classes in the same way, or none"),
+        (["train/a", "train/b", "extra"], "next to it would make it a class"),
     ],
 )
 def test_parts_that_would_be_classes_are_refused(tmp_path, folders, words):

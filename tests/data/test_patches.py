@@ -304,15 +304,15 @@ def test_single_image_is_refused_with_the_cure(numbered):
     ("options", "message"),
     [
         ({"patch_size": 0}, "patch_size is 0. Give 1 or more"),
-        ({"patch_size": 7.0}, "patch_size is 7.0. Give a whole number"),
-        ({"crop_size": 7}, "crop_size 7 holds no two patches of 7 px .* Use at least 8"),
-        ({"stride": 7}, "stride 7 lets patches of 7 px lie apart .* Use less than 7"),
-        ({"max_shift": 9}, "max_shift 9 lets patches"),
+        ({"patch_size": 7.0}, "patch_size is 7.0. Use a whole number"),
+        ({"crop_size": 7}, "crop_size 7 has no room for two patches of 7 px .* Use at least 8"),
+        ({"stride": 7}, "stride 7 allows patches of 7 px that do not overlap.* Use less than 7"),
+        ({"max_shift": 9}, "max_shift 9 allows patches"),
         ({"max_shift": 2, "crop_size": 8}, "Use at least 9"),
         ({"batch_size": 1}, "batch_size is 1. Give 2 or more"),
         ({"memory": 0}, "memory is 0. Give 1 or more"),
         ({"crops_per_image": 0}, "crops_per_image is 0"),
-        ({"seed": "a"}, "seed is 'a'. Give a whole number"),
+        ({"seed": "a"}, "seed is 'a'. Use a whole number"),
         ({"batch_size": True}, "batch_size is True"),
     ],
 )
@@ -333,7 +333,7 @@ def test_wrong_start_is_explained(numbered):
 
 
 def test_missing_source_is_a_spec_error():
-    with pytest.raises(SpecError, match="no such folder"):
+    with pytest.raises(SpecError, match="folder not found"):
         PatchTripletGenerator("./not/there", 7)
 
 
@@ -356,5 +356,5 @@ def test_parts_of_a_batch_are_the_batch(numbered, large_folder, form, options):
 
 def test_a_batch_that_cannot_be_shared_is_refused(numbered):
     patches = PatchTripletGenerator(numbered, 6, batch_size=12)
-    with pytest.raises(ValueError, match=r"12 cannot be shared among 5. Use a batch_size"):
+    with pytest.raises(ValueError, match=r"12 cannot be divided by 5. Use a batch_size"):
         patches.crops(0, (0, 5))

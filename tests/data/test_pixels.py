@@ -49,7 +49,7 @@ def test_twelve_bits_in_sixteen_are_warned_of_with_the_measured_values():
     # 4,000 of 65,535 is level 16 of 255.
     assert "the first 2 16-bit pictures have values from 12 to 4,000 of 65,535" in warning
     assert "leaves 17 of 256 gray levels" in warning
-    assert warning.endswith("Say which values become black and white: range [0, 4095]")
+    assert warning.endswith("Set the values that become black and white: range [0, 4095]")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_unknown_words_come_back_for_the_nearest_spelling(text, word):
 
 
 def test_unknown_source_names_the_nearest():
-    with pytest.raises(SpecError, match=r"'tdfs' is no known source\. Did you mean 'tfds'"):
+    with pytest.raises(SpecError, match=r"'tdfs' is not a known source\. Did you mean 'tfds'"):
         as_images("tdfs:cifar100")
 
 

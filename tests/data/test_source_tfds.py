@@ -126,8 +126,8 @@ def test_fingerprint_follows_the_slice(data_dir):
     ("options", "message"),
     [
         ({"split": "trian"}, "has no split 'trian'. Choose from test, train."),
-        ({"split": "train[:10"}, "is no slice of a split. Write it as train[:90%]"),
-        ({"split": "train[a:b]"}, "is no slice that can be read"),
+        ({"split": "train[:10"}, "is not a slice of a split. Write it as train[:90%]"),
+        ({"split": "train[a:b]"}, "is not a valid slice"),
         ({"split": "train[:0]"}, "is empty. Widen its slice"),
         ({"feature": "label"}, "has no image feature 'label'; its features are image, label"),
         ({"feature": "img"}, "Choose an image feature: feature: image or picture."),
@@ -165,7 +165,7 @@ def test_data_dir_that_is_a_folder_off_names_the_right_one(data_dir, folder, mon
     wrong = os.path.normpath(os.path.join(data_dir, folder))
     missing = source("tfds:tiny_digits", data_dir=wrong)
     assert missing.problem() == (
-        f"tfds:tiny_digits lies in {data_dir}/tiny_digits/1.0.0, so {wrong} is not the directory "
+        f"tfds:tiny_digits is in {data_dir}/tiny_digits/1.0.0, so {wrong} is not the directory "
         f"of all data sets. Use data_dir: {data_dir}, or set TFDS_DATA_DIR={data_dir}"
     )
     for read in (missing.open, lambda: load_labelled("tfds:tiny_digits", "train", data_dir=wrong)):
@@ -188,7 +188,10 @@ def test_misspelled_data_set_names_the_one_on_disk(data_dir, offline):
 
 
 def test_unknown_data_set_names_the_nearest_that_exists(tmp_path, offline):
-    with pytest.raises(SpecError, match=r"knows no 'cifarr100'. Did you mean tfds:cifar100\?"):
+    with pytest.raises(
+        SpecError,
+        match=r"'cifarr100' is not known to TensorFlow Datasets. Did you mean tfds:cifar100\?",
+    ):
         source("tfds:cifarr100", data_dir=str(tmp_path)).open()
     assert not offline
 

@@ -148,7 +148,7 @@ def _compare(case, work, place, reference, words):
     end = end_of(work, place)
     wrong = differences(end, reference.end)
     for file in wrong[:8]:
-        words = "is not there" if file not in end else "is left over"
+        words = "does not exist" if file not in end else "is left over"
         both = file in end and file in reference.end
         case.wrong.append(f"{file} {'differs' if both else words}")
 

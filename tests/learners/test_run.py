@@ -69,7 +69,7 @@ def test_a_layer_of_a_run_is_trained_further_from_its_kernel(first, further):
 def test_more_steps_of_a_finished_layer_are_refused_with_the_way_to_train_it_further(first):
     with pytest.raises(SpecError) as stop:
         train(spec("random", "", ["stack.0.train.steps=5"]), first.path, resume=True)
-    for words in ("conv1 was trained for 2 steps, and the spec says 5", "--out",
+    for words in ("conv1 was trained for 2 steps, but the spec says 5", "--out",
                   f"stack.0.learner: {{start: {first.path}}}, and steps: 3 more"):  # fmt: skip
         assert words in str(stop.value)
 
@@ -92,7 +92,7 @@ def test_a_layer_of_a_run_is_taken_as_it_is_above_the_layers_that_it_was_trained
     assert found.facts == {"seconds": 0.0, "run": str(first.path), "layer": "conv2"}
     own = first.layers[0]
     other = PlainLayer("conv1", own.block, own.kernel + 1, own.bias)
-    with pytest.raises(SpecError, match="trained on other layers than those below this one. Take"):
+    with pytest.raises(SpecError, match="trained on other layers than those below this one. Use"):
         made.learner.learn(made, None, [other], None, 0, None, None)
 
 
@@ -102,7 +102,7 @@ def test_a_layer_of_a_run_is_taken_as_it_is_above_the_layers_that_it_was_trained
         ("{start: nowhere/run}", "stack.0.learner.start: nowhere/run is not a run: it has no spec"),
         ("{start: {name: 'run:RUN', layer: conv9}}", "has no finished layer 'conv9'. Choose from"),
         ("{name: 'run:RUN', layer: conv2}", "stack.0.learner: layer conv2 .* 3 filters of 3x3x4"),
-        ("{start: run}", "'run' does not say which. Write run:PATH"),
+        ("{start: run}", "'run' needs an argument. Write run:PATH"),
         ("{start: {name: kmeanz}}", "Did you mean 'kmeans'"),
     ],
 )

@@ -206,10 +206,13 @@ def test_contrastive_training_starts_from_what_the_named_learner_finds(tmp_path)
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        ("learner: kmeans\n    train: {steps: 3}", r"train: is for the learner contrastive alone"),
-        ("learner: kmeans\n    block: {use_bias: false}", r"block.use_bias: is for the learner"),
+        ("learner: kmeans\n    train: {steps: 3}", r"train: is only for the learner contrastive"),
+        (
+            "learner: kmeans\n    block: {use_bias: false}",
+            r"block.use_bias: is only for the learner",
+        ),
         ("learner: {name: kmeans, iteration: 3}", "Did you mean 'iterations'"),
-        ("learner: {start: contrastive}", "'contrastive' is no known learner"),
+        ("learner: {start: contrastive}", "'contrastive' is not a known learner"),
         ("learner: {name: hebbian, rank: 1}", "learner.rank: 1 "),
     ],
 )

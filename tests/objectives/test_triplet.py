@@ -244,7 +244,7 @@ def test_embeddings_that_are_all_alike_have_the_loss_of_the_ceiling(images):
 
 def test_a_soft_margin_has_no_inside_to_mine():
     for options in ({}, {"mining": "semi-hard"}):
-        with pytest.raises(SpecError, match="mining: semi-hard looks .*Use mining: hardest, all"):
+        with pytest.raises(SpecError, match="mining: semi-hard picks .*Use mining: hardest, all"):
             ContrastiveLoss("triplet", margin="soft", **options)
 
 

@@ -279,7 +279,7 @@ def test_images_that_are_read_for_every_pass_give_the_same(tmp_path):
     [
         ({"every": 0}, "every: 0 is not possible. Use 1 or more."),
         ({"grid": 0}, "grid: 0"),
-        ({"labels": 1.5}, "no amount of labels"),
+        ({"labels": 1.5}, "not an amount of labels"),
         ({"classifier": "rigde"}, "Did you mean 'ridge'?"),
     ],
 )
@@ -292,8 +292,8 @@ def test_what_is_not_possible_is_said_when_it_is_made(arguments, words):
     ("data", "words"),
     [
         ("digist", "Did you mean 'digits'?"),
-        ((IMAGES, LABELS[:5]), "Give each image its label"),
-        ((IMAGES[:, :, :, 0], LABELS), "images of 8x8, and the model takes anyxanyx1"),
+        ((IMAGES, LABELS[:5]), "There must be one label per image"),
+        ((IMAGES[:, :, :, 0], LABELS), "images of 8x8, but the model takes anyxanyx1"),
         (Labelled(IMAGES[:3], np.arange(3), ()), "no class has two images"),
         (Labelled(IMAGES[:4], np.arange(4) // 2, ()), "2 labelled images of 2 classes are too few"),
         (Labelled(IMAGES[:9], np.zeros(9, int), ()), "7 labelled images of a single class"),

@@ -107,7 +107,7 @@ def test_a_whole_number_of_labels_is_one_for_each_class(amount, counts):
 
 @pytest.mark.parametrize("amount", [0, -0.5, 1.5, 2.5, True, "all", float("nan"), float("inf")])
 def test_what_is_no_amount_of_labels_is_refused(run, digits, amount):
-    with pytest.raises(SpecError, match="is no amount of labels"):
+    with pytest.raises(SpecError, match="is not an amount of labels"):
         probe_run(run, digits, labels=[0.1, amount])
 
 
@@ -181,12 +181,12 @@ def test_features_in_bfloat16_are_worth_about_as_much(run, digits):
         ({"classifiers": []}, "classifiers: nothing is given"),
         ({"grid": 0}, "grid: 0 is not possible"),
         ({"power": 2}, "power: 2 is not possible"),
-        ({"power": [0.5, 1]}, "power: 2 numbers for 1 map. Give one for all"),
-        ({"grid": [3, 2]}, "grid: 2 numbers for 1 map. Give one for all"),
+        ({"power": [0.5, 1]}, "power: 2 numbers for 1 map. Use one for all"),
+        ({"grid": [3, 2]}, "grid: 2 numbers for 1 map. Use one for all"),
         ({"repeats": 0}, "repeats: 0 is not possible"),
         ({"seed": -1}, "seed: -1 is not possible"),
         ({"limit": 1}, "digits: 1 labelled image of a single class are too few"),
-        ({"data": "photos"}, "photos holds no labelled images"),
+        ({"data": "photos"}, "photos is not a labelled data set"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_computed(run, options, words):
@@ -202,7 +202,7 @@ def test_images_too_small_for_the_stack_are_refused_with_the_cure(run, digits):
 
 def test_images_of_other_channels_are_refused_with_the_cure(run):
     color = tuple(load_labelled("digits", split, channels=3) for split in ("train", "test"))
-    with pytest.raises(SpecError, match="digits: images of 3 channels, and the layers take 1"):
+    with pytest.raises(SpecError, match="digits: images of 3 channels, but the layers take 1"):
         probe_run(run, color)
 
 

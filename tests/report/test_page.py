@@ -297,7 +297,7 @@ def test_filters_learned_without_and_with_labels_stand_side_by_side(tmp_path):
         "12 filters of 5x5 px: conv1 of pretrained, learned without labels",
         "12 filters of 5x5 px: conv1 of end-to-end, learned without labels, end to end",
         "12 filters of 5x5 px: the classifier trained on tfds:cifar100, 41.2 % of its test images "
-        "right, learned with labels",
+        "correct, learned with labels",
     ]
     names = {path.name for path in written}
     assert {"small-without-labels-filters.png", "small-with-labels-filters.png"} <= names
@@ -586,7 +586,7 @@ def test_somebodys_files_in_the_place_of_the_pictures_are_kept(tmp_path):
     run = make_run(tmp_path / "run")
     beside = tmp_path / "report-files"
     beside.mkdir()
-    with pytest.raises(RunError, match="report-files is no report's"):
+    with pytest.raises(RunError, match="report-files is not part of a report"):
         write_report([run], tmp_path / "report.html")
     beside.rmdir()
     write_report([run], tmp_path / "report.html")

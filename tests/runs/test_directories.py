@@ -167,7 +167,7 @@ def test_a_directory_of_somebody_else_is_never_taken_for_one_of_kclr(tmp_path, n
         (tmp_path / name).mkdir()
     before = tree(tmp_path)
     for options in ({}, {"resume": True}, {"overwrite": True}):
-        with refused("is not empty, and kclr did not make it; nothing in it was touched"):
+        with refused("is not empty, and kclr did not create it; nothing in it was touched"):
             enter(tmp_path, RUN, **options)
     assert tree(tmp_path) == before
 
@@ -175,7 +175,7 @@ def test_a_directory_of_somebody_else_is_never_taken_for_one_of_kclr(tmp_path, n
 def test_where_one_stands_and_lives_is_said(tmp_path, monkeypatch):
     (tmp_path / "thesis.tex").write_text("years")
     monkeypatch.chdir(tmp_path)
-    with refused(r"^\. is the directory that you are in, and kclr did not make it"):
+    with refused(r"^\. is the current directory, and kclr did not make it"):
         enter(".", RUN, overwrite=True)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir("/")
@@ -194,7 +194,7 @@ def test_a_place_that_can_be_no_directory_is_named_with_the_reason(tmp_path):
         ("file", r"file is a file\. Choose another place"),
         ("file/run", r"file is a file, so .*run cannot be in it"),
         ("pipe", "pipe is a file"),
-        ("link", "link is a link to .*gone, which is not there"),
+        ("link", "link is a link to .*gone, which does not exist"),
         ("loop", "loop"),
         ("a\0b", "cannot be written to: .*null"),
         ("x" * 300, "cannot be written to: File name too long"),
@@ -209,7 +209,7 @@ def test_a_place_that_can_be_no_directory_is_named_with_the_reason(tmp_path):
 def test_a_run_does_not_lie_among_the_pictures_that_it_learns_from(tmp_path, place):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "pictures")
-    with refused("the folder of pictures to learn from"):
+    with refused("the folder of training pictures"):
         enter(tmp_path / place, RUN, apart=[tmp_path / "pictures"])
     assert not [*(tmp_path / "pictures").iterdir()]
     with writing(tmp_path / "pictures/.runs/one", RUN, apart=[tmp_path / "pictures"]):
@@ -230,7 +230,7 @@ def test_two_kinds_never_share_a_directory(tmp_path):
 def test_what_is_there_needs_a_word_and_nothing_needs_none(tmp_path):
     path = fill(tmp_path / "d", RUN)
     with refused(
-        "d holds a finished run. Go on with it with resume=True .--resume.*overwrite=True .*--out"
+        "d contains a finished run. Continue it with resume=True .--resume.*overwrite=True .*--out"
     ):
         enter(path, RUN)
     (path / "summary.json").unlink()
@@ -288,7 +288,7 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     assert other.stdout.readline() == b"in\n"
     before = tree(path)
     for options in ({"resume": True}, {"overwrite": True}):
-        with refused("d: another process writes to this run. Wait"):
+        with refused("d: another process is writing to this run. Wait"):
             enter(path, RUN, **options)
     assert tree(path) == before
     other.kill()
@@ -340,13 +340,13 @@ def test_an_export_stands_beside_somebody_elses_files_and_replaces_only_its_own(
     with refused(r"other holds model\.keras, which kclr did not write; it was not touched"):
         enter_shared(other, names)
     assert [*tree(other)] == ["model.keras"]
-    with refused("holds a search, and `kclr export` does not write into one"):
+    with refused("contains a search, and `kclr export` does not write into one"):
         enter_shared(fill(tmp_path / "s", SEARCH), names)
 
 
 def test_two_exports_to_one_place_do_not_write_into_each_other(tmp_path):
     with sharing(tmp_path, ["model.keras"]):
-        with refused("another process writes to this export. Wait until it has ended"):
+        with refused("another process is writing to this export. Wait until it has ended"):
             enter_shared(tmp_path, ["model.keras"])
         enter_shared(tmp_path, ["model.keras"], lock=False)  # as within a training
     enter_shared(tmp_path, ["model.keras"])

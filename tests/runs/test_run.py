@@ -43,7 +43,7 @@ def test_a_damaged_layer_is_named_with_the_cure(path, text):
     with pytest.raises(RunError) as caught:
         everything(path)
     assert str(caught.value).startswith(f"{file}: ")
-    assert f"remove {file.parent} and go on with `kclr train ... --resume`" in str(caught.value)
+    assert f"remove {file.parent} and continue with `kclr train ... --resume`" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[3]", "null"])
@@ -51,7 +51,7 @@ def test_a_damaged_summary_is_named_with_the_cure(path, text):
     (path / "summary.json").write_text(text)
     with pytest.raises(RunError) as caught:
         everything(path)
-    assert f"remove {path / 'summary.json'} and go on" in str(caught.value)
+    assert f"remove {path / 'summary.json'} and continue" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_a_damaged_summary_is_named_with_the_cure(path, text):
     [
         ("kernel.npy", np.zeros((3, 3, 1, 4)), "not a float32 array of 4 axes"),
         ("kernel.npy", np.zeros((3, 3, 4), np.float32), "not a float32 array of 4 axes"),
-        ("kernel.npy", np.zeros((3, 3, 1, 5), np.float32), "5 filters, and layer.json says 4"),
-        ("bias.npy", np.zeros(3, np.float32), "3 filters, and layer.json says 4"),
+        ("kernel.npy", np.zeros((3, 3, 1, 5), np.float32), "5 filters, but layer.json says 4"),
+        ("bias.npy", np.zeros(3, np.float32), "3 filters, but layer.json says 4"),
         ("bias.npy", None, "cannot be read"),
     ],
 )
@@ -70,7 +70,7 @@ def test_a_damaged_kernel_is_named_with_the_cure(path, name, array, words):
     with pytest.raises(RunError, match=words) as caught:
         everything(path)
     assert str(caught.value).startswith(f"{file}: ")
-    assert f"remove {file.parent} and go on" in str(caught.value)
+    assert f"remove {file.parent} and continue" in str(caught.value)
 
 
 def add_layer(path, number, name, shape, **facts):
@@ -113,13 +113,13 @@ def test_one_flipped_bit_in_an_array_is_noticed(path, name, teller):
     everything(path)
     flip_a_bit(folder / name)
     message = refused(path)
-    assert message.startswith(f"{folder / name}: damaged or exchanged, for {teller} has another")
-    assert f"remove {folder} and go on" in message
+    assert message.startswith(f"{folder / name}: damaged or replaced: {teller} has another")
+    assert f"remove {folder} and continue" in message
 
 
 def test_a_damaged_bias_is_noticed_by_whoever_shows_the_run(path):
     np.save(path / "layers/01-conv1/bias.npy", np.full(4, np.nan, np.float32))
-    assert "bias.npy: some of its numbers" in refused(path, lambda path: Run(path).check_arrays())
+    assert "bias.npy: some of its values" in refused(path, lambda path: Run(path).check_arrays())
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
@@ -128,7 +128,7 @@ def test_a_kernel_with_a_number_that_is_none_is_refused(path, number):
     kernel = np.zeros((3, 3, 1, 4), np.float32)
     kernel[1, 1, 0, 2] = number
     np.save(file, kernel)
-    assert f"{file}: some of its numbers are not finite" in refused(path)
+    assert f"{file}: some of its values are not finite" in refused(path)
 
 
 def header(shape, dtype="<f4", version=b"\x01\x00"):
@@ -262,12 +262,12 @@ def test_what_is_not_a_layer_of_the_run_is_not_taken_for_one(path):
     add_layer(path, 2, "conv2", (3, 3, 4, 6))
     assert [layer.kernel.shape[2] for layer in load_run(path).layers] == [1, 4]
     shutil.copytree(path / "layers/01-conv1", path / "layers/01-conv1.before")
-    assert "it is of a layer conv1. Move" in refused(path)
+    assert "it belongs to a layer conv1. Move" in refused(path)
 
 
 def test_a_run_that_lacks_a_layer_in_between_is_not_read(path):
     add_layer(path, 3, "conv3", (3, 3, 4, 6))
-    assert "one layer for each number from 01 on, and has 01-conv1, 03-conv3" in refused(path)
+    assert "one layer for each number from 01 on, but has 01-conv1, 03-conv3" in refused(path)
     add_layer(path, 2, "conv2", (3, 3, 4, 4))
     load_run(path)
     add_layer(path, 2, "other", (3, 3, 4, 4))
@@ -276,10 +276,10 @@ def test_a_run_that_lacks_a_layer_in_between_is_not_read(path):
 
 def test_a_kernel_that_does_not_fit_the_layer_below_or_its_own_block_is_refused(path):
     folder = add_layer(path, 2, "conv2", (3, 3, 5, 6))
-    assert "5 channels in, and the layer below has 4 filters" in refused(path)
+    assert "5 channels in, but the layer below has 4 filters" in refused(path)
     shutil.rmtree(folder)
     add_layer(path, 2, "conv2", (3, 2, 4, 6), block={"filters": 6, "kernel_size": [3, 3]})
-    assert "a kernel of 3x2, and layer.json says 3x3" in refused(path)
+    assert "a kernel of 3x2, but layer.json says 3x3" in refused(path)
 
 
 def test_damaged_lines_of_the_metrics_are_named_and_dropped_by_a_resume(path):

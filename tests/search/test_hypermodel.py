@@ -50,5 +50,5 @@ def test_a_checked_spec_and_a_file_are_taken_too(quick, tmp_path):
 
 
 def test_a_spec_without_a_search_is_refused():
-    with pytest.raises(SpecError, match="no section `search`"):
+    with pytest.raises(SpecError, match="section `search` is missing"):
         kclr.search.StackHyperModel({"stack": [{}]})

@@ -65,7 +65,9 @@ def test_trials_of_unusual_values_are_shown(tmp_path, row):
     ],
 )
 def test_a_trial_that_no_search_writes_is_named(tmp_path, row):
-    with pytest.raises(RunError, match=r"search\.json: (not as `kclr search`|cannot be read)"):
+    with pytest.raises(
+        RunError, match=r"search\.json: (not a valid file of `kclr search`|cannot be read)"
+    ):
         write_report([with_row(tmp_path, row)], tmp_path / "report.html")
 
 
@@ -133,7 +135,7 @@ def test_a_search_that_is_not_finished_or_damaged_is_named_with_the_cure(tmp_pat
     with pytest.raises(RunError, match="not finished.*--resume"):
         write_report([tmp_path / "s"], tmp_path / "report.html")
     (tmp_path / "s/search.json").write_text("{}")
-    with pytest.raises(RunError, match="not as `kclr search` writes it"):
+    with pytest.raises(RunError, match="not a valid file of `kclr search`"):
         write_report([tmp_path / "s"], tmp_path / "report.html")
 
 

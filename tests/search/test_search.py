@@ -135,7 +135,7 @@ def test_a_mistake_in_a_users_code_is_a_line_and_a_trace_beside_the_trial(
     monkeypatch.setattr(trials_module, "train", train)
     monkeypatch.setattr(trials_module.Trials, "_below_of", lambda self, spec, listener: None)
     with pytest.raises(
-        RunError, match=r"trial 0 failed: KeyError: 'mine'\. The trace is"
+        RunError, match=r"trial 0 failed: KeyError: 'mine'\. The traceback is"
     ) as caught:
         search(quick, tmp_path / "s")
     assert isinstance(caught.value.__cause__, KeyError)
@@ -274,7 +274,7 @@ def test_a_damaged_file_of_keras_tuners_is_one_line_with_the_cure(halted, tmp_pa
         shutil.copytree(whole, out)
         (path,) = out.glob(f"*/{name}")
         damage(path)
-        with pytest.raises(RunError, match=r"\.json: .*start the search anew with overwrite=True"):
+        with pytest.raises(RunError, match=r"\.json: .*restart the search with overwrite=True"):
             search(plain, out, resume=True)
         shutil.rmtree(out)
     assert len(search(plain, whole, resume=True)["rows"]) == 3
@@ -283,7 +283,7 @@ def test_a_damaged_file_of_keras_tuners_is_one_line_with_the_cure(halted, tmp_pa
 def test_a_search_does_not_lie_among_its_pictures(quick, tmp_path):
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "one.png")
     quick["data"] = str(tmp_path)
-    with pytest.raises(RunError, match="lies in the folder of pictures"):
+    with pytest.raises(RunError, match="is in the folder of training pictures"):
         search(quick, tmp_path / "s")
     assert not (tmp_path / "s").exists()
 

@@ -38,7 +38,7 @@ def test_a_chief_that_fails_ends_its_workers_with_the_reason(tmp_path, at_once):
         fail()
     with pytest.raises(RunError, match="chief of this search has ended: runs/x: the disk is full"):
         watches[0].wait()
-    with pytest.raises(RunError, match="has ended: runs/x: the disk is full. Start the chief"):
+    with pytest.raises(RunError, match="has ended: runs/x: the disk is full. Restart the chief"):
         watch_chief(tmp_path)
 
 
@@ -79,7 +79,7 @@ def test_a_question_waits_for_its_answer_as_long_as_the_chief_lives(tmp_path, at
 
     asked = []
     assert ask("a trial") == ask("late") == "a trial"
-    with pytest.raises(RunError, match="has ended: it was interrupted. Start the chief again"):
+    with pytest.raises(RunError, match="has ended: it was interrupted. Restart the chief"):
         ask("never")
     with pytest.raises(RunError, match="could not answer: Exception calling application: no room"):
         ask(RefusalError())
@@ -96,12 +96,12 @@ def test_a_chief_is_given_up_when_it_has_been_silent_for_long(tmp_path):
     write(tmp_path, session="a", beat=3)
     watch = Watch(tmp_path, now=0)
     assert watch.look(3600) is None  # it may yet be started: these are the last one's words
-    assert "no sign of life for 3,600 seconds" in watch.look(3601)
+    assert "has not responded for 3,600 seconds" in watch.look(3601)
     write(tmp_path, session="b", beat=0)
     assert watch.look(4000) is None
     assert watch.alive
     assert watch.look(4300) is None
-    assert "no sign of life for 300 seconds" in watch.look(4301)
+    assert "has not responded for 300 seconds" in watch.look(4301)
     (tmp_path / STATE).write_text("{")  # a disk that shows half of it
     assert watch.look(4302) is None
 

@@ -184,7 +184,7 @@ def test_what_kclr_takes_an_editor_takes(text):
 @pytest.mark.parametrize("text", INVALID)
 def test_what_kclr_refuses_an_editor_refuses(text):
     validator = pytest.importorskip("jsonschema").Draft202012Validator(json_schema())
-    with pytest.raises(ValueError, match="to mend"):
+    with pytest.raises(ValueError, match=r"[0-9]+ errors?\b"):
         parse_spec(text)
     assert not validator.is_valid(yaml.safe_load(text))
 

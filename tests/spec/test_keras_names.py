@@ -63,7 +63,7 @@ def test_no_augmentation_that_keeps_an_images_size_is_missing():
 
 def test_a_keras_newer_than_the_table_may_take_more(monkeypatch):
     text = "stack: [{train: {optimizer: {class_name: Adam, config: {learning_rat: 1}}}}]"
-    with pytest.raises(SpecError, match="no such argument"):
+    with pytest.raises(SpecError, match="unknown argument"):
         parse_spec(text)
     monkeypatch.setattr(keras_parts, "_newer_keras", lambda: True)
     assert parse_spec(text)

@@ -124,26 +124,26 @@ def test_what_was_given_is_left_as_it_is():
         ("stack.².name=x", "stack.².name: stack has no item '²'"),
         ("stack." + "9" * 5000 + "=x", "stack has no item '999"),
         ("stack.0.trian.steps=3",
-         "stack.0.trian.steps: no key stack.0.trian. Did you mean 'train'?"),
+         "stack.0.trian.steps: unknown key stack.0.trian. Did you mean 'train'?"),
         ("stack.3={}", "stack.3: stack has no item '3'; its items are 0 to 1."),
         ("stack.0.patches.augment.1=RandomFlip",
          "stack.0.patches.augment.1: stack.0.patches.augment has no item '1'; it is empty."),
         ("stack.0.patches.augment.0.config.mode=x",
          "stack.0.patches.augment.0.config.mode: stack.0.patches.augment has no item '0'; it is "
          "empty."),
-        ("seed.x=3", "seed.x: seed is null, which has no keys. Set all of it: seed=..."),
+        ("seed.x=3", "seed.x: seed is null, which has no keys. Set the whole value: seed=..."),
         ("stack.1.train.optimizer.config.learning_rate.config.x=1",
          "stack.1.train.optimizer.config.learning_rate is 0.1, which has no keys."),
-        ("stack.0.block.filters=[", "stack.0.block.filters: '[' cannot be read: this is not YAML"),
+        ("stack.0.block.filters=[", "stack.0.block.filters: '[' cannot be read: not valid YAML"),
         ("stack.0.block.filters=many",
          "--set, stack.0.block.filters: 'many' is not a whole number. "
          "Use 1 to 65536."),
-        ("stack.0.block.filtres=3", "--set, stack.0.block.filtres: no such key. Did you mean "
+        ("stack.0.block.filtres=3", "--set, stack.0.block.filtres: unknown key. Did you mean "
          "'filters'?"),
-        ("stack.0.objective.margn=3", "--set, stack.0.objective.margn: no such key. Did you mean "
+        ("stack.0.objective.margn=3", "--set, stack.0.objective.margn: unknown key. Did you mean "
          "'margin'?"),
         ("stack.0=conv", "--set, stack.0: 'conv' is not a mapping."),
-        ("stack=[]", "--set, stack: [] is too short. Give at least 1."),
+        ("stack=[]", "--set, stack: [] is too short. Use at least 1."),
     ],
 )  # fmt: skip
 def test_a_wrong_override_is_explained(assignment, expected):
@@ -159,7 +159,7 @@ def test_a_number_has_no_keys():
 
 def test_wrong_overrides_and_wrong_keys_are_told_together():
     message = refusal("stack.7.name=x", "seed=-1", text="sed: 3\nstack: [{}]")
-    assert message.splitlines()[0] == "my.yaml: 3 things to mend"
+    assert message.splitlines()[0] == "my.yaml: 3 errors"
     assert message.splitlines()[1].startswith("  line 1, sed: ")
 
 
@@ -170,7 +170,7 @@ def test_an_override_can_mend_the_file():
 
 def test_an_overridden_value_does_not_keep_the_lines_of_the_old_one():
     message = refusal("stack=[{blok: 3}]", text="stack:\n  - blok: 2")
-    assert "--set, stack.0.blok: no such key. Did you mean 'block'?" in message
+    assert "--set, stack.0.blok: unknown key. Did you mean 'block'?" in message
 
 
 def test_overrides_of_what_is_no_mapping_wait_until_it_is_one():

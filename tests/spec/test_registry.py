@@ -59,10 +59,10 @@ def test_a_plugged_part_is_found_by_its_name_with_its_defaults():
 
 
 def test_its_keys_are_checked_as_kclrs_own():
-    assert refusal("plugge") == [": 'plugge' is no known objective. Did you mean 'plugged'?"]
-    assert refusal("{name: plugged, amont: 3}") == [".amont: no such key. Did you mean 'amount'?"]
+    assert refusal("plugge") == [": 'plugge' is not a known objective. Did you mean 'plugged'?"]
+    assert refusal("{name: plugged, amont: 3}") == [".amont: unknown key. Did you mean 'amount'?"]
     assert refusal("{name: plugged, inner: {dept: 3}}") == [
-        ".inner.dept: no such key. Did you mean 'depth'?"
+        ".inner.dept: unknown key. Did you mean 'depth'?"
     ]
     assert refusal("{name: plugged, even: 3}") == [".even: 3: use an even number."]
 
@@ -97,7 +97,7 @@ def test_a_name_is_given_once_and_only_among_known_kinds():
         class Other(Part):
             """Another one."""
 
-    with pytest.raises(ValueError, match="'miner' is no kind of part; choose from source, obj"):
+    with pytest.raises(ValueError, match="'miner' is not a kind of part; choose from source, obj"):
         register("miner", "x")
 
 
@@ -109,7 +109,7 @@ def test_a_broken_plug_in_is_named_and_the_rest_goes_on(monkeypatch, caplog):
     try:
         assert parse_spec("stack: [{objective: triplet}]")
         assert refusal("mine_own") == [
-            ": 'mine_own' is no known objective. Choose from "
+            ": 'mine_own' is not a known objective. Choose from "
             + ", ".join(sorted(registry.parts("objective")))
             + ". The plug-in mine, which could not be loaded, may have it."
         ]
@@ -117,6 +117,6 @@ def test_a_broken_plug_in_is_named_and_the_rest_goes_on(monkeypatch, caplog):
         registry._discover.cache_clear()
     (record,) = caplog.records
     assert record.getMessage() == (
-        "the plug-in mine (not_there.at_all) cannot be loaded, and is left out: "
-        "ModuleNotFoundError: No module named 'not_there'. Mend or remove it."
+        "the plug-in mine (not_there.at_all) cannot be loaded and is ignored: "
+        "ModuleNotFoundError: No module named 'not_there'. Fix or remove it."
     )

@@ -45,7 +45,7 @@ def test_a_search_is_read_with_its_defaults_and_dumped_again():
         ("stack.1.objective.temperatur: {float: [0.1, 1]}", "Did you mean 'temperature'?"),
         ("stack.1.objectiv.temperature: {float: [0.1, 1]}", "Did you mean 'objective'?"),
         ("stack.2.objective.temperature: {float: [0.1, 1]}", "its items are 0 to 1"),
-        ("stack.2: {choice: [{block: {filters: 8}}]}", "a search adds no layer. Write it into"),
+        ("stack.2: {choice: [{block: {filters: 8}}]}", "a search cannot add a layer. Add it to"),
         ("stack.1.objective.temperature: {float: [0.0, 1]}", "0.0 is out of range. Use 0.01"),
         ("stack.1.train.steps: {int: [0, 9]}", "0 is out of range. Use 1 to 2147483647"),
         ("stack.1.train.steps: {float: [1, 9]}", "is not a whole number"),
@@ -53,15 +53,15 @@ def test_a_search_is_read_with_its_defaults_and_dumped_again():
         ("stack.1.embedding.head: {choice: [[8], [a]]}", "'a' is not a whole number"),
         ("stack.1.block.filters: {boolean: true}", "true is not a whole number"),
         ("stack.1.patches.augment.0.config.facto: {float: [0, 1]}", "Did you mean 'factor'?"),
-        ("stack.1.objective.margin: {float: [1, 2]}", "no such key"),
-        ("stack.1.train.steps: {}", "has no values. Give one of float, int, choice or boolean"),
+        ("stack.1.objective.margin: {float: [1, 2]}", "unknown key"),
+        ("stack.1.train.steps: {}", "has no values. Use one of float, int, choice or boolean"),
         ("stack.1.train.steps: {int: [1, 2], choice: [3]}", "has int and choice"),
         ("stack.1.train.steps: {int: [9, 1]}", "Write the lower number first"),
         ("stack.1.train.decorrelation: {float: [0, 1], sampling: log}", "lowest number above 0"),
-        ("stack.1.train.jit: {boolean: true, step: 2}", "is for float and int alone"),
-        ("stack.1.train.steps: {int: [1, 9], when: {stack.1.x: [1]}}", "no hyperparameter"),
+        ("stack.1.train.jit: {boolean: true, step: 2}", "is only for float and int"),
+        ("stack.1.train.steps: {int: [1, 9], when: {stack.1.x: [1]}}", "not a hyperparameter"),
         ("stack.1.train.steps: {int: [1, 9], when: {stack.1.train.steps: [1]}}", "has a range"),
-        ("seed: {int: [0, 9]}", "not of a single layer"),
+        ("seed: {int: [0, 9]}", "does not match a single layer"),
         ("search.trials: {int: [1, 9]}", "cannot change itself"),
     ],
 )
@@ -85,15 +85,15 @@ def test_a_condition_counts_for_the_check_of_the_key_that_it_allows():
         "    stack.1.objective.margin: {float: [1, 2], when: {stack.1.objective: [triplet]}}"
     )
     assert parse_spec(f"{BASE}    {space}")
-    assert "is no value of" in messages(space.replace("[triplet]}}", "[barlow]}}"))[0]
+    assert "is not a value of" in messages(space.replace("[triplet]}}", "[barlow]}}"))[0]
 
 
 def test_the_objective_needs_what_it_is_measured_by():
     space = "stack.1.train.steps: {int: [1, 9]}"
     assert "needs the section `probe`" in messages(space, overrides=["probe=null"])[0]
     assert parse_spec(f"{BASE}    {space}", ["search.objective=contrast_accuracy", "probe=null"])
-    assert "no metric" in messages(space, "  objective: {metric: losses, direction: min}")[0]
-    assert "which way" in messages(space, "  objective: positive_distance")[0]
+    assert "not a metric" in messages(space, "  objective: {metric: losses, direction: min}")[0]
+    assert "whether a high or a low" in messages(space, "  objective: positive_distance")[0]
     text = f"{BASE}    {space}\n  objective: {{metric: positive_distance, direction: min}}"
     assert parse_spec(text).search.objective.better == "min"
 

@@ -33,14 +33,14 @@ def test_everything_wrong_is_said_at_once_with_lines_and_cures():
         "  augment: [RandomFlip, {class_name: RandomCrop, config: {height: 8, widht: 8}}]\n"
     )
     assert message.splitlines() == [
-        "my.yaml: 7 things to mend",
+        "my.yaml: 7 errors",
         "  data: is missing and has no default. Add text.",
-        "  line 1, dat: no such key. Did you mean 'data'?",
-        "  line 2, arms.1: 'random start' is there twice. Remove one.",
+        "  line 1, dat: unknown key. Did you mean 'data'?",
+        "  line 2, arms.1: 'random start' is a duplicate. Remove one.",
         "  line 3, seed: -1 is out of range. Use 0 to 2147483647.",
-        "  line 5, train.epoch: no such key. Did you mean 'epochs'?",
+        "  line 5, train.epoch: unknown key. Did you mean 'epochs'?",
         "  line 6, train.optimizer.class_name: 'Adm' is not known to Keras. Did you mean 'Adam'?",
-        "  line 7, train.augment.1.config.widht: RandomCrop takes no such argument. Did you mean "
+        "  line 7, train.augment.1.config.widht: unknown argument of RandomCrop. Did you mean "
         "'width'?",
     ]
 
@@ -48,7 +48,7 @@ def test_everything_wrong_is_said_at_once_with_lines_and_cures():
 @pytest.mark.parametrize("amount", ["0", "-0.1", "1.5", "2.5"])
 def test_what_is_no_amount_of_labels_is_refused(amount):
     message = complaint(f"data: digits\nlabels: [1.0, {amount}]")
-    assert f"labels.1: {amount} is no amount of labels" in message.replace("0.0", "0")
+    assert f"labels.1: {amount} is not an amount of labels" in message.replace("0.0", "0")
 
 
 def test_labels_are_shares_or_numbers_of_each_class():
@@ -79,14 +79,14 @@ def test_set_reaches_below_what_stands_there_by_name_or_by_default():
 
 
 def test_an_unknown_key_of_set_is_complained_of_as_one_of_the_file():
-    assert "--set, train.epoch: no such key. Did you mean" in complaint(
+    assert "--set, train.epoch: unknown key. Did you mean" in complaint(
         "data: digits", ["train.epoch=3"]
     )
 
 
 @pytest.mark.parametrize("text", ["", "- data: digits", "digits"])
 def test_what_is_no_mapping_is_answered_with_a_beginning(text):
-    assert "Begin with `data: ...`." in complaint(text)
+    assert "Start with `data: ...`." in complaint(text)
 
 
 def test_a_resolved_spec_is_the_same_spec():

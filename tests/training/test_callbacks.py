@@ -203,7 +203,7 @@ def test_a_guard_that_is_interrupted_stops_where_an_uninterrupted_one_does():
     first = guarding()
     looks(first, 0, 5)  # two of the last looks agree
     again = guarding(25, first.state)
-    with pytest.raises(CollapseError, match="spread is 0.0001 and was up to 1,"):
+    with pytest.raises(CollapseError, match="spread is 0.0001 (largest: 1,"):
         looks(again, 5, 1)
     looks(guarding(25), 5, 1)  # without what was seen before it would go on
 

@@ -239,8 +239,9 @@ def test_a_batch_that_does_not_divide_among_the_replicas_is_refused(monkeypatch,
     monkeypatch.setattr("kclr.stack.open_cluster", lambda options: Three())
     with pytest.raises(kclr.SpecError) as caught:
         train(parse_spec(SPEC), tmp_path / "run")
-    assert "stack.0.train.batch_size: 32 crops do not divide among 3 replicas. Use 33." in str(
-        caught.value
+    assert (
+        "stack.0.train.batch_size: 32 crops cannot be divided evenly among 3 replicas. Use 33."
+        in str(caught.value)
     )
     assert "stack.2.train.batch_size: 16 crops" in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -251,5 +252,5 @@ def test_a_worker_with_other_images_is_refused(monkeypatch):
     told = {"start": np.asarray(0), "total": np.asarray(7)}
     monkeypatch.setattr(cluster, "from_chief", lambda arrays: told)
     assert cluster.agreed(0, 7) == 0
-    with pytest.raises(kclr.RunError, match="worker 1 of 2: its images make a training of 8 steps"):
+    with pytest.raises(kclr.RunError, match="worker 1 of 2: its images give a training of 8 steps"):
         cluster.agreed(0, 8)

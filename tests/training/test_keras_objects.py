@@ -136,7 +136,7 @@ def test_colours_of_gray_images_are_refused_by_check(tmp_path):
     path.write_text(
         f"data: {{source: photos, channels: 1}}\nstack: [{{patches: {{augment: {augment}}}}}]"
     )
-    words = r"augment\.1: RandomHue changes colours, and these images are gray\. Use RandomBright"
+    words = r"augment\.1: RandomHue changes colours, but the images are gray\. Use RandomBright"
     with pytest.raises(SpecError, match=words):
         load_checked(path)
 

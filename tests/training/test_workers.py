@@ -60,7 +60,9 @@ def test_workers_that_end_well_are_waited_for():
 def test_a_worker_that_is_killed_ends_the_others_and_is_named(monkeypatch):
     monkeypatch.setattr("kclr.training.workers.GRACE_SECONDS", 0.1)
     body = "os.kill(os.getpid(), signal.SIGKILL) if i == 1 else time.sleep(60)"
-    with pytest.raises(RunError, match=r"worker 1 of 2 was ended by signal 9.*Go on with: again"):
+    with pytest.raises(
+        RunError, match=r"worker 1 of 2 was ended by signal 9.*Continue with: again"
+    ):
         launch(worker(body), 2, "again")
 
 

@@ -293,6 +293,6 @@ def test_a_swatch_in_the_page_has_the_dashes_of_the_line():
 
 
 def test_numbers_of_labels_are_not_taken_for_shares():
-    assert charts.amount(10) == "10 labels of each class"
+    assert charts.amount(10) == "10 labels per class"
     assert charts.amount(0.1) == "10 % of the labels"
     assert charts.amount(1.0) == "all labels"

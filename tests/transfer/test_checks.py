@@ -26,14 +26,14 @@ def test_everything_that_is_not_there_is_said_at_once_with_lines(tmp_path):
         "reapeats: 3\n",
     )
     assert message.splitlines()[1:] == [
-        "  line 1, data: 'digist' names no labelled images. Did you mean 'digits'?",
-        "  line 2, classifier: 'zaho' is no known classifier. Did you mean 'zhao'?",
-        "  line 3, pretrained: nowhere: no such file or directory. Name a run's directory, or the "
+        "  line 1, data: 'digist' is not a labelled data set. Did you mean 'digits'?",
+        "  line 2, classifier: 'zaho' is not a known classifier. Did you mean 'zhao'?",
+        "  line 3, pretrained: nowhere: file not found. Use a run's directory, or the "
         "spec of a run.",
-        "  line 4, arms.1: 'kclr frosen' is no known arm. Did you mean 'kclr frozen'?",
+        "  line 4, arms.1: 'kclr frosen' is not a known arm. Did you mean 'kclr frozen'?",
         "  line 4, arms.2: 'supervised frozen' needs the key 'supervised'. Add it (labelled "
-        "images), or leave this out.",
-        "  line 5, reapeats: no such key. Did you mean 'repeats'?",
+        "images), or remove this arm.",
+        "  line 5, reapeats: unknown key. Did you mean 'repeats'?",
     ]
 
 
@@ -55,12 +55,12 @@ def test_an_end_to_end_twin_needs_two_layers_by_contrast(tmp_path):
     text = "data: digits\npretrained: layer.yaml\narms: [random start, end-to-end frozen]"
     message = complaint(tmp_path / "my.yaml", text)
     assert "line 3, arms.1: 'end-to-end frozen' has nothing to compare: " in message
-    assert "no two layers by contrast" in message
+    assert "not have two contrastive layers" in message
     two = LAYER.replace("]", ", {}]")
     (tmp_path / "layer.yaml").write_text(two)
     assert load_transfer(tmp_path / "my.yaml")
     (tmp_path / "layer.yaml").write_text(two + "train: {end_to_end: true}\n")
-    assert "end to end itself" in complaint(tmp_path / "my.yaml", text)
+    assert "itself trained end to end" in complaint(tmp_path / "my.yaml", text)
     text = text.replace("pretrained: layer.yaml\n", "")
     assert "needs the key 'pretrained'" in complaint(tmp_path / "my.yaml", text)
 
@@ -94,7 +94,7 @@ def test_a_strangers_classifier_is_not_imported_unless_that_is_allowed(tmp_path,
     monkeypatch.chdir(tmp_path)
     words = (
         "line 2, classifier: 'evil:build' would import and run the Python module evil. If you "
-        "trust it, allow that: --allow-code on the command line, allow_code=True in Python."
+        "trust it, allow it with --allow-code on the command line, or allow_code=True in Python."
     )
     with pytest.raises(SpecError, match=words):
         load_transfer("my.yaml")

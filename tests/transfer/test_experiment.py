@@ -453,7 +453,7 @@ def test_an_experiment_does_not_lie_among_its_labelled_pictures(tmp_path):
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     data = f"data=folder:{tmp_path / 'pictures'}"
     inside = tmp_path / "pictures/train/out"
-    with pytest.raises(RunError, match="lies in the folder of pictures"):
+    with pytest.raises(RunError, match="is in the folder of training pictures"):
         experiment(STARTS, inside, [data, "limit=null", "test_limit=null"])
     assert not inside.exists()
 
@@ -544,7 +544,7 @@ def test_amounts_that_look_alike_have_files_of_their_own():
 def test_a_damaged_file_is_named_with_the_cure(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(
-        RunError, match=r"a\.json: .* Remove it, and go on with resume=True \(--resume\)\."
+        RunError, match=r"a\.json: .* Remove it, and continue with resume=True \(--resume\)\."
     ):
         Results(tmp_path).read_json("a.json", Unit)
 

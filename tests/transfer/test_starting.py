@@ -91,7 +91,9 @@ def test_contrast_of_patches_is_left_out_and_said_so(recwarn):
         SimpleNamespace(**(vars(each) | {"block": BLOCK | {"contrast": "patch"}}))
         for each in (EDGES, CORNERS)
     ]
-    with pytest.warns(UserWarning, match="left out of the run's layer edges, the run's layer cor"):
+    with pytest.warns(
+        UserWarning, match="normalisation of the run's layer edges, the run's layer cor"
+    ):
         report = initialize(stack(16, 24), SimpleNamespace(layers=layers), data=IMAGES)
     left_out = ["without its per-patch contrast" in row.adaptation for row in report.rows]
     assert left_out == [True, True, False]
@@ -245,11 +247,11 @@ def test_a_residual_network_takes_layer_after_layer_into_its_first_block():
     report = initialize(model, RUN, data=IMAGES)
     places = [row.model_layer for row in report.rows[:3]]
     assert places == ["conv1", "stage1_block1_conv1", "stage1_block1_conv2"]
-    assert "no bias here: the run's is left out" in report.rows[0].adaptation
+    assert "no bias here: the run's bias is not copied" in report.rows[0].adaptation
     more = SimpleNamespace(layers=[*RUN.layers, run_layer("wholes", 3, 3, 12, 8)])
     last = initialize(model, more, data=IMAGES).rows[3]
     assert last.model_layer is None
-    assert "not moved" in last.adaptation
+    assert "not copied" in last.adaptation
 
 
 def nested_functional():
@@ -374,10 +376,10 @@ def squeezed(maps):
 @pytest.mark.parametrize(
     ("between", "after", "reason"),
     [
-        (add, None, "next is behind sum"),
-        (permuted, None, "next is behind turn"),
-        (concatenated, None, "next is behind both"),
-        (squeezed, None, "next is behind squeeze"),
+        (add, None, "next comes after sum"),
+        (permuted, None, "next comes after turn"),
+        (concatenated, None, "next comes after both"),
+        (squeezed, None, "next comes after squeeze"),
         (padded, None, "next sees 18 channels"),
         (keras.layers.Identity(), keras.layers.Conv2D(24, 1, name="next"), "next is 1x1"),
         (
@@ -397,7 +399,7 @@ def test_a_convolution_that_sees_something_else_is_not_started(between, after, r
     model = behind(between, after)
     before = model.get_layer("next").get_weights()
     message = refused(lambda: initialize(model, RUN, layers=2, data=IMAGES))
-    assert "'corners' finds no place" in message
+    assert "'corners' does not fit" in message
     assert reason in message
     report = initialize(model, RUN, scale=False, data=IMAGES)
     assert report.rows[0].model_layer == "first"
@@ -455,7 +457,7 @@ def test_layers_that_were_frozen_before_are_not_scaled():
 
 def test_a_convolution_without_a_bias_leaves_the_runs_out_and_says_so():
     report = initialize(stack(16, bias=False), FIRST, scale=False, data=IMAGES)
-    assert report.rows[0].adaptation == "no bias here: the run's is left out"
+    assert report.rows[0].adaptation == "no bias here: the run's bias is not copied"
     no_bias = SimpleNamespace(layers=[run_layer("edges", 6, 6, 3, 16, bias=False)])
     for bias in (True, False):
         model = stack(16, bias=bias)
@@ -537,9 +539,9 @@ def test_without_data_photographs_are_used(shape):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (IMAGES * 255, "images run from 0 to 255"),
-        (IMAGES[:, :16], "images are (16, 32, 3), and the model takes (32, 32, 3)"),
-        (IMAGES.astype(int), "Give uint8, or floats in [0, 1]"),
+        (IMAGES * 255, "image values are from 0 to 255"),
+        (IMAGES[:, :16], "images are (16, 32, 3), but the model takes (32, 32, 3)"),
+        (IMAGES.astype(int), "Use uint8, or floats in [0, 1]"),
         (IMAGES * np.nan, "not finite"),
         (IMAGES[0, 0], "(images, height, width, channels) is needed"),
         (IMAGES[:0], "(images, height, width, channels) is needed"),
@@ -556,7 +558,7 @@ def test_data_that_are_no_images_for_the_model_are_refused(data, words):
 
 
 def test_a_model_of_unknown_shape_asks_for_data():
-    assert "Give data" in refused(lambda: initialize(Written(), RUN))
+    assert "Pass data" in refused(lambda: initialize(Written(), RUN))
 
 
 def test_a_started_model_loads_in_safe_mode(tmp_path):
@@ -681,7 +683,7 @@ def test_lsuv_scales_only_the_layers_that_it_is_given():
     assert changed == [False, False, True, False, False, False]
     assert [each.layer for each in scaled] == [model.layers[2]]
     message = refused(lambda: lsuv(model, IMAGES, [model.layers[1]]))
-    assert "is none of Conv2D, Dense" in message
+    assert "is not one of Conv2D, Dense" in message
 
 
 def test_lsuv_stops_after_the_most_iterations():

@@ -103,7 +103,7 @@ def test_an_augmentation_that_changes_the_size_is_refused():
 
 def test_what_keras_refuses_is_said_with_its_place():
     train = section("augment: ['nobody>Shift']")
-    with pytest.raises(SpecError, match=r"^train\.augment\.0: Keras does not take .*nobody>Shift"):
+    with pytest.raises(SpecError, match=r"^train\.augment\.0: Keras rejects .*nobody>Shift"):
         check_training(train, (32, 32, 1))
 
 
