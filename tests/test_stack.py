@@ -136,7 +136,7 @@ def test_overwriting_starts_anew_and_spares_what_is_no_run(tmp_path):
     )
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("everything")
-    with pytest.raises(kclr.RunError, match="kclr did not make it"):
+    with pytest.raises(kclr.RunError, match="kclr did not create it"):
         train(QUICK, tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 

@@ -40,7 +40,7 @@ class Reseed(keras.callbacks.Callback):
             dead, _ = idle_filters(answers)
             if dead:
                 random = np.random.default_rng([self.seed, step, index])
-                start_anew(block, dead, random, self.model.optimizer)
+                restart(block, dead, random, self.model.optimizer)
                 counts[index] += len(dead)
         self.counts.assign(counts)
 

@@ -169,7 +169,7 @@ def test_images_of_other_channels_are_refused_with_the_cure(photographs):
 
 
 def test_an_unknown_baseline_is_refused():
-    with pytest.raises(SpecError, match="'zca' is no baseline"):
+    with pytest.raises(SpecError, match="'zca' is not a known baseline"):
         baseline("zca", [], [])
 
 

@@ -167,7 +167,7 @@ def test_a_directory_of_somebody_else_is_never_taken_for_one_of_kclr(tmp_path, n
         (tmp_path / name).mkdir()
     before = tree(tmp_path)
     for options in ({}, {"resume": True}, {"overwrite": True}):
-        with refused("is not empty, and kclr did not create it; nothing in it was touched"):
+        with refused("is not empty, and kclr did not create it; nothing in it was changed"):
             enter(tmp_path, RUN, **options)
     assert tree(tmp_path) == before
 
@@ -175,13 +175,13 @@ def test_a_directory_of_somebody_else_is_never_taken_for_one_of_kclr(tmp_path, n
 def test_where_one_stands_and_lives_is_said(tmp_path, monkeypatch):
     (tmp_path / "thesis.tex").write_text("years")
     monkeypatch.chdir(tmp_path)
-    with refused(r"^\. is the current directory, and kclr did not make it"):
+    with refused(r"^\. is the current directory, and kclr did not create it"):
         enter(".", RUN, overwrite=True)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir("/")
     with refused("is your home directory"), writing(tmp_path, RUN, overwrite=True):
         pass
-    with refused("^/ is the root of all files"), writing("/", RUN, overwrite=True):
+    with refused("^/ is the root directory"), writing("/", RUN, overwrite=True):
         pass
 
 
@@ -265,7 +265,7 @@ def test_directories_of_a_kclr_without_markers_are_known_by_its_files(tmp_path, 
 def test_another_programs_file_of_the_markers_name_marks_nothing(tmp_path, text):
     (tmp_path / ".kclr").write_text(text)
     (tmp_path / "thesis.tex").write_text("years")
-    with refused("kclr did not make it"), writing(tmp_path, RUN, overwrite=True):
+    with refused("kclr did not create it"), writing(tmp_path, RUN, overwrite=True):
         pass
 
 

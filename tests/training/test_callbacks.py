@@ -243,7 +243,7 @@ def test_embeddings_that_become_alike_are_stopped_whatever_the_objective(name):
     alike = [1 + EMBEDDINGS * 1e-6] * 3
     look, said = looked_at(objective, *healthy, *alike)
     assert look == 6
-    assert "that of embeddings that are all alike is" in said
+    assert "for embeddings that are all alike it is" in said
     assert cure in said
     assert ("margin" in said) == (objective["objective"] == "triplet")
 
@@ -299,7 +299,7 @@ def test_the_collapse_of_hardest_mining_on_photographs_is_stopped():
     )
     with pytest.raises(CollapseError, match=r"the loss stays at 1(\.\d+)? .*up to 0\.\d") as stop:
         guarded(trained, 200, every=10)
-    assert "that of embeddings that are all alike is 1)" in str(stop.value)
+    assert "for embeddings that are all alike it is 1)" in str(stop.value)
 
 
 def test_embeddings_that_draw_near_each_other_for_a_while_are_let_recover():

@@ -131,7 +131,7 @@ def test_a_damaged_newest_falls_back_to_the_one_before_in_words(model, saved, na
     np.testing.assert_array_equal(model.variables[0], np.full((4, 3), 3))
     (words,) = said
     assert words.startswith(f"{saved}: this checkpoint cannot be used: ")
-    assert words.endswith("goes on from the previous one, saved after 3 steps.")
+    assert words.endswith("continues from the previous one, saved after 3 steps.")
 
 
 def test_how_far_a_training_came_is_read_without_its_model_and_never_unpickled(saved):
@@ -148,7 +148,7 @@ def test_where_both_are_damaged_the_cure_is_said_and_nothing_is_changed(model, s
     DAMAGES["cut"](saved)
     DAMAGES["step -5"](previous(saved))
     before = [variable.numpy() for variable in model.variables]
-    with pytest.raises(RunError, match="Remove both, and the layer starts again"):
+    with pytest.raises(RunError, match="Remove both to train the layer from the start"):
         restored(model, saved, TOTAL)
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
@@ -188,5 +188,5 @@ def test_those_of_an_earlier_kclr_are_gone_on_from_but_not_after_the_last_step(m
     changed(saved, **{"last.loss": None, "last.effective_rank": None})
     assert restored(model, saved, TOTAL).step == 6
     previous(saved).unlink()
-    with pytest.raises(RunError, match="earlier kclr. Remove it to train the layer starts again"):
+    with pytest.raises(RunError, match="earlier kclr. Remove it to train the layer from the start"):
         restored(model, saved, 6)

@@ -14,7 +14,7 @@ from kclr.model import TripletModel
 from kclr.report.tables import print_run
 from kclr.spec import parse_spec
 from kclr.stack import train
-from kclr.training.reseeding import Reseed, start_anew
+from kclr.training.reseeding import Reseed, restart
 
 PATCHES = np.random.default_rng(1).integers(0, 256, (16, 4, 7, 7, 3), dtype=np.uint8)
 DEAD, ALIVE = [1, 4], [0, 2, 3, 5]
@@ -57,7 +57,7 @@ def test_kernel_bias_and_moments_of_the_named_filters_alone_are_new(name):
     fresh, _ = trained(OPTIMIZERS[name](0.01), steps=0)
     before = block.kernel.numpy()
     old = {shape: moments(model.optimizer, shape) for shape in ((6, 6, 3, 6), (6,))}
-    start_anew(block, DEAD, np.random.default_rng(3), model.optimizer)
+    restart(block, DEAD, np.random.default_rng(3), model.optimizer)
     after = block.kernel.numpy()
     np.testing.assert_array_equal(after[..., ALIVE], before[..., ALIVE])
     lengths = np.linalg.norm(before.reshape(-1, 6), axis=0)
@@ -87,7 +87,7 @@ def test_what_an_optimizer_holds_in_the_place_of_weights_is_the_new_ones(optimiz
     if held == "momentum" and not hasattr(keras.optimizers, "ScheduleFreeAdamW"):
         pytest.skip("this release of Keras has no such optimizer")
     model, block = trained(optimizer())
-    start_anew(block, DEAD, np.random.default_rng(3), model.optimizer)
+    restart(block, DEAD, np.random.default_rng(3), model.optimizer)
     (found,) = (
         each.numpy()
         for each in model.optimizer.variables
@@ -99,7 +99,7 @@ def test_what_an_optimizer_holds_in_the_place_of_weights_is_the_new_ones(optimiz
 def test_batch_normalisation_starts_anew_too():
     model, block = trained("adam", batch_norm=True)
     before = [variable.numpy() for variable in block.normalization.variables]
-    start_anew(block, DEAD, np.random.default_rng(3), model.optimizer)
+    restart(block, DEAD, np.random.default_rng(3), model.optimizer)
     normed = block.normalization
     for variable, was in zip(normed.variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy()[ALIVE], was[ALIVE])
@@ -113,7 +113,7 @@ def test_batch_normalisation_starts_anew_too():
 def test_a_block_of_dead_filters_alone_comes_to_life():
     model, block = trained("adam")
     block.kernel.assign(np.zeros(block.kernel.shape))
-    start_anew(block, list(range(6)), np.random.default_rng(3), model.optimizer)
+    restart(block, list(range(6)), np.random.default_rng(3), model.optimizer)
     lengths = np.linalg.norm(block.kernel.numpy().reshape(-1, 6), axis=0)
     np.testing.assert_allclose(lengths, 1, rtol=1e-5)
 

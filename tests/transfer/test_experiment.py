@@ -326,11 +326,11 @@ def test_what_is_there_is_not_overwritten_by_accident(starts, tmp_path):
     with pytest.raises(RunError, match=r"a finished transfer experiment.*--resume"):
         experiment(STARTS, out)
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(RunError, match="kclr did not make it"):
+    with pytest.raises(RunError, match="kclr did not create it"):
         experiment(STARTS, tmp_path, overwrite=True)
     (tmp_path / "run/layers").mkdir(parents=True)
     (tmp_path / "run/spec.yaml").write_text("a run")
-    with pytest.raises(RunError, match="kclr did not make it"):
+    with pytest.raises(RunError, match="kclr did not create it"):
         experiment(STARTS, tmp_path / "run", overwrite=True)
     assert (tmp_path / "run/spec.yaml").exists()
 
