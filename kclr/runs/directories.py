@@ -348,8 +348,8 @@ def writing(
 
 @contextlib.contextmanager
 def sharing(place, names: Iterable[str], lock=True) -> Iterator[None]:
-    """A directory for an export, which may stand beside somebody else's files: made, marked, and
-    locked for this process while the block runs.
+    """A directory for an export, created, marked, and locked for this process while the block runs;
+    it may contain other files.
 
     Args:
         place: of the directory. names: of what will be written there, or replaced where it is

@@ -45,7 +45,7 @@ class Reseed(keras.callbacks.Callback):
         self.counts.assign(counts)
 
 
-def start_anew(block, filters, random, optimizer):
+def restart(block, filters, random, optimizer):
     """Restart some filters of a block from a random direction.
 
     Args:

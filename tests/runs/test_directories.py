@@ -337,7 +337,7 @@ def test_an_export_stands_beside_somebody_elses_files_and_replaces_only_its_own(
     other = tmp_path / "other"
     other.mkdir()
     (other / "model.keras").write_text("mine")
-    with refused(r"other holds model\.keras, which kclr did not write; it was not touched"):
+    with refused(r"other contains model\.keras, which kclr did not write; it was not changed"):
         enter_shared(other, names)
     assert [*tree(other)] == ["model.keras"]
     with refused("contains a search, and `kclr export` does not write into one"):
