@@ -221,7 +221,7 @@ def _words(options, workers=True):
 
     Args:
         options: of the command line.
-        workers: whether to go on with as many processes, or as one of them.
+        workers: whether to continue with as many processes, or as one of them.
     """
     words = ["kclr", options.command.__name__.strip("_"), options.spec]
     for assignment in options.overrides:

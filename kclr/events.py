@@ -86,8 +86,8 @@ def redraws() -> bool:
 
 
 def is_watched(verbose: bool | str = "auto") -> bool:
-    """Whether to print how it goes: what `verbose` says, or with "auto" where somebody sees at once
-    what a Python program prints, which is on a terminal and in a notebook."""
+    """Whether to print progress: the value of `verbose`; with "auto", whether output is seen at
+    once, on a terminal or in a notebook."""
     if verbose == "auto":
         return sys.stderr.isatty() or "ipykernel" in sys.modules
     return bool(verbose)
@@ -95,7 +95,7 @@ def is_watched(verbose: bool | str = "auto") -> bool:
 
 @contextlib.contextmanager
 def status(words) -> Iterator[Callable[[str], None]]:
-    """A function of words that shows them while the work goes on, where that can be drawn over."""
+    """A function that shows a message during the work, if the output can be redrawn."""
     if not redraws():
         yield lambda words: None
         return

@@ -36,7 +36,7 @@ def stack_model(run_or_layers, layers=None) -> keras.Model:
 
     Args:
         run_or_layers: from `kclr.load_run`, or its `layers`.
-        layers: int, only that many, from the image upwards; all of them when left out.
+        layers: int, only that many, from the image upwards; all by default.
 
     Returns:
         Functional model from float images (batch, height, width, channels) in [0, 1], of any size
@@ -308,7 +308,7 @@ def export_run(
         out: the directory. By default one inside the run that is named after the top layer and the
             pooling, such as `exports/02-conv2-grid2`, so that an export replaces only one of the
             same kind, and the files listed in `summary.json` are not changed.
-        layers: int, only that many, from the image upwards; all of them when left out.
+        layers: int, only that many, from the image upwards; all by default.
         pool, grid_size, all_layers, power: how `embed` makes a vector of the maps; see
             `kclr.pooling.Pooling`, where `grid_size` is called `grid`.
         onnx: bool, write `model.onnx` too.

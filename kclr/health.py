@@ -39,7 +39,7 @@ def check_images(images, contrastive, warn) -> None:
 
     Args:
         images: `kclr.data.sources.Images`; it is read up to the first picture that differs.
-        contrastive: bool, whether the learner needs negatives; for others it is worth a warning.
+        contrastive: bool, whether the learner needs negatives; for others it is only a warning.
         warn: function of a message.
 
     Raises:

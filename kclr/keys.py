@@ -187,8 +187,8 @@ def check_same(now: Made, before, where, known=None, words=None, was="trained"):
         before: what is there: the mapping with `key` and `made_of`, or its JSON.
         where: what it is, in messages.
         known: hashes of pictures by name, by the `content` of their images.
-        words: function from facts to those that are shown, by what they are called in a spec;
-            `told` for layers when left out.
+        words: function from facts to those that are shown, by what they are called in a spec; by
+            default `told`, for layers.
         was: what was done to make it.
 
     Raises:

@@ -27,7 +27,7 @@ class Pooling:
             one for each map, from the image upwards.
         power: float above 0, up to 1, that the pooled numbers are raised to (see `signed_power`);
             or a list, as for `grid`.
-        all_layers: bool, the maps of all layers, side by side; else that of the top layer.
+        all_layers: bool, the maps of all layers, concatenated; otherwise that of the top layer.
         flips: bool, the mean of the features of each image and of its mirror image. A linear
             classifier on it is one that averages its answers to both.
         precision: of the convolutions: "float32" or "mixed_bfloat16", which is faster on CPUs with
@@ -202,9 +202,9 @@ def pool_maps(maps, pool="grid", grid_size=2, power=1.0):
         power: float above 0, up to 1, that the pooled numbers are raised to (see `signed_power`).
 
     Returns:
-        float (batch, length), the channels side by side for every cell: `channels` numbers for
-        "mean" and "max", grid_size^2 * channels for "grid", height * width * channels for
-        "flatten", whose length so depends on the size of the images.
+        float (batch, length), the channels of each cell together: `channels` numbers for "mean" and
+        "max", grid_size^2 * channels for "grid", height * width * channels for "flatten", whose
+        length so depends on the size of the images.
     """
     if pool == "mean":
         return signed_power(ops.mean(maps, axis=(1, 2)), power)

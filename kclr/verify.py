@@ -54,7 +54,7 @@ class Verification:
     """All checks of a run.
 
     Attributes:
-        run: its directory. checks: what was found, in the order in which it was looked at.
+        run: its directory. checks: the checks, in the order in which they were made.
     """
 
     run: str

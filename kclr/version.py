@@ -1,4 +1,4 @@
-"""The version of kclr, and those of what it stands on, with the hardware, for summaries."""
+"""The versions of kclr and its dependencies, and the hardware, for summaries."""
 
 import os
 import platform

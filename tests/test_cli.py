@@ -208,7 +208,7 @@ def test_init_on_a_full_disk_leaves_nothing_in_the_way_and_says_what_to_do(tmp_p
         assert main(["init", str(tmp_path / "my.yaml")]) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert capsys.readouterr().err == "File too large. Free disk space, and try again.\n"
+    assert capsys.readouterr().err == "File too large. Free disk space and try again.\n"
     assert not [*tmp_path.iterdir()]
     assert main(["init", str(tmp_path / "my.yaml")]) == 0
 

@@ -40,8 +40,8 @@ def test_a_right_spec_is_printed_with_every_default_and_its_sizes(check):
     assert yaml.safe_load(resolved)["stack"][1]["block"]["kernel_size"] == 3
     assert sizes.splitlines()[1:] == [
         "  layer  crop      patch     patches per crop  map of a patch",
-        "  conv1  8x8 px    7x7 px    4               1x1x16",
-        "  conv2  15x15 px  13x13 px  4               1x1x32",
+        "  conv1  8x8 px    7x7 px    4                 1x1x16",
+        "  conv2  15x15 px  13x13 px  4                 1x1x32",
         "",
         "Output for the smallest of its images:",
         "  layer  input     output    receptive field  jump",
@@ -53,7 +53,7 @@ def test_a_right_spec_is_printed_with_every_default_and_its_sizes(check):
 def test_a_layer_that_sees_single_windows_has_no_patches(check):
     _, out, _ = check(SPEC, "--set", "stack.0={block: {filters: 16}, learner: kmeans}")
     sizes = out.partition("\nWhat each layer is trained on")[2].splitlines()
-    assert sizes[2] == "  conv1  -         -         -               -"
+    assert sizes[2] == "  conv1  -         -         -                 -"
     assert sizes[3].startswith("  conv2  15x15 px")
 
 

@@ -139,7 +139,7 @@ def _contents(named: Iterable[tuple[str, bytes]]) -> Contents:
 
 
 def _state(path):
-    """What says whether a file is the one that was hashed; None where it cannot be looked at."""
+    """What identifies a file that was hashed; None if the file cannot be read."""
     try:
         found = os.stat(path)
     except OSError:

@@ -36,8 +36,8 @@ class PatchTripletGenerator:
         seed: int.
         memory: megabytes of pixels to keep; the source's own limit by default.
         crops_per_image: crops of each image in an epoch.
-        tell: function of two ints, which is told which of how many pictures was decoded, where
-            they do not fit in `memory` and are large.
+        tell: function of two ints, which receives progress (picture, total) while pictures are
+            decoded, if they do not fit in `memory` and are large.
 
     Attributes:
         image_count: images that crops are taken from; estimated if the source is larger than
@@ -255,7 +255,7 @@ class PatchTripletGenerator:
         return tf.data.Dataset.counter(first).flat_map(steps)
 
     def _steps(self, steps, chunk, before, cut, part, tensors):
-        """A batch's `part` for each of `steps`, which start anew in each chunk, `before` steps on.
+        """A batch's `part` for each of `steps`, counted from 0 in each chunk, `before` steps on.
 
         What is random is drawn for the whole batch, and is the same however it is shared.
         """

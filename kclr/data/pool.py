@@ -166,7 +166,7 @@ class Chunks:
         memory: megabytes, for the chunk in use, the next one and the copy in between, and for the
             tiles of turns to come.
         seed: of the random tiles.
-        tell: is told which of how many pictures was decoded, where it takes a while.
+        tell: receives progress (picture, total) if decoding takes a while.
 
     Attributes:
         count: pictures in the source.

@@ -219,7 +219,7 @@ class Tfds(Source):
 
     def _not_downloaded(self, reason):
         others = self._on_disk()
-        there = f"  (found: {', '.join(others[:8])})" if others else ""
+        there = f" (found: {', '.join(others[:8])})" if others else ""
         return (
             f"{self._missing()} and could not be downloaded: {reason}. Copy the data set "
             f"there{there}, or train on your own pictures: data: folder:PATH"

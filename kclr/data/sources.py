@@ -1,7 +1,7 @@
 """Where images come from: the base class of all sources, and the images that a source returns.
 
 A source is one registered class in a file of its own (`source_folder.py` is a short example). A
-spec names it as `NAME` or `NAME:ARGUMENT`, alone or in a mapping beside its options. Nothing here
+spec names it as `NAME` or `NAME:ARGUMENT`, alone or in a mapping with its options. Nothing here
 imports TensorFlow, so that a spec can be checked quickly.
 """
 
@@ -105,7 +105,7 @@ class Source(Part):
             count: of all pictures, or None where only reading them would tell.
             channels: 1 or 3, the pictures' own.
             fingerprint: text that changes when the pictures do, where the source knows one.
-            threads: how many pictures may be decoded side by side.
+            threads: how many pictures may be decoded in parallel.
             contents: in place of `fingerprint` a function that finds the pictures' `Contents`, and
                 may be told whom to tell how it goes (`Tell`, or None); it is called when they are
                 needed. Without the two, every picture is decoded and hashed.
@@ -148,11 +148,11 @@ class Images:
     Attributes:
         records: from the number of a picture, the records from there to the end.
         channels: 1 or 3, the channels of every image.
-        contents: function that finds the `Contents`; all pictures are decoded when left out.
+        contents: function that finds the `Contents`; by default all pictures are decoded.
         options: plain values of the source and its options.
         count: pictures, or None where only reading them all would tell.
         memory: megabytes of pixels to keep at once.
-        threads: how many pictures are decoded side by side, as far as `memory` holds them.
+        threads: how many pictures are decoded in parallel, as far as `memory` allows.
         range: the values that become 0 and 255 (see `kclr.data.pixels.to_channels`).
         census: which files are used and left out; None where the source is not of files.
     """
@@ -231,7 +231,7 @@ class Images:
         return self.warnings
 
     def part(self, index, count) -> "Images":
-        """One of `count` parts, each of other pictures: what one of so many workers reads.
+        """One of `count` parts with different pictures: what one of `count` workers reads.
 
         They are stretches of the pictures' order, or every `count`-th picture where only reading
         would tell how many there are.
@@ -274,9 +274,9 @@ class Images:
 
         Args:
             start: number of the first picture.
-            reduce: called beside the decoding, with a picture's number and its images; what it
-                returns is yielded in their place, so that large pictures need not pile up. It may
-                raise `UnreadableError`.
+            reduce: called during decoding with a picture's number and its images; what it returns
+                is yielded in their place, so that large pictures need not pile up. It may raise
+                `UnreadableError`.
         """
 
         def work(number, load):

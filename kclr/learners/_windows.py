@@ -42,7 +42,7 @@ class WindowLearner(Part):
         raise NotImplementedError
 
     def find(self, block, shape, below, images, random, whitening, epsilon, tell=None):
-        """The plain convolution of a layer, and whitened windows with what it answers to them.
+        """The plain convolution of a layer, and its responses to whitened windows.
 
         Args:
             block: dict, arguments of the layer's `ContrastiveConvBlock`.
@@ -81,7 +81,7 @@ class WindowLearner(Part):
         Args:
             layer: of the spec. below: the layers below (see `kclr.layers.stacked`). images: what
                 `kclr.data.sources.as_images` takes. seed: int.
-            listener: is told how pictures are decoded. sizes, checkpoint: not needed; the rest
+            listener: receives progress events of decoding. sizes, checkpoint: not needed; the rest
             takes seconds.
 
         Returns:

@@ -20,7 +20,7 @@ _NO_IMAGE = -(2**31)
 
 
 def surprise(positive, negative, is_negative):
-    """How little an anchor's positive stands out from its negatives: `-log p` of a softmax.
+    """The cross-entropy `-log p` of an anchor's positive among its negatives, by softmax.
 
     `-log(exp(p) / (exp(p) + sum(exp(n))))` over the anchor's negatives n (van den Oord et al. 2018,
     equation 4), in a form that neither overflows nor loses a positive that is almost sure. Other
@@ -60,7 +60,7 @@ class _Softmax(Part):
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """What is told of a batch beside the loss."""
+        """The statistics of a batch besides the loss."""
         names = "contrast_accuracy", "positive_similarity", "negative_similarity", "alike_loss"
         return (*names, "temperature") if self.learn_temperature else names
 

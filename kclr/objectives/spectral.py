@@ -43,7 +43,7 @@ def negative_squares(images, embeddings):
 
     The sum over all pairs is that of the squares of the moments, (dimensions, dimensions) and not
     (patches, patches); the pairs within a crop are few. So where every crop is of its own image,
-    and embeddings have fewer dimensions than there are patches, no pair is looked at.
+    and embeddings have fewer dimensions than there are patches, no pair is computed.
 
     Args:
         images: int (crops,), the image that each crop is from.

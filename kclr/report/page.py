@@ -56,7 +56,7 @@ def write_report(paths: Iterable[Any], out="report.html") -> list[Path]:
 
 
 def _write(out, beside, transfers, searches, runs, probes):
-    """Write the page and what stands beside it."""
+    """Write the page and its files."""
     names = Names()
     with atomic(beside) as folder:
         folder.mkdir()

@@ -218,7 +218,7 @@ def mean_and_spread(mean, spread) -> str:
 
 
 def versions(found) -> str:
-    """Of kclr and of what it stands on, as a summary or results name them."""
+    """Versions of kclr and its dependencies, from a summary or results."""
     named = {"kclr": found["kclr"]} if "kclr" in found else {}
     named |= found.get("versions") or {}
     return ", ".join(f"{name} {version}" for name, version in named.items()) or NOTHING

@@ -1,4 +1,4 @@
-"""Specs, runs and probes as tables for people."""
+"""Specs, runs and probes as text tables."""
 
 import sys
 from collections.abc import Sequence

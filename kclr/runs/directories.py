@@ -41,7 +41,7 @@ class Kind:
             `#` for a digit. A directory that stays empty ends in `/`.
         finished: the file that makes it finished.
         known_by: files that tell a directory of a kclr that set no marker.
-        shared: whether other processes write into its directories, whoever has its lock.
+        shared: whether other processes than the one with its lock write into its directories.
     """
 
     name: str
@@ -190,7 +190,7 @@ def kind_of(path) -> Kind | None:
 
 
 def _marked(marker):
-    """What a marker says; None where there is none, or a file of somebody else."""
+    """The content of a marker; None if there is none, or it is not kclr's."""
     try:
         if not is_remote(marker):
             found = os.lstat(marker)
@@ -431,7 +431,7 @@ def _check_place(path, apart=()):
 
 
 def _check_held(path, kind, resume, overwrite) -> bool:
-    """Whether a directory holds something to go on with or to remove, which it may.
+    """Whether a directory has something to continue or to remove, and may be used so.
 
     Raises:
         RunError: it may not, or what it holds is nothing of this kind.
@@ -470,9 +470,9 @@ def _in_words(path):
     if is_remote(path):
         return "is not empty, "
     places = {
-        Path.cwd(): "is the current directory,  ",
+        Path.cwd(): "is the current directory, ",
         Path(os.path.expanduser("~")).resolve(): "is your home directory, ",
-        Path(path.resolve().anchor): "is the root directory,  ",
+        Path(path.resolve().anchor): "is the root directory, ",
     }
     return places.get(path.resolve(), "is not empty, ")
 

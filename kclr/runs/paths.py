@@ -33,7 +33,7 @@ def as_path(place) -> Any:
 
 
 def is_remote(path) -> bool:
-    """Whether a path is one of an object store: no locks, nothing is renamed in one go."""
+    """Whether a path is in an object store, without locks and atomic renames."""
     return "://" in os.fspath(path)
 
 
@@ -82,7 +82,7 @@ def shown(name) -> str | None:
 def recover(path) -> None:
     """Remove what a process that was killed in `atomic(path)` left, and put back what it set aside.
 
-    Only for whoever may write `path`.
+    Only for the process that may write `path`.
     """
     old = _hidden(path, _OLD)
     if os.path.lexists(old) and not os.path.lexists(path):
@@ -104,7 +104,7 @@ def _put(temporary, path):
 
 
 def _exchange(one, other):
-    """Swap two directories in one go; False where the system or the disk cannot."""
+    """Swap two directories atomically; False if the system or the disk cannot."""
     try:
         swap = ctypes.CDLL(None).renameat2  # of Linux
     except (AttributeError, OSError, TypeError):

@@ -1,4 +1,4 @@
-"""What the JSON files of kclr hold, so that a damaged or a stranger's one is seen when it is read.
+"""The contents of kclr's JSON files, so that a damaged or foreign file is noticed when it is read.
 
 Keys that are not named here may be there too: other versions of kclr write others. Only values that
 something is computed from, or printed, are held to their kind.

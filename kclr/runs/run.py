@@ -360,7 +360,7 @@ def load_run(path) -> Run:
     run = Run(path)
     if not (run.path / "spec.yaml").is_file():
         others = sorted(p.parent.name for p in run.path.parent.glob("*/spec.yaml"))
-        hint = f"  Runs next to it: {', '.join(others[:5])}." if others else ""
+        hint = f" Runs next to it: {', '.join(others[:5])}." if others else ""
         raise RunError(
             f"{run.path} is not a run: it has no spec.yaml.{hint} `kclr train SPEC --out RUN` "
             "creates a run."

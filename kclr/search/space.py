@@ -108,7 +108,7 @@ def trial_spec(plain: dict[str, Any], top: int) -> Spec:
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML for people: what stands in two places is written out in both."""
+    """Readable YAML: values that occur twice are written out twice."""
 
     def ignore_aliases(self, data):
         return True

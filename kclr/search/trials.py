@@ -217,7 +217,7 @@ class _Pause(keras.callbacks.Callback):
 
 
 def copy_run(source: Path, target: Path) -> None:
-    """Copy a run directory, so that its training goes on elsewhere; nothing where there is one."""
+    """Copy a run directory, to continue its training elsewhere; do nothing if the copy exists."""
     if source.is_dir() and not target.exists():
         with atomic(target) as temporary:
             shutil.copytree(source, temporary)

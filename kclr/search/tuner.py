@@ -296,7 +296,8 @@ class StackTuner(keras_tuner.Tuner):
         self._idle = True
 
     def run_trial(self, trial, *fit_args, **fit_kwargs):
-        """Train a trial; what came of it is also written beside it, with a failure's reason."""
+        """Train a trial; the result, or the reason of a failure, is also written to its
+        directory."""
         self._idle = False
         values = trial.hyperparameters.values
         own = {path: values[path] for path in self._trials.stage.paths if path in values}
@@ -319,7 +320,9 @@ class StackTuner(keras_tuner.Tuner):
         except Exception as error:
             # keras-tuner would pass it over, trial after trial.
             if not isinstance(error, (SpecError, RunError, OSError)) and write_trace(trace, error):
-                words = f"trial {trial.trial_id} failed: {reason(error)}. The trace is in {trace}."
+                words = (
+                    f"trial {trial.trial_id} failed: {reason(error)}. The traceback is in {trace}."
+                )
                 told = RunError(words)
                 told.__cause__ = error
                 error = told
@@ -328,7 +331,7 @@ class StackTuner(keras_tuner.Tuner):
         return {self._trials.search.objective.metric: result["score"]}
 
     def on_trial_end(self, trial):
-        """As keras-tuner's, and it is told."""
+        """As keras-tuner's, with an event for the listener."""
         super().on_trial_end(trial)
         self._listener.ended(trial.trial_id, result_of(self._place, trial.trial_id))
 

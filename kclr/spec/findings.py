@@ -1,4 +1,4 @@
-"""All errors in a spec, gathered in one go: each with its place, value and cure."""
+"""All errors in a spec, gathered at once: each with its place, value and cure."""
 
 import difflib
 from collections.abc import Iterable, Mapping

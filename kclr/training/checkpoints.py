@@ -64,9 +64,9 @@ class TrainingState(keras.callbacks.Callback):
     """Saves everything a training needs to continue after any step as if it had never stopped.
 
     Weights, optimizer, seeds of random layers, the metrics' running means, the last row of the
-    history and what the guard has seen go into one file, written beside and then renamed, so that a
-    file is always whole. The file before it is kept too (see `previous`). It must be the last of
-    the callbacks.
+    history and what the guard has seen go into one file, written under another name and then
+    renamed, so that it is always complete. The file before it is kept too (see `previous`). It must
+    be the last of the callbacks.
 
     Args:
         path: of the file.
@@ -243,7 +243,7 @@ def read_state(model, path, total=None) -> SavedState:
     Args:
         model: built and compiled.
         path: of the file.
-        total: int, steps of the whole training; any number is taken when left out.
+        total: int, steps of the whole training; by default any number is accepted.
 
     Raises:
         RunError: the file is damaged, of another model, or not as kclr writes it.

@@ -24,7 +24,7 @@ class Cluster:
     """The processes that train one run together, and the devices of this one.
 
     Args:
-        strategy: of `tf.distribute`; the one in scope when left out.
+        strategy: of `tf.distribute`; by default the one in scope.
         task: which of the workers this process is.
         gather: bool, whether an objective compares the crops of all replicas.
         by_file: bool, whether each worker reads its own pictures, or its part of every batch.

@@ -309,7 +309,8 @@ class _Training:
         return words
 
     def evidence(self, batches):
-        """What the layers are judged by: the first batch, and more where nothing answers to it.
+        """The responses by which layers are checked: to the first batch, and to more if there are
+        none.
 
         Returns:
             for each layer the filters that are dead and those that answer as an earlier one, as
@@ -359,7 +360,7 @@ class _Training:
         return [seeding, aligning]
 
     def _answers_to(self, crops):
-        """What each layer's filters answer to a batch: float (windows, filters)."""
+        """The responses of each layer's filters to a batch: float (windows, filters)."""
         if not self.shared:
             crops = tf.reshape(crops, (-1, *crops.shape[2:]))
         answers = self._answers(tf.cast(crops, "float32") / 255, training=False)

@@ -39,7 +39,7 @@ ONLY = Task(0, 1)
 def task_from_environment() -> Task:
     """What TF_CONFIG, in the form that TensorFlow documents, says of this process.
 
-    One of the workers may stand apart as "chief"; else the first of them is.
+    One worker may be listed separately as "chief"; otherwise the first is the chief.
 
     Raises:
         RunError: it is not set, or says something else.
@@ -82,7 +82,7 @@ def launch(command, workers, again) -> None:
     Args:
         command: list of str, which reads TF_CONFIG.
         workers: int, how many.
-        again: str, the command to go on with.
+        again: str, the command that continues.
 
     Raises:
         RunError: one of them failed; the others are ended then.

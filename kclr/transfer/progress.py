@@ -38,7 +38,7 @@ class TransferListener:
         """A unit is finished and on disk."""
 
     def failed(self, unit):
-        """A unit has failed and is on disk; `unit["failed"]` says why. The experiment goes on."""
+        """A unit has failed and is on disk; `unit["failed"]` says why. The experiment continues."""
 
     def close(self):
         """The experiment has ended, well or early."""

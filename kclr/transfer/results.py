@@ -1,4 +1,4 @@
-"""The directory of a transfer experiment, and its results as JSON, CSV and a table for people."""
+"""The directory of a transfer experiment, and its results as JSON, CSV and a text table."""
 
 import csv
 import functools
@@ -181,7 +181,7 @@ def results_table(rows: list[Row]) -> Table:
 
 
 def end_to_end_table(measures) -> Table:
-    """Layer by layer and end to end, side by side (see `kclr.transfer.claims.measures`)."""
+    """A comparison of layer by layer and end to end (see `kclr.transfer.claims.measures`)."""
     title = "layer by layer and end to end"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)

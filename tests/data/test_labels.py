@@ -270,7 +270,7 @@ def test_pictures_to_judge_on_without_classes_are_refused_with_a_cure_that_works
         load_labelled(str(tmp_path), "test")
     words = str(error.value)
     assert "test holds pictures, but not in folders of the classes" in words
-    assert f"Move test out of {tmp_path}to hold out a fifth of each class" in words
+    assert f"Move test out of {tmp_path} to hold out a fifth of each class" in words
     assert labelled_findings(str(tmp_path), ("data",))[0].message == words
     (tmp_path / "test").rename(tmp_path.parent / f"{tmp_path.name} elsewhere")
     assert len(load_labelled(str(tmp_path), "test")) == 2

@@ -303,14 +303,14 @@ def test_single_image_is_refused_with_the_cure(numbered):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"patch_size": 0}, "patch_size is 0. Give 1 or more"),
+        ({"patch_size": 0}, "patch_size is 0. Use 1 or more"),
         ({"patch_size": 7.0}, "patch_size is 7.0. Use a whole number"),
-        ({"crop_size": 7}, "crop_size 7 has no room for two patches of 7 px .* Use at least 8"),
+        ({"crop_size": 7}, "crop_size 7 has no room for two patches of 7 px, .* Use at least 8"),
         ({"stride": 7}, "stride 7 allows patches of 7 px that do not overlap.* Use less than 7"),
         ({"max_shift": 9}, "max_shift 9 allows patches"),
         ({"max_shift": 2, "crop_size": 8}, "Use at least 9"),
-        ({"batch_size": 1}, "batch_size is 1. Give 2 or more"),
-        ({"memory": 0}, "memory is 0. Give 1 or more"),
+        ({"batch_size": 1}, "batch_size is 1. Use 2 or more"),
+        ({"memory": 0}, "memory is 0. Use 1 or more"),
         ({"crops_per_image": 0}, "crops_per_image is 0"),
         ({"seed": "a"}, "seed is 'a'. Use a whole number"),
         ({"batch_size": True}, "batch_size is True"),

@@ -351,7 +351,7 @@ def test_few_small_pictures_are_told_with_the_share_that_would_skip_them(tmp_pat
         Image.new("L", size, number).save(tmp_path / f"{number}.png")
     folder = source(str(tmp_path))
     assert folder.too_small(8) == (
-        " 6 of the 20 pictures are smaller than 8 px, but max_unreadable (0.1) forgives 2: 0.3 "
+        " 6 of the 20 pictures are smaller than 8 px, but max_unreadable (0.1) allows 2: with 0.3 "
         "they would be skipped."
     )
     assert source(str(tmp_path), max_unreadable=0.3).image_shape() == (32, 32, 3)

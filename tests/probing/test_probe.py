@@ -202,7 +202,7 @@ def test_images_too_small_for_the_stack_are_refused_with_the_cure(run, digits):
 
 def test_images_of_other_channels_are_refused_with_the_cure(run):
     color = tuple(load_labelled("digits", split, channels=3) for split in ("train", "test"))
-    with pytest.raises(SpecError, match="digits: images of 3 channels, but the layers take 1"):
+    with pytest.raises(SpecError, match="digits: images have 3 channels, but the layers take 1"):
         probe_run(run, color)
 
 

@@ -234,7 +234,7 @@ def test_what_is_there_needs_a_word_and_nothing_needs_none(tmp_path):
     ):
         enter(path, RUN)
     (path / "summary.json").unlink()
-    with refused("d holds an unfinished run"), writing(path, RUN):
+    with refused("d contains an unfinished run"), writing(path, RUN):
         pass
     for _ in range(2):  # nothing but the marker of one that ended at once
         enter(tmp_path / "new", RUN)
