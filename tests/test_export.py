@@ -496,7 +496,7 @@ def test_files_that_a_summary_vouches_for_are_never_replaced(tmp_path):
         ({"pool": "median"}, r"pool: 'median' is not known\. Use one of mean, max, grid, flatten"),
         ({"grid_size": 0}, r"grid_size: 0 is not possible\. Use 1 to 64"),
         ({"grid_size": [3, 2]}, r"grid_size: 2 numbers for 1 map\. Use one for all"),
-        ({"layers": 3}, r"layers: 3 cannot be exported, 2 trained\. Use 1 to 2"),
+        ({"layers": 3}, r"layers: 3 cannot be exported, 2 are trained\. Use 1 to 2"),
     ],
 )
 def test_an_option_that_is_not_possible_is_named_with_what_is(run, tmp_path, options, words):
