@@ -295,7 +295,7 @@ def test_grid_search_goes_on_where_it_was(quick, tmp_path, capsys):
     quick["search"]["trials"] = 9
     assert "up to" not in capsys.readouterr().out
     rows = search(quick, tmp_path / "s", resume=True, verbose=True)["rows"]
-    assert "up to 9 trials, 1 ended before" in capsys.readouterr().out
+    assert "up to 9 trials, 1 already ended" in capsys.readouterr().out
     assert [row["values"]["stack.1.block.filters"] for row in rows] == ["2", "3", "4"]
 
 

@@ -54,7 +54,7 @@ def test_an_end_to_end_twin_needs_two_layers_by_contrast(tmp_path):
     (tmp_path / "layer.yaml").write_text(LAYER)
     text = "data: digits\npretrained: layer.yaml\narms: [random start, end-to-end frozen]"
     message = complaint(tmp_path / "my.yaml", text)
-    assert "line 3, arms.1: 'end-to-end frozen' has nothing to compare: " in message
+    assert "line 3, arms.1: 'end-to-end frozen' has nothing to compare with: " in message
     assert "not have two contrastive layers" in message
     two = LAYER.replace("]", ", {}]")
     (tmp_path / "layer.yaml").write_text(two)

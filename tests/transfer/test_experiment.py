@@ -315,7 +315,7 @@ def test_a_unit_depends_on_the_images_of_its_supervised_source(tmp_path, capsys)
     first, out = experiment(text, tmp_path / "out"), tmp_path / "out"
     assert "units of" not in capsys.readouterr().out
     assert experiment(text, out, resume=True, verbose=True)["units"] == first["units"]
-    assert "1 units of 2 epochs, 1 of them finished before" in capsys.readouterr().out
+    assert "1 units of 2 epochs, 1 of them already finished" in capsys.readouterr().out
     Image.new("L", (8, 8), 255).save(other / "0" / "0.png")
     with pytest.raises(SpecError, match=r"supervised-frozen[^\n]*on other images"):
         experiment(text, out, resume=True)
