@@ -210,8 +210,8 @@ class Tfds(Source):
 
     def _fewer_channels(self):
         return (
-            f"If the last one is transparency, say so: data: {{source: tfds:{self.name}, alpha: "
-            "true}}; otherwise use arrays with three channels in Python."
+            f"If the last one is transparency, use data: {{source: tfds:{self.name}, "
+            "alpha: true}; otherwise use arrays with three channels in Python."
         )
 
     def _missing(self):

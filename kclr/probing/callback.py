@@ -49,15 +49,15 @@ class Probe(keras.callbacks.Callback):
         data: a name for `kclr.data.labels.load_labelled` (`tfds:NAME`, `folder:PATH`, `digits`),
             a `Labelled`, or a pair of arrays, images and int labels. Whole numbers are taken as 0
             to 255 and scaled to [0, 1]; floats are used as they are.
-        every: int, steps between two probes, or None for one at the end of each epoch. There is one
-            after the last step in any case.
-        labels: how many of the labels to fit with (see `kclr.probing.protocol.draw`).
-        limit: int, use only the first so many images; None for all.
+        every: int, steps between two probes, or None for one at the end of each epoch. There is
+            always one after the last step.
+        labels: amount of labels to fit with (see `kclr.probing.protocol.draw`).
+        limit: int, use only this many images, the first ones; None for all.
         classifier: "ridge", "logistic", "knn" or another readout's name; or an object with `fit`
             and `predict`, such as a classifier of scikit-learn (see
             `kclr.probing.protocol.probe`).
-        grid: int, cells on each side that maps are pooled over, or a list of them, one for each
-            map of an encoder that returns several; vectors are used as they are.
+        grid: int, cells per side that maps are pooled to, or a list with one for each map of an
+            encoder that returns several; vectors are used as they are.
         power: float above 0, up to 1, that the pooled features are raised to (see
             `kclr.pooling.signed_power`), or a list, as for `grid`.
         flips: bool, average the features of each image and its mirror image.

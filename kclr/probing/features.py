@@ -91,7 +91,7 @@ class Features:
 
 
 def features(model, images, pooling: Pooling | None = None, batch_size=256, memory=MEMORY):
-    """The features of images, made once (see `Features`).
+    """The features of images, computed once (see `Features`).
 
     XLA compiles what computes in float32; convolutions in bfloat16 are faster without it.
     """

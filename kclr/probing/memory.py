@@ -10,7 +10,7 @@ _MEGABYTE = 1 << 20
 
 
 def room(shape, memory=MEMORY):
-    """An array of float32 that is yet to be filled, on disk where it takes over `memory` MB."""
+    """An empty float32 array, on disk if it takes over `memory` MB."""
     if 4 * np.prod(shape, dtype=np.int64) <= memory * _MEGABYTE:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile(prefix="kclr-features-") as file:

@@ -26,18 +26,18 @@ class ProbeResult:
     """One classifier, fitted once on some features and some labels, and tested once.
 
     Attributes:
-        features: the run's name, or the baseline's; "..., all layers" where those of all layers
-            stand side by side; "..., flips" where they are averaged over mirror images.
+        features: the run's name, or the baseline's; "..., all layers" if those of all layers are
+            concatenated; "..., flips" if they are averaged over mirror images.
         classifier: its name as a readout, or an object as Python shows it.
         data: the labelled data set.
         labels: a share of the training labels, or a number per class.
         label_count: training labels used, the held-out ones included.
         seed: of the draw of labels, and of a baseline's kernels.
         accuracy: share of the test images that were classified correctly.
-        strength: what the held-out labels chose: the alpha of "ridge", the C of "logistic", the
-            neighbours of "knn"; None of a classifier that chooses none.
-        dimensions: numbers that an image's features have.
-        feature_seconds: to make the features of training and test images.
+        strength: regularisation strength chosen on held-out labels: the alpha of "ridge", the C of
+            "logistic"; the number of neighbours of "knn"; None for a classifier without it.
+        dimensions: length of an image's feature vector.
+        feature_seconds: to compute the features of training and test images.
         fit_seconds: to choose, fit and test.
     """
 

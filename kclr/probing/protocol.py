@@ -27,8 +27,7 @@ class Score(NamedTuple):
 
     Attributes:
         accuracy: share of the judging images that were classified correctly.
-        strength: what the held-out labels chose, the classifier's `strength_`; None where it has
-            none.
+        strength: chosen on held-out labels, the classifier's `strength_`; None if it has none.
         label_count: labels that were used, the held-out ones included.
     """
 
@@ -53,9 +52,9 @@ def probe(
         train_labels, test_labels: int (images,).
         classifier: "ridge", "logistic", "knn" or another name registered as a readout (see
             `kclr.probing.readouts`); or an object with `fit` and `predict`, such as a classifier or
-            pipeline of scikit-learn. Of an object a copy is fitted, on all labels drawn and on the
-            features as they are: put a `StandardScaler` before what needs one.
-        labels: a share of the training labels, or a number for each class (see `draw`).
+            pipeline of scikit-learn. A copy of the object is fitted, on all labels drawn and on
+            unscaled features: add a `StandardScaler` if it needs one.
+        labels: a share of the training labels, or a number per class (see `draw`).
         seed: int, of the labels drawn and of those that choose the strength; and the
             `random_state` of an object that has none.
 
@@ -158,20 +157,22 @@ def check_enough(labels, name):
 
 
 def check_classifier(classifier):
-    """Refuse what is no classifier.
+    """Refuse what is not a known classifier.
 
     Raises:
         SpecError: it is neither a name of one nor an object with `fit` and `predict`.
     """
     if isinstance(classifier, str):
         if classifier not in (known := sorted(parts("readout"))):
-            raise SpecError(f"{classifier!r} is no classifier.{nearest(classifier, known)}")
+            raise SpecError(
+                f"{classifier!r} is not a known classifier.{nearest(classifier, known)}"
+            )
     elif isinstance(classifier, type) or not all(
         callable(getattr(classifier, method, None)) for method in ("fit", "predict")
     ):
         raise SpecError(
-            f"{classifier!r} is no classifier. Use a name, or an object with fit and predict, such "
-            "as sklearn.linear_model.RidgeClassifier()."
+            f"{classifier!r} is not a classifier. Use a name, or an object with fit and predict, "
+            "such as sklearn.linear_model.RidgeClassifier()."
         )
 
 

@@ -60,8 +60,7 @@ def run_search(
         resume: continue the search in `out`. overwrite: remove it first.
         listener: receives progress events, instead of the output of `verbose`.
         name: of the spec, in messages.
-        verbose: whether to print how it goes: True, False, or "auto", on a terminal and in a
-            notebook.
+        verbose: whether to print progress: True, False, or "auto": on a terminal and in a notebook.
 
     Returns:
         What `search.json` says (see `kclr.search.results`); empty for a worker.

@@ -1,16 +1,15 @@
-"""Named parts: data sources, objectives, learners, readouts, and whatever a plug-in adds.
+"""Named parts: data sources, objectives, learners, readouts, and those that plug-ins add.
 
-A part of a spec is one frozen class in a file of its own, registered under the name that it has
-there:
+A part of a spec is one frozen class in its own file, registered under the name that a spec uses:
 
     @register("objective", "triplet") class Triplet(Part): margin: float = Field(2.0, gt=0,
     description="Smallest gap between the two distances.")
 
-Its fields are what a person may write below that name; pydantic checks them, fills in the
-defaults and describes them in the JSON Schema. What has no options in a spec, as a readout, need
-not be such a class. The file must import without TensorFlow: what needs it is imported inside the
-methods. Files in the packages of `BUILT_IN` are found by themselves; a package of somebody else's
-names its module under the entry point group `kclr.plugins`.
+Its fields are the keys that a spec may have below that name; pydantic checks them, fills in the
+defaults and describes them in the JSON Schema. A part without options in a spec, such as a readout,
+need not be such a class. The file must import without TensorFlow: what needs it is imported inside
+the methods. Files in the packages of `BUILT_IN` are found automatically; another package names its
+module under the entry point group `kclr.plugins`.
 """
 
 import ast

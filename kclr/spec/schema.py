@@ -272,8 +272,8 @@ class Probe(ByName):
     limit: Annotated[int, Field(ge=2)] | None = 5000
     """Use only this many images, the first ones; null for all."""
     labels: Amount = 1.0
-    """How many labels to fit with: a share of each class (0.01 for one in a hundred), or a whole
-    number from 2 on, of each class."""
+    """Number of labels to fit with: a share of each class (0.01 for one in a hundred), or a whole
+    number per class, 2 or more."""
     classifier: Annotated[str, NameOf("readout")] = "ridge"
     """Ridge or logistic regression, or nearest neighbours."""
     grid: Cells = 2

@@ -65,8 +65,7 @@ def run_experiment(
         listener: receives progress events, instead of the output of `verbose`.
         allow_code: whether the classifier may be `MODULE:FUNCTION`, a module that is then imported
             and run, also from the working directory.
-        verbose: whether to print how it goes: True, False, or "auto", on a terminal and in a
-            notebook.
+        verbose: whether to print progress: True, False, or "auto": on a terminal and in a notebook.
 
     Returns:
         What `results.json` says: `title` with the protocol, `spec`, `units`, `versions`,

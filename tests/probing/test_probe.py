@@ -176,9 +176,9 @@ def test_features_in_bfloat16_are_worth_about_as_much(run, digits):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"baselines": ["kmean"]}, "'kmean' is no baseline. Choose from random"),
-        ({"classifiers": ["svm"]}, "'svm' is no classifier. Choose from knn, logistic"),
-        ({"classifiers": []}, "classifiers: nothing is given"),
+        ({"baselines": ["kmean"]}, "'kmean' is not a known baseline. Choose from random"),
+        ({"classifiers": ["svm"]}, "'svm' is not a known classifier. Choose from knn, logistic"),
+        ({"classifiers": []}, "classifiers: the list is empty"),
         ({"grid": 0}, "grid: 0 is not possible"),
         ({"power": 2}, "power: 2 is not possible"),
         ({"power": [0.5, 1]}, "power: 2 numbers for 1 map. Use one for all"),

@@ -222,8 +222,8 @@ def test_a_registered_readout_is_known_by_its_name(digits, monkeypatch):
     [
         ("rigde", "Did you mean 'ridge'"),
         (RidgeClassifier, "Use a name, or an object with fit and predict"),
-        (StandardScaler(), "is no classifier. Use a name"),
-        (None, "None is no classifier"),
+        (StandardScaler(), "is not a classifier. Use a name"),
+        (None, "None is not a classifier"),
     ],
 )
 def test_what_is_no_classifier_is_refused(classifier, words):

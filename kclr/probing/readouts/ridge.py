@@ -18,10 +18,9 @@ _SIDE = 4096  # numbers; of a block of the matrices
 class Ridge:
     """Ridge regression on standardised features, to 1 for the class and -1 for the others.
 
-    The same as scikit-learn's `StandardScaler` and `RidgeClassifier`, with the Gram matrix of all
-    features gathered once for every strength. On fewer images than features it is that of the
-    images (the dual; Saunders et al. 1998, "Ridge regression learning algorithm in dual
-    variables").
+    The same as scikit-learn's `StandardScaler` and `RidgeClassifier`, with one Gram matrix of all
+    features for every strength. For fewer images than features it is that of the images (the dual;
+    Saunders et al. 1998, "Ridge regression learning algorithm in dual variables").
 
     Args:
         random_state: int, of the part of the labels that chooses the strength.
