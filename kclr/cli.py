@@ -83,7 +83,7 @@ def _refused(options, error, words, status):
 
 
 def _init(options):
-    from kclr.spec.starter import starter
+    from kclr.spec.reading import starter
 
     path = Path(options.path)
     try:

@@ -267,3 +267,16 @@ class _Plain:
 
 def _start(text):
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def starter(layers=1) -> str:
+    """A commented spec to start from, as text: what `kclr init` writes.
+
+    Args:
+        layers: int. 1: a single layer with triplets, its defaults spelled out; 2 or 3: k-means
+            below and contrast above, as in `configs/depth.yaml`, with a third of its filters.
+    """
+    from importlib.resources import files
+
+    name = {1: "one-layer", 2: "two-layers", 3: "three-layers"}[layers]
+    return (files("kclr.spec") / "starters" / f"{name}.yaml").read_text(encoding="utf-8")

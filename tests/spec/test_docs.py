@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from kclr.spec import keras_parts, load_spec, parse_spec, schema, search
+from kclr.spec.reading import starter
 from kclr.spec.registry import descriptions, parts
 from kclr.spec.schema import json_schema
-from kclr.spec.starter import starter
 from kclr.spec.transfer import parse_transfer
 
 ROOT = Path(__file__).resolve().parents[2]
