@@ -103,7 +103,7 @@ def parser(functions) -> argparse.ArgumentParser:
         "type": _cells,
         "default": 2,
         "metavar": "N",
-        "help": "cells per side (default: 2), or with --all-layers one number per layer: 3,2,2",
+        "help": "cells per side (default: 2) or 1x4, or with --all-layers one per layer: 3,2,2",
     }
     power = {
         "type": _powers,
@@ -122,9 +122,9 @@ def parser(functions) -> argparse.ArgumentParser:
     sub.add_argument("--onnx", action="store_true", help="also write model.onnx")
     sub.add_argument(
         "--litert",
-        type=int,
+        type=_litert,
         metavar="SIZE",
-        help="also write model.tflite, for images of SIZE x SIZE px",
+        help="also write model.tflite, for images of so many px, 32 or 32x64 (height and width)",
     )
 
     sub = command("probe", "evaluate a run's frozen features with classifiers on labelled images")
@@ -221,8 +221,23 @@ def _names(text):
 
 
 def _cells(text):
-    """A whole number, or several for several layers."""
-    return _of_each(text, int, "2, or as in 3,2,2")
+    """A whole number, or rows and columns; or several for several layers."""
+    cells = _of_each(text, _size, "2, or as in 3,2,2")
+    return [cells] if isinstance(cells, tuple) else cells
+
+
+def _size(text):
+    """A whole number, or as in 3x9 two: a height and a width."""
+    sides = [int(side) for side in text.split("x", 1)]
+    return sides[0] if len(sides) == 1 else tuple(sides)
+
+
+def _litert(text):
+    try:
+        return _size(text)
+    except ValueError:
+        words = f"{text!r} is no size. Write it as in 32 or 32x64."
+        raise argparse.ArgumentTypeError(words) from None
 
 
 def _powers(text):

@@ -25,6 +25,7 @@ from kclr.pooling import MapPooling, Pooling, hyphened
 from kclr.runs.directories import SAVED_MODEL, check_ours, sharing
 from kclr.runs.paths import as_path, atomic
 from kclr.runs.run import Run
+from kclr.spec.values import axes, pair, short
 from kclr.training.keras_objects import dtype_policy
 
 # What the SavedModel's functions take as it is; numpy turns images / 255 into float64.
@@ -173,7 +174,8 @@ def write_saved_model(model, path, pooling: Pooling | None = None):
 
 
 def _image_spec(channels, size=None, dtype="float32"):
-    return tf.TensorSpec((None, size, size, channels), dtype, name="image")
+    height, width = (None, None) if size is None else pair(size)
+    return tf.TensorSpec((None, height, width, channels), dtype, name="image")
 
 
 def _signature(function, output, spec):
@@ -223,7 +225,7 @@ def write_litert(model, path, size, pooling: Pooling | None = None):
     Args:
         model: from `stack_model`.
         path: of the file, `.tflite`.
-        size: int, height and width of the images. The batch stays free.
+        size: int, or two, height and width of the images. The batch stays free.
         pooling: of the embeddings; by default the mean of each cell of a 2x2 grid.
 
     Raises:
@@ -256,11 +258,12 @@ def _with_embeddings(model, pooling):
 
 
 def _check_litert_size(model, size):
-    if size < max(smallest_image(model)):
-        raise SpecError(
-            f"litert_size: {size} is smaller than the receptive field of one cell of the map. Use "
-            f"{max(smallest_image(model))} or more."
-        )
+    for where, side, least in axes(short(*pair(size)), short(*smallest_image(model))):
+        if side < least:
+            raise SpecError(
+                f"litert_size: {where}{side} is smaller than the receptive field of one cell of "
+                f"the map. Use {least} or more."
+            )
 
 
 @contextlib.contextmanager
@@ -313,7 +316,7 @@ def export_run(
             `kclr.pooling.Pooling`, where `grid_size` is called `grid`.
         onnx: bool, write `model.onnx` too.
         litert: bool, write `model.tflite` too.
-        litert_size: int, height and width of the LiteRT model's images.
+        litert_size: int, or two, height and width of the LiteRT model's images.
         lock: bool, keep other processes from exporting to the same place at the same time; False if
             the caller already has the directory's lock.
 

@@ -1,5 +1,6 @@
 """TripletModel: an encoder, an embedding of its map, and an objective, for compile and fit."""
 
+import math
 import os
 import types
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from kclr.keras_backend import xla
 from kclr.layers import SharedPatches
 from kclr.losses import ContrastiveLoss, ObjectiveState, share_of_replica
 from kclr.pooling import pool_maps
+from kclr.spec.values import pair
 
 
 def effective_rank(embeddings):
@@ -67,7 +69,7 @@ class TripletModel(keras.Model):
             filters), as `kclr.layers.SharedPatches` is.
         embedding: "flatten", "mean" or "grid", how a map becomes a vector (see
             `kclr.pooling.pool_maps`).
-        grid_size: int, cells of "grid" per side.
+        grid_size: int, cells of "grid" per side; or two, rows and columns.
         head: Keras layer or None, applied to the vector; not part of the encoder.
         augment: Keras layer or None, applied in training to patches with values in [0, 1]; needs
             patches, not crops, as input.
@@ -199,7 +201,7 @@ class TripletModel(keras.Model):
         if len(shape) == 2 or self.embedding == "mean":
             return shape[-1]
         if self.embedding == "grid":
-            return self.grid_size**2 * shape[-1]
+            return math.prod(pair(self.grid_size)) * shape[-1]
         return shape[-3] * shape[-2] * shape[-1]
 
     def compile(self, optimizer="rmsprop", loss=None, **kwargs):

@@ -1,5 +1,6 @@
 """Pooling a feature map of any size to one vector, for classifiers and similarity search."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,8 @@ from keras import ops
 
 from kclr.errors import SpecError
 from kclr.layers import ContrastiveConvBlock
+from kclr.layers.block import whole_pair
+from kclr.spec.values import by, pair, short
 
 POOLS = ("mean", "max", "grid", "flatten")
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -24,7 +27,8 @@ class Pooling:
 
     Attributes:
         grid: int from 1 to 64, cells of the grid on each side (see `grid_mean`); or a list of them,
-            one for each map, from the image upwards.
+            one for each map, from the image upwards, where rows and columns may stand in place of
+            a number: `[(1, 4)]`.
         power: float above 0, up to 1, that the pooled numbers are raised to (see `signed_power`);
             or a list, as for `grid`.
         all_layers: bool, the maps of all layers, concatenated; otherwise that of the top layer.
@@ -101,18 +105,18 @@ def grid_mean(maps, grid_size):
 
     Args:
         maps: float (batch, height, width, channels); height and width may be unknown in a graph.
-        grid_size: int n, cells on each side.
+        grid_size: int n, cells on each side; or two, rows and columns.
 
     Returns:
-        float (batch, n, n, channels), in the dtype of `maps`.
+        float (batch, rows, columns, channels), in the dtype of `maps`.
     """
-    for axis in (1, 2):
+    for axis, cells in enumerate(pair(grid_size), start=1):
         size = ops.shape(maps)[axis]
         means = []
-        for cell in range(grid_size):
-            start = cell * size // grid_size
+        for cell in range(cells):
+            start = cell * size // cells
             # Not as -(-a // b): ONNX divides whole numbers towards zero.
-            stop = ((cell + 1) * size + grid_size - 1) // grid_size
+            stop = ((cell + 1) * size + cells - 1) // cells
             part = maps[:, start:stop] if axis == 1 else maps[:, :, start:stop]
             means.append(ops.mean(part, axis=axis))
         maps = ops.stack(means, axis=axis)
@@ -120,10 +124,10 @@ def grid_mean(maps, grid_size):
 
 
 def grid_of_each(grid, count, argument="grid"):
-    """The cells on a side for each of some maps.
+    """The grid for each of some maps: the cells on a side, or rows and columns.
 
     Args:
-        grid: int, or a list of them.
+        grid: int, or a list of one for each; in the list two ints may stand in place of one.
         count: int, of the maps; None where any number of them will do.
         argument: what `grid` is called, in messages.
 
@@ -132,9 +136,10 @@ def grid_of_each(grid, count, argument="grid"):
     """
     grids = _of_each(grid, count, argument)
     for cells in grids:
-        if not 1 <= cells <= 64:
+        sides = cells if isinstance(cells, (list, tuple)) else [cells] * 2
+        if len(sides) != 2 or not all(1 <= side <= 64 for side in sides):
             raise SpecError(f"{argument}: {cells} is not possible. Use 1 to 64.")
-    return grids
+    return [short(*pair(cells)) for cells in grids]
 
 
 def power_of_each(power, count):
@@ -167,7 +172,7 @@ def _of_each(value, count, argument):
 def hyphened(value):
     """A number, or a list of one for each layer, as a part of a name: 0.5, or 0.5-0.5-1."""
     values = value if isinstance(value, (list, tuple)) else [value]
-    return "-".join(f"{each:g}" for each in values)
+    return "-".join(f"{v:g}" if isinstance(v, (int, float)) else by(short(*v)) for v in values)
 
 
 def signed_power(features, power):
@@ -198,12 +203,12 @@ def pool_maps(maps, pool="grid", grid_size=2, power=1.0):
         maps: float (batch, height, width, channels), of at least one cell.
         pool: "mean" or "max" over the whole map; "grid" for the mean of each cell of a grid, row by
             row (see `grid_mean`); "flatten" for the map itself.
-        grid_size: int, cells of the grid per side.
+        grid_size: int, cells of the grid per side; or two, rows and columns.
         power: float above 0, up to 1, that the pooled numbers are raised to (see `signed_power`).
 
     Returns:
         float (batch, length), the channels of each cell together: `channels` numbers for "mean" and
-        "max", grid_size^2 * channels for "grid", height * width * channels for "flatten", whose
+        "max", rows * columns * channels for "grid", height * width * channels for "flatten", whose
         length so depends on the size of the images.
     """
     if pool == "mean":
@@ -218,7 +223,7 @@ def pool_maps(maps, pool="grid", grid_size=2, power=1.0):
 
 
 def _cells(pool, grid_size):
-    return grid_size**2 if pool == "grid" else 1
+    return math.prod(pair(grid_size)) if pool == "grid" else 1
 
 
 @keras.saving.register_keras_serializable(package="kclr")
@@ -227,7 +232,7 @@ class MapPooling(keras.layers.Layer):
 
     Args:
         pool: "mean", "max", "grid" or "flatten".
-        grid_size: int, cells of the grid per side.
+        grid_size: int, cells of the grid per side; or two, rows and columns.
         power: float above 0, up to 1, that the pooled numbers are raised to (see `signed_power`).
 
     Raises:
@@ -238,11 +243,9 @@ class MapPooling(keras.layers.Layer):
         super().__init__(**kwargs)
         if pool not in POOLS:
             raise ValueError(f"pool must be one of {', '.join(POOLS)}; got {pool!r}")
-        if not isinstance(grid_size, int) or grid_size < 1:
-            raise ValueError(f"grid_size must be a whole number above 0; got {grid_size!r}")
         (self.power,) = power_of_each(power, 1)
         self.pool = pool
-        self.grid_size = grid_size
+        self.grid_size = short(*whole_pair(grid_size, "grid_size"))
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def call(self, inputs):

@@ -63,7 +63,7 @@ from kclr.runs.run import Run, TrainedLayer, write_arrays
 from kclr.runs.safe_reading import sha256
 from kclr.spec.augmentations import colour_findings
 from kclr.spec.findings import Finding, describe, load_spec
-from kclr.spec.geometry import LayerGeometry, layer_geometry
+from kclr.spec.geometry import LayerGeometry, cut_around, layer_geometry
 from kclr.spec.schema import Spec
 from kclr.training import checkpoints
 from kclr.training.distribution import ALONE, Cluster, open_cluster
@@ -408,8 +408,8 @@ def _draw(trained, below, sizes: LayerGeometry, images, seed):
         return
     order = filter_order(kernel)
     size = sizes.receptive_field
-    cut = max(2, size)  # the least that can be cut out
-    generator = PatchTripletGenerator(images, patch_size=cut, crop_size=cut + 1, seed=seed)
+    cut = cut_around(size)
+    generator = PatchTripletGenerator(images, patch_size=cut, seed=seed)
     encode = stacked([*below, trained], generator.channels, size=cut, padding="valid")
     batches = generator.views().take(-(-PICTURE_CROPS // generator.batch_size))
     shown = order[:MOST_MOSAICS]

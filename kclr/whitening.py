@@ -14,6 +14,7 @@ from kclr.errors import SpecError
 from kclr.health import check_input
 from kclr.layers import smallest_image, stacked
 from kclr.learned import PlainLayer
+from kclr.spec.geometry import cut_around
 
 CROPS = 20_000  # of a layer's input that its statistics are measured on
 
@@ -129,10 +130,10 @@ def input_windows(below, block, shape, images, random, count, tell=None):
     single = block | {"pool_size": 1, "pool_strides": None}
     one_cell = [*below, PlainLayer("windows", single, np.zeros(shape), np.zeros(filters))]
     image_channels = one_cell[0].kernel.shape[2]
-    size = max(smallest_image(stacked(one_cell, image_channels, padding="valid")))
+    size = smallest_image(stacked(one_cell, image_channels, padding="valid"))
     patches = PatchTripletGenerator(
         images,
-        patch_size=max(size, 2),
+        patch_size=cut_around(size),
         batch_size=_BATCH,
         seed=int(random.integers(1 << 31)),
         tell=tell,
@@ -148,7 +149,7 @@ def input_windows(below, block, shape, images, random, count, tell=None):
     done = 0
     try:
         for crops, _ in patches.crops().take(-(-count // _BATCH)):
-            maps = crops.numpy()[:, :size, :size].astype(np.float32) / 255
+            maps = crops.numpy()[:, : size[0], : size[1]].astype(np.float32) / 255
             maps = encode.predict_on_batch(maps) if encode else maps
             kept = min(len(maps), count - done)
             windows[done : done + kept] = maps[:kept, :height, :width]

@@ -32,7 +32,7 @@ def test_interpolation_is_tensorflow_antialiased_resize(size, new_size):
     np.testing.assert_allclose(kernels.interpolation(size, new_size), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(7, 7), (8, 8), (12, 9)])
+@pytest.mark.parametrize("size", [(7, 7), (8, 8), (12, 9), (6, 15)])
 def test_a_larger_kernel_answers_to_an_enlarged_patch_as_the_old_one_did(patches, kernel, size):
     enlarged = tf.image.resize(patches, size).numpy().astype(np.float64)
     new = responses(enlarged, kernels.resample(kernel, size))

@@ -268,13 +268,10 @@ def test_an_activation_acts_on_channels_in_both_data_formats(activation):
 
 def by_patches(block, crops, patch_size, stride):
     """The block on every cut patch, (crops, patches, height, width, filters)."""
-    rows = range(0, crops.shape[1] - patch_size + 1, stride)
-    columns = range(0, crops.shape[2] - patch_size + 1, stride)
-    cut = [
-        block(crops[:, r : r + patch_size, c : c + patch_size]).numpy()
-        for r in rows
-        for c in columns
-    ]
+    (height, width), (down, right) = (np.broadcast_to(size, 2) for size in (patch_size, stride))
+    rows = range(0, crops.shape[1] - height + 1, down)
+    columns = range(0, crops.shape[2] - width + 1, right)
+    cut = [block(crops[:, r : r + height, c : c + width]).numpy() for r in rows for c in columns]
     return np.stack(cut, axis=1)
 
 
@@ -291,6 +288,8 @@ GEOMETRIES = [
     (2, 3, 2, 2, 8, 3, 12),
     (5, 1, 2, 3, 10, 5, 20),
     (1, 1, 2, 2, 2, 1, 3),
+    ((3, 5), (1, 2), (1, 2), (1, 2), (4, 11), (1, 2), (6, 15)),
+    ((1, 9), 1, (1, 2), (1, 2), (1, 16), (1, 8), (1, 32)),
 ]
 
 
@@ -303,7 +302,7 @@ def test_shared_patches_are_the_block_on_every_patch(slices, jit):
             bias_initializer="random_normal",
         )  # fmt: skip
         shared = SharedPatches(block, patch, stride, slices=slices)
-        crops = photo(crop, crop, count=3)
+        crops = photo(*np.broadcast_to(crop, 2), count=3)
         answer = tf.function(shared, jit_compile=jit)(tf.constant(crops)).numpy()
         assert shared.compute_output_shape(crops.shape) == answer.shape
         expected = by_patches(block, crops, patch, stride)

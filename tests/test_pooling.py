@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kclr.pooling import POOLS, MapPooling, grid_mean, pool_maps
+from kclr.errors import SpecError
+from kclr.pooling import POOLS, MapPooling, Pooling, grid_mean, pool_maps
 
 
 def adaptive_mean(maps, grid_size):
@@ -13,16 +14,14 @@ def adaptive_mean(maps, grid_size):
     maps = maps.astype(np.float64)
     _, height, width, _ = maps.shape
 
-    def span(cell, size):
-        first = int(np.floor(cell * size / grid_size))
-        return slice(first, int(np.ceil((cell + 1) * size / grid_size)))
+    def spans(count, size):
+        edges = [(cell * size / count, (cell + 1) * size / count) for cell in range(count)]
+        return [slice(int(np.floor(first)), int(np.ceil(last))) for first, last in edges]
 
-    cells = range(grid_size)
+    down, right = np.broadcast_to(grid_size, 2)
     rows = [
-        np.stack(
-            [maps[:, span(i, height), span(j, width)].mean(axis=(1, 2)) for j in cells], axis=1
-        )
-        for i in cells
+        np.stack([maps[:, i, j].mean(axis=(1, 2)) for j in spans(right, width)], axis=1)
+        for i in spans(down, height)
     ]
     return np.stack(rows, axis=1)
 
@@ -31,7 +30,7 @@ def a_map(batch, height, width, channels, seed=0):
     return np.random.default_rng(seed).normal(size=(batch, height, width, channels)).astype("f")
 
 
-@pytest.mark.parametrize("grid_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("grid_size", [1, 2, 3, 5, (1, 4), (3, 2)])
 def test_grid_is_the_adaptive_mean_for_every_map_size(grid_size):
     pooled = tf.function(
         lambda maps: grid_mean(maps, grid_size),
@@ -89,6 +88,16 @@ def test_layer_survives_save_and_reload_and_knows_its_length(pool, tmp_path):
 def test_length_for_images_of_any_size_is_known_unless_it_depends_on_them(pool, length):
     image = keras.Input((None, None, 3))
     assert MapPooling(pool)(image).shape == (None, length)
+
+
+def test_rows_and_columns_of_a_grid_are_kept_in_the_config_and_may_be_those_of_a_layer():
+    layer = MapPooling.from_config(MapPooling("grid", [1, 4]).get_config())
+    maps = a_map(2, 5, 6, 3)
+    assert layer(maps).shape == layer.compute_output_shape(maps.shape) == (2, 12)
+    assert MapPooling("grid", [2, 2]).get_config()["grid_size"] == 2
+    assert Pooling([2, (1, 4)], all_layers=True).of_each(2) == [(2, 1.0), ((1, 4), 1.0)]
+    with pytest.raises(SpecError, match=r"grid: \(1, 65\) is not possible"):
+        Pooling([(1, 65)])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from kclr.spec.geometry import output_size
 from kclr.spec.registry import parts
 from kclr.spec.schema import Spec
 from kclr.spec.sizes import image_findings, least_image, whitening_findings
+from kclr.spec.values import Size
 from kclr.spec.wording import Finding, nearest, shown
 
 LABELLED = ("tfds", "folder", "digits")
@@ -135,10 +136,10 @@ def _too_small(spec):
     shape = DIGITS if name == "digits" else named_source(name).image_shape()
     if shape is None:
         return []
-    size = min(shape[:2])
+    size: Size = shape[:2]
     for layer in spec.stack:
         size = output_size(layer.block, size)
-        if size < 1:
+        if min(size) < 1:
             words = (
                 f"nothing is left of images of {shape[0]}x{shape[1]} px after layer {layer.name}. "
                 "Use larger images."

@@ -6,6 +6,9 @@ from functools import cached_property
 
 from kclr.data import pool, sampling
 from kclr.data.sources import Images, as_images
+from kclr.spec.geometry import places
+from kclr.spec.values import Pair, axes, by, each_axis, pair, short, with_next
+from kclr.spec.wording import shown
 
 # Drawn apart, so that a step's crops are the same whatever is cut out of them.
 _CROPS, _WINDOWS = 0, 1
@@ -26,12 +29,12 @@ class PatchTripletGenerator:
         images: anything that `kclr.data.sources.as_images` takes: `"tfds:cifar100"`, a path,
             `"photos"`, uint8 arrays of (count, height, width, channels), a list of arrays, a
             `tf.data.Dataset`, ...; with options as `as_images(images, limit=1000)`.
-        patch_size: height and width of a patch, px.
+        patch_size: height and width of a patch, px: int, or two. One of them may be 1.
         crop_size: height and width of a crop, px. `patch_size + stride`, or `patch_size +
-            max_shift`, by default.
-        stride: distance of neighbouring patches on the grid, px.
+            max_shift`, by default; if a side of the patch is 1 px, so is the crop's.
+        stride: distance of neighbouring patches on the grid, px: int, or two, of rows and columns.
         max_shift: instead of a grid: the largest distance of anchor and positive on each axis, px;
-            they are never at the same place.
+            they are never at the same place. Of two numbers, one may be 0.
         batch_size: crops in a batch, 2 or more.
         seed: int.
         memory: megabytes of pixels to keep; the source's own limit by default.
@@ -68,33 +71,22 @@ class PatchTripletGenerator:
         crops_per_image=1,
         tell=None,
     ):
-        self.patch_size = _whole("patch_size", patch_size, 1)
-        self.max_shift = None if max_shift is None else _whole("max_shift", max_shift, 1)
-        self.stride = None if max_shift is not None else _whole("stride", stride, 1)
-        reach = self.max_shift or self.stride
-        least = self.patch_size + reach
-        self.crop_size = least if crop_size is None else _whole("crop_size", crop_size, 1)
+        self.patch_size = _pair("patch_size", patch_size, 1)
+        self.max_shift = None if max_shift is None else _pair("max_shift", max_shift, 0)
+        self.stride = None if max_shift is not None else _pair("stride", stride, 1)
+        self.crop_size = self._crop_size(crop_size)
         self.batch_size = _whole("batch_size", batch_size, 2)
         self.crops_per_image = _whole("crops_per_image", crops_per_image, 1)
         self.seed = _whole("seed", seed, None) % (1 << 63)
         memory = None if memory is None else _whole("memory", memory, 1)
-        if reach >= self.patch_size:
-            name = "max_shift" if self.max_shift else "stride"
-            raise ValueError(
-                f"{name} {reach} allows patches of {self.patch_size} px that do not overlap. Use "
-                f"less than {self.patch_size}, or larger patches."
-            )
-        if self.crop_size < least:
-            raise ValueError(
-                f"crop_size {self.crop_size} has no room for two patches of {self.patch_size} px, "
-                f"{reach} px apart. Use at least {least}."
-            )
         self.images = as_images(images)
-        if self.images.tile is not None and self.images.tile < self.crop_size:
+        tile = pair(self.images.tile or self.crop_size)
+        if tile[0] < self.crop_size[0] or tile[1] < self.crop_size[1]:
+            larger = [2 * side for side in self.crop_size]
             raise ValueError(
-                f"the images are cut into tiles of {self.images.tile} px, smaller than the crop of "
-                f"{self.crop_size} px. Use larger tiles: "
-                f"{self.images.cure('tile', 2 * self.crop_size)}"
+                f"the images are cut into tiles of {by(short(*tile))} px, smaller than the crop of "
+                f"{by(short(*self.crop_size))} px. Use larger tiles: "
+                f"{self.images.cure('tile', shown(short(*larger)))}"
             )
         self.channels = self.images.channels
         self._chunks = None
@@ -107,16 +99,48 @@ class PatchTripletGenerator:
             self.image_count = self._chunks.count * self._chunks.images_per_picture
         self.steps_per_epoch = max(1, self.image_count * self.crops_per_image // self.batch_size)
 
+    def _crop_size(self, given) -> Pair:
+        """Height and width of a crop.
+
+        Raises:
+            ValueError: it has no room for two patches that overlap.
+        """
+        name = "stride" if self.stride else "max_shift"
+        patch, reach = self.patch_size, self.stride or self.max_shift or (0, 0)
+        if not max(reach):
+            raise ValueError(f"{name} 0 leaves both patches in one place. Use 1 or more.")
+        least = each_axis(lambda own, step: own + step, patch, reach)
+        if self.stride and max(patch) > 1:
+            least = with_next(patch, reach)
+        crop = least if given is None else _pair("crop_size", given, 1)
+        # A grid may be a single row, or column.
+        line = bool(self.stride) and max(places(patch, reach, crop)) > 1
+        for where, own, step, side, needed in axes(
+            *(short(*s) for s in (patch, reach, crop, least))
+        ):
+            if step >= own and (side >= own + step or (own > 1 and not line)):
+                raise ValueError(
+                    f"{where}{name} {step} allows patches of {own} px that do not overlap. Use "
+                    f"less than {own}, or larger patches."
+                )
+            if side < (own if line else needed):
+                raise ValueError(
+                    f"{where}crop_size {side} has no room for two patches of {own} px, {step} px "
+                    f"apart. Use at least {needed}."
+                )
+        return crop
+
     def _load(self, memory):
         """All images that are large enough, or None if they do not fit in memory."""
-        import numpy as np
 
         buffer = pool.load(self.images, memory)
         if buffer is None:
             return None
-        large = np.minimum(buffer.heights, buffer.widths) >= self.crop_size
+        height, width = self.crop_size
+        large = (buffer.heights >= height) & (buffer.widths >= width)
         small = buffer.select(~large).names
-        self.images.skip(dict.fromkeys(small, f"smaller than the crop of {self.crop_size} px"))
+        words = f"smaller than the crop of {by(short(height, width))} px"
+        self.images.skip(dict.fromkeys(small, words))
         self.image_count = int(large.sum())
         if self.image_count < 2:
             raise pool.too_few(self.images, self.image_count)
@@ -140,12 +164,17 @@ class PatchTripletGenerator:
         """
         import numpy as np
 
-        if self.max_shift:
+        if not self.stride:
             raise ValueError(
                 "with max_shift there is no grid of windows. Use views(), or use stride instead."
             )
-        starts = np.arange(0, self.crop_size - self.patch_size + 1, self.stride, dtype=np.int32)
-        return np.stack(np.meshgrid(starts, starts, indexing="ij"), axis=-1).reshape(-1, 2)
+        starts = [
+            np.arange(0, crop - patch + 1, stride, dtype=np.int32)
+            for crop, patch, stride in zip(
+                self.crop_size, self.patch_size, self.stride, strict=True
+            )
+        ]
+        return np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, 2)
 
     def crops(self, start=0, share=(0, 1)):
         """Whole crops, for a model that cuts its patches itself, from step `start` on, without end.
@@ -156,7 +185,7 @@ class PatchTripletGenerator:
                 make the batch.
 
         Returns:
-            Dataset of (crops, images): uint8 (batch, crop, crop, channels); int32 (batch,), the
+            Dataset of (crops, images): uint8 (batch, height, width, channels); int32 (batch,), the
             number of each crop's image.
         """
         return self._dataset(start, None, self._crops, share)
@@ -168,7 +197,7 @@ class PatchTripletGenerator:
             start, share: as for `crops`.
 
         Returns:
-            Dataset of (patches, images): uint8 (batch, patches, patch, patch, channels), those of
+            Dataset of (patches, images): uint8 (batch, patches, height, width, channels), those of
             the grid in the order of `windows`, or anchor and positive with `max_shift`; int32
             (batch,), the number of each crop's image.
         """
@@ -182,7 +211,7 @@ class PatchTripletGenerator:
             epochs: number of epochs, counted from step 0; without end by default.
 
         Returns:
-            Dataset of (anchor, positive, negative), each float32 (batch, patch, patch, channels)
+            Dataset of (anchor, positive, negative), each float32 (batch, height, width, channels)
             with values in [0, 1].
         """
         if epochs is not None:
@@ -274,7 +303,8 @@ class PatchTripletGenerator:
             )[part]
             step += before
             width = tf.gather(widths, images)
-            room = tf.stack([tf.gather(heights, images), width]) - (self.crop_size - 1)
+            room = tf.stack([tf.gather(heights, images), width])
+            room -= tf.constant([[side - 1] for side in self.crop_size])
             random = sampling.uniform(self.seed, step, _CROPS, (2, self.batch_size))[:, part]
             top, left = tf.unstack(tf.cast(sampling.below(random, room), index_type))
             width = tf.cast(width, index_type)
@@ -292,12 +322,12 @@ class PatchTripletGenerator:
     def _views(self, step, part, images, pixels, corners, width):
         import tensorflow as tf
 
-        size = self.patch_size
-        if self.max_shift:
+        rows, columns = self.patch_size
+        if not self.stride:
             views = tf.split(self._pairs(step, part, pixels, corners, width), 2)
         else:
             crops = sampling.gather_windows(pixels, corners, width, self.crop_size)
-            views = [crops[:, y : y + size, x : x + size] for y, x in self.windows.tolist()]
+            views = [crops[:, y : y + rows, x : x + columns] for y, x in self.windows.tolist()]
         return tf.stack(views, axis=1), tf.cast(images, tf.int32)
 
     def _triplets(self, step, part, images, pixels, corners, width):
@@ -305,7 +335,7 @@ class PatchTripletGenerator:
 
         random = sampling.uniform(self.seed, step, _WINDOWS, (5, self.batch_size))
         others = sampling.other_images(images, random[3])
-        if self.max_shift:
+        if not self.stride:
             # The negative is the other crop's own anchor or positive.
             pairs = sampling.shifted_pairs(
                 random[:3], self.patch_size, self.crop_size, self.max_shift
@@ -341,6 +371,15 @@ class PatchTripletGenerator:
         return sampling.gather_windows(
             pixels, tf.reshape(corners, [-1]), tf.reshape(widths, [-1]), self.patch_size
         )
+
+
+def _pair(name, value, least) -> Pair:
+    """`value`, one number or two, as a height and a width."""
+    two = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+    if len(two) != 2:
+        raise ValueError(f"{name} is {value!r}. Give a whole number, or two: (height, width).")
+    height, width = (_whole(name, side, least) for side in two)
+    return height, width
 
 
 def _whole(name, value, least):

@@ -2,6 +2,8 @@
 
 import threading
 
+from kclr.spec.values import pair
+
 NOTICED = 64  # of so many first pictures, what is strange is noticed
 _AT_ONCE = 1 << 20  # numbers that are turned into others at once, for they are wider in between
 
@@ -108,13 +110,14 @@ def _number(value):
 
 
 def tiles(image, size) -> list:
-    """Cut a (height, width, channels) image into tiles of `size` px; what is left over is dropped.
+    """Cut a (height, width, channels) image into tiles; what is left over is dropped.
 
-    A side shorter than `size` stays whole. `size` None leaves the image as it is.
+    `size` is (height, width) in px, or one number for both. A side of the image that is shorter
+    stays whole. `size` None leaves the image as it is.
     """
     if size is None:
         return [image]
-    height, width = (min(size, side) for side in image.shape[:2])
+    height, width = map(min, pair(size), image.shape[:2])
     return [
         image[top : top + height, left : left + width]
         for top in range(0, image.shape[0] - height + 1, height)

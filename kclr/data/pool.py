@@ -18,6 +18,7 @@ from kclr.data.fingerprints import Tell
 from kclr.data.pixels import UnreadableError
 from kclr.data.sources import Images
 from kclr.errors import RunError
+from kclr.spec.values import by, pair, short
 
 TILE = 256  # px; of a larger image, a chunk keeps one random tile of this size
 _MEGABYTE = 1 << 20
@@ -162,7 +163,7 @@ class Chunks:
 
     Args:
         images: the images of a source.
-        crop_size: px; smaller images are skipped.
+        crop_size: px, or (height, width); smaller images are skipped.
         memory: megabytes, for the chunk in use, the next one and the copy in between, and for the
             tiles of turns to come.
         seed: of the random tiles.
@@ -178,11 +179,12 @@ class Chunks:
 
     def __init__(self, images, crop_size, memory=None, seed=0, tell: Tell | None = None):
         memory = images.memory if memory is None else memory
-        self.images, self.crop_size, self.seed = images, crop_size, seed
-        self.tile = max(TILE, crop_size)
-        self.bytes = max(memory * _MEGABYTE // 3, 4 * self.tile**2 * images.channels)
+        self.images, self.crop_size, self.seed = images, pair(crop_size), seed
+        self.tile = [max(TILE, side) for side in self.crop_size]
+        tile = math.prod(self.tile) * images.channels
+        self.bytes = max(memory * _MEGABYTE // 3, 4 * tile)
         self.count: int = images.count or sum(1 for _ in images.pictures())
-        most = max(self.tile**2 * images.channels, self.bytes // _FEWEST)  # bytes of a picture
+        most = max(tile, self.bytes // _FEWEST)  # bytes of a picture
         # A chunk is no larger than a turn, and up to three of them are in memory.
         self.turns = max(1, 3 * self.bytes // (most * max(1, self.count)) - 3)
         self._tell, self._untold = tell, 0
@@ -198,7 +200,7 @@ class Chunks:
         fitting = int(self.bytes / (kept * images.channels * 1.1))
         decoded = max(_FEWEST, int(_DECODED_PIXELS / raw))
         self.pictures = max(2, min(self.count, fitting, decoded))
-        self.crops = max(1, min(_MOST_CROPS, math.ceil(kept / found / crop_size**2)))
+        self.crops = max(1, min(_MOST_CROPS, math.ceil(kept / found / math.prod(self.crop_size))))
         self._held: dict[int, Future] = {}  # the chunk in use and the next one
         self._lock = threading.Lock()
         self.failure: Exception | None = None
@@ -230,7 +232,7 @@ class Chunks:
         return [self._random_tile(image, random) for image in images]
 
     def _random_tile(self, image, random):
-        height, width = (min(side, self.tile) for side in image.shape[:2])
+        height, width = map(min, self.tile, image.shape[:2])
         top = random.integers(image.shape[0] - height + 1)
         left = random.integers(image.shape[1] - width + 1)
         # A copy, so that the whole picture can go.
@@ -318,9 +320,10 @@ class Chunks:
     def _tiles(self, first, number, images):
         """The pixels of a picture, and tiles of it for each turn."""
         raw = sum(image.shape[0] * image.shape[1] for image in images)
-        images = [image for image in images if min(image.shape[:2]) >= self.crop_size]
+        height, width = self.crop_size
+        images = [own for own in images if own.shape[0] >= height and own.shape[1] >= width]
         if not images:
-            raise UnreadableError(f"smaller than the crop of {self.crop_size} px")
+            raise UnreadableError(f"smaller than the crop of {by(short(*self.crop_size))} px")
         turns = range(first, first + self.turns)
         tiles = (self._reduce(turn * self.count + number, images) for turn in turns)
         return [raw, *itertools.chain.from_iterable(tiles)]

@@ -90,22 +90,22 @@ def other_images(images, random):
 
 
 def gather_windows(pixels, corners, widths, size):
-    """Cut a square window out of each of many images.
+    """Cut a window out of each of many images.
 
     Args:
         pixels: uint8 (pixels, channels), all images row by row, one behind the other.
         corners: int32 or int64 (windows,), where in `pixels` a window's first pixel is.
         widths: same type (windows,), of the windows' images, px.
-        size: int, px.
+        size: (height, width) of the windows, px.
 
     Returns:
-        uint8 (windows, size, size, channels).
+        uint8 (windows, height, width, channels).
     """
     import tensorflow as tf
 
-    side = tf.range(size, dtype=corners.dtype)
-    rows = corners[:, None] + widths[:, None] * side
-    return tf.gather(pixels, rows[:, :, None] + side)
+    down, right = (tf.range(side, dtype=corners.dtype) for side in size)
+    rows = corners[:, None] + widths[:, None] * down
+    return tf.gather(pixels, rows[:, :, None] + right)
 
 
 def neighbours(windows, stride):
@@ -113,15 +113,15 @@ def neighbours(windows, stride):
 
     Args:
         windows: int (windows, 2), y and x of the corners.
-        stride: px between neighbouring windows.
+        stride: (y, x), px between neighbouring windows.
 
     Returns:
         int32 (pairs, 2), numbers of windows.
     """
     import numpy as np
 
-    apart = np.abs(windows[:, None] - windows[None]).max(axis=-1)
-    return np.argwhere(apart == stride).astype(np.int32)
+    apart = (np.abs(windows[:, None] - windows[None]) // np.asarray(stride)).max(axis=-1)
+    return np.argwhere(apart == 1).astype(np.int32)
 
 
 def shifted_pairs(random, patch_size, crop_size, max_shift):
@@ -131,17 +131,17 @@ def shifted_pairs(random, patch_size, crop_size, max_shift):
 
     Args:
         random: float32 (3, crops), uniform in [0, 1).
-        patch_size, crop_size, max_shift: int, px.
+        patch_size, crop_size, max_shift: (height, width), px.
 
     Returns:
         int32 (2, crops, 2): corners (y, x) of anchors and of positives.
     """
     import tensorflow as tf
 
-    side = 2 * max_shift + 1
-    number = below(random[0], side**2 - 1)
-    number += tf.cast(number >= side**2 // 2, tf.int32)  # the middle is no shift at all
-    shift = tf.stack([number // side, number % side], axis=-1) - max_shift
-    room = crop_size - patch_size - tf.abs(shift) + 1
+    rows, columns = (2 * side + 1 for side in max_shift)
+    number = below(random[0], rows * columns - 1)
+    number += tf.cast(number >= rows * columns // 2, tf.int32)  # the middle is no shift at all
+    shift = tf.stack([number // columns, number % columns], axis=-1) - tf.constant(max_shift)
+    room = tf.constant(crop_size) - tf.constant(patch_size) - tf.abs(shift) + 1
     place = below(tf.transpose(random[1:]), room)
     return tf.stack([place + tf.maximum(-shift, 0), place + tf.maximum(shift, 0)])

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import math
 import os
 from dataclasses import replace
 from itertools import islice
@@ -15,6 +16,7 @@ from kclr.data.fingerprints import digest, of_files
 from kclr.data.sources import Source
 from kclr.errors import SpecError
 from kclr.spec.registry import register
+from kclr.spec.values import by, pair
 from kclr.spec.wording import path_hint, printable
 
 _HEADERS = 200  # files whose size is looked at to learn how small the pictures are
@@ -64,13 +66,14 @@ class Folder(Source):
 
     def too_small(self, least):
         sizes, more = self._sizes()
-        small = sum(min(size) < least for size in sizes)
+        height, width = pair(least)
+        small = sum(own[0] < height or own[1] < width for own in sizes)
         if not 0 < small < len(sizes):
             return ""
         first = "the first " if more else "the "
         share = -(-100 * small // len(sizes)) / 100
         return (
-            f" {small} of {first}{len(sizes)} pictures are smaller than {least} px, but "
+            f" {small} of {first}{len(sizes)} pictures are smaller than {by(least)} px, but "
             f"max_unreadable ({self.max_unreadable:g}) allows "
             f"{int(self.max_unreadable * len(sizes))}: with {share:g} they would be skipped."
         )
@@ -112,7 +115,8 @@ class Folder(Source):
         """Sizes of the first pictures, the smallest first, and whether there are more."""
         files = self._files()
         sizes = (image_files.size(path, self.max_pixels, self.memory) for path in files[:_HEADERS])
-        return sorted(filter(None, sizes), key=min), len(files) > _HEADERS
+        by_size = sorted(filter(None, sizes), key=lambda size: (min(size), math.prod(size)))
+        return by_size, len(files) > _HEADERS
 
     def _files(self, census=None):
         """Paths of the pictures, in an order that mixes the subfolders."""

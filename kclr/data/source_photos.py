@@ -4,12 +4,11 @@ import importlib.util
 import os
 from typing import Annotated
 
-from pydantic import Field
-
 from kclr.data import image_files
 from kclr.data.fingerprints import of_files
 from kclr.data.sources import Source
 from kclr.spec.registry import register
+from kclr.spec.values import Sides, Size
 
 _OURS = ("chelsea.png", "coffee.png", "rocket.jpg")
 _SCIKIT_LEARN = ("china.jpg", "flower.jpg")
@@ -19,9 +18,9 @@ _SCIKIT_LEARN = ("china.jpg", "flower.jpg")
 class Photos(Source):
     """Five photographs that kclr and scikit-learn ship, cut into tiles."""
 
-    tile: Annotated[int, Field(ge=2, le=65536)] | None = 64
-    """Cut every picture into square tiles of this size in px, each used as an image. For a few
-    large pictures."""
+    tile: Annotated[Size, Sides(2, 65536)] | None = 64
+    """Cut every picture into tiles of this size in px, each used as an image. For a few large
+    pictures."""
 
     def image_shape(self):
         sizes = [size for size in map(image_files.size, _paths()[: self.limit]) if size]

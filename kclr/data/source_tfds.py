@@ -17,6 +17,7 @@ from kclr.data.network import reachable
 from kclr.data.sources import Source
 from kclr.errors import RunError, SpecError
 from kclr.spec.registry import register
+from kclr.spec.values import pair
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+$")
 _PROBED = ("storage.googleapis.com", "www.tensorflow.org")
@@ -85,7 +86,7 @@ class Tfds(Source):
         if min(height, width) < 1:
             return None
         if self.tile:
-            height, width = min(height, self.tile), min(width, self.tile)
+            height, width = map(min, (height, width), pair(self.tile))
         return height, width, self.channels or (1 if channels == 1 else 3)
 
     def open(self):

@@ -21,6 +21,7 @@ from kclr.data.fingerprints import Contents, Tell, digest, of_pictures
 from kclr.data.pixels import NOTICED, Noticed, UnreadableError, tiles, to_channels
 from kclr.errors import RunError, SpecError
 from kclr.spec.registry import Part, parts, splits, unknown
+from kclr.spec.values import Sides, Size, pair
 from kclr.spec.wording import invalid, printable
 
 _LOOKED_AT = 1 << 25  # bytes of pictures that are looked at before a training
@@ -33,9 +34,9 @@ class Source(Part):
     """Color channels of the images: 1 (gray) or 3 (RGB); the source's own by default."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Use only this many pictures, the first ones in the source's fixed order."""
-    tile: Annotated[int, Field(ge=2, le=65536)] | None = None
-    """Cut every picture into square tiles of this size in px, each used as an image. For a few
-    large pictures."""
+    tile: Annotated[Size, Sides(2, 65536)] | None = None
+    """Cut every picture into tiles of this size in px, each used as an image. For a few large
+    pictures."""
     memory: Annotated[int, Field(ge=1)] = 1024
     """Megabytes of pixels kept in memory. A larger source is read repeatedly, in chunks."""
     max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -70,7 +71,7 @@ class Source(Part):
         """Why the source cannot be opened, with the cure, or None. Cheap, without TensorFlow."""
         return None
 
-    def too_small(self, least) -> str:
+    def too_small(self, least: Size) -> str:
         """If only some of the images are smaller than `least` px: how many, with the cure."""
         return ""
 
@@ -92,7 +93,7 @@ class Source(Part):
             return None
         height, width = (min(side) for side in zip(*sizes, strict=True))
         if self.tile:
-            height, width = min(height, self.tile), min(width, self.tile)
+            height, width = map(min, (height, width), pair(self.tile))
         return height, width, self.channels or 3
 
     def _images(
@@ -163,7 +164,7 @@ class Images:
     options: Mapping[str, Any] = field(default_factory=dict)
     count: int | None = None
     limit: int | None = None
-    tile: int | None = None
+    tile: Size | None = None
     memory: int = 1024
     max_unreadable: float = 0.1
     threads: int = 1

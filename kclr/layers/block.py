@@ -99,7 +99,8 @@ def whole(value, name):
     return int(value)
 
 
-def _pair(value, name):
+def whole_pair(value, name):
+    """The same of one number for both, or of two: a height and a width."""
     pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"{name} must be a whole number above 0, or two of them; got {value!r}")
@@ -183,11 +184,11 @@ class ContrastiveConvBlock(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.filters = whole(filters, "filters")
-        self.kernel_size = _pair(kernel_size, "kernel_size")
-        self.strides = _pair(strides, "strides")
+        self.kernel_size = whole_pair(kernel_size, "kernel_size")
+        self.strides = whole_pair(strides, "strides")
         self.padding = _choice(padding, "padding", ("valid", "same"))
-        self.pool_size = _pair(pool_size, "pool_size")
-        self.pool_strides = _pair(
+        self.pool_size = whole_pair(pool_size, "pool_size")
+        self.pool_strides = whole_pair(
             pool_size if pool_strides is None else pool_strides, "pool_strides"
         )
         self.activation = keras.activations.get(activation)

@@ -13,7 +13,7 @@ def stacked(layers, channels, size=None, padding=None, name="stack") -> keras.Mo
         layers: from the image upwards; each has `name`, `block` (arguments of
             `ContrastiveConvBlock`), `kernel` and `bias`, as the layers of `kclr.load_run` have.
         channels: int, of the images.
-        size: int, height and width of the images; None for any.
+        size: int, or two, height and width of the images; None for any.
         padding: in place of every block's own; "valid" in training, where windows are complete.
         name: str, of the model.
 
@@ -23,7 +23,8 @@ def stacked(layers, channels, size=None, padding=None, name="stack") -> keras.Mo
     Raises:
         RunError: a layer's `block` is not valid for `ContrastiveConvBlock`.
     """
-    image = keras.Input((size, size, channels), name="kclr_image")
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    image = keras.Input((height, width, channels), name="kclr_image")
     maps = image
     for layer in layers:
         arguments = layer.block | ({"padding": padding} if padding else {})

@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from kclr.layers.block import whole
+from kclr.layers.block import whole_pair
+from kclr.spec.values import short
 
 
 @keras.saving.register_keras_serializable(package="kclr")
@@ -15,13 +16,13 @@ class SharedPatches(keras.layers.Layer):
 
     Args:
         block: ContrastiveConvBlock, channels-last.
-        patch_size: int, of the square patches, in px of the block's input.
-        stride: int, between neighbouring patches, a multiple of the block's strides.
+        patch_size: int or two ints, height and width of a patch, in px of the block's input.
+        stride: int or two ints, between neighbouring patches, a multiple of the block's strides.
         slices: bool, take the window maximum by slices (fast under XLA) in place of the max-pool
             operation (fast without).
 
-    Input: float (batch, crop, crop, channels). Output: float (batch, patches, height, width,
-    filters), the patches row by row.
+    Input: float (batch, crop height, crop width, channels). Output: float (batch, patches, height,
+    width, filters), the patches row by row.
 
     Raises:
         ValueError: the patches cannot share a convolution, or the crop has no room for a patch.
@@ -30,9 +31,9 @@ class SharedPatches(keras.layers.Layer):
     def __init__(self, block, patch_size, stride, slices=False, **kwargs):
         super().__init__(**kwargs)
         self.block, self.slices = block, bool(slices)
-        self.patch_size = whole(patch_size, "patch_size")
-        self.stride = whole(stride, "stride")
-        if self.stride % block.strides[0] or self.stride % block.strides[1]:
+        self.patch_size = whole_pair(patch_size, "patch_size")
+        self.stride = whole_pair(stride, "stride")
+        if any(own % step for own, step in zip(self.stride, block.strides, strict=True)):
             raise ValueError(
                 f"patches at every {stride} px cannot share a convolution with strides "
                 f"{block.strides}. Use a stride that is a multiple of the block's."
@@ -54,16 +55,17 @@ class SharedPatches(keras.layers.Layer):
         block = self.block
         if crop is None:
             raise ValueError("the height and width of the crops must be known")
-        patches = (crop - self.patch_size) // self.stride + 1
-        convolved = (self.patch_size - block.kernel_size[axis]) // block.strides[axis] + 1
+        patch = self.patch_size[axis]
+        patches = (crop - patch) // self.stride[axis] + 1
+        convolved = (patch - block.kernel_size[axis]) // block.strides[axis] + 1
         cells = (convolved - block.pool_size[axis]) // block.pool_strides[axis] + 1
         if patches < 1 or cells < 1:
             raise ValueError(
-                f"a crop of {crop} px has no room for a patch of {self.patch_size} px with a cell "
-                "left after the block. Use larger crops or patches, or a smaller kernel_size or "
+                f"a crop of {crop} px has no room for a patch of {patch} px with a cell left "
+                "after the block. Use larger crops or patches, or a smaller kernel_size or "
                 "pool_size."
             )
-        return patches, cells, self.stride // block.strides[axis]
+        return patches, cells, self.stride[axis] // block.strides[axis]
 
     def call(self, crops):
         block = self.block
@@ -110,8 +112,8 @@ class SharedPatches(keras.layers.Layer):
     def get_config(self):
         return super().get_config() | {
             "block": keras.saving.serialize_keras_object(self.block),
-            "patch_size": self.patch_size,
-            "stride": self.stride,
+            "patch_size": short(*self.patch_size),
+            "stride": short(*self.stride),
             "slices": self.slices,
         }
 

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from kclr.learned import Learned
 from kclr.spec.registry import Part
+from kclr.spec.values import pair
 
 
 class WindowLearner(Part):
@@ -101,7 +102,7 @@ class WindowLearner(Part):
         channels = below[-1].kernel.shape[-1] if below else images.channels
         kernel, bias, answers = self.find(
             block.arguments(),
-            (block.kernel_size, block.kernel_size, channels, block.filters),
+            (*pair(block.kernel_size), channels, block.filters),
             below,
             images,
             np.random.default_rng(seed),

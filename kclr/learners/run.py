@@ -11,6 +11,7 @@ from kclr.learned import Learned
 from kclr.runs.run import Run, TrainedLayer, load_run
 from kclr.spec.registry import Part, register, splits
 from kclr.spec.schema import NAME
+from kclr.spec.values import pair
 
 
 @splits("learner", pattern=r"^(run:|\.|~)|/")
@@ -83,7 +84,7 @@ class FromRun(Part):
             height, width, seen, filters = own.kernel.shape
         except (RunError, SpecError) as error:
             return str(error)
-        size = (block.kernel_size, block.kernel_size, seen if channels is None else channels)
+        size = (*pair(block.kernel_size), seen if channels is None else channels)
         if (height, width, seen, filters) != (*size, block.filters):
             wanted = "x".join(map(str, size))
             return (

@@ -8,6 +8,7 @@ import yaml
 
 from kclr.spec.geometry import layer_geometry, output_size
 from kclr.spec.schema import Spec
+from kclr.spec.values import by, short
 from kclr.spec.wording import printable
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def geometry_table(spec: Spec) -> str:
         sizes = layer_geometry(spec.stack, index)
         name = layer.name or ""
         if layer.learner.contrastive:
-            crop, patch = (f"{_square(side)} px" for side in (sizes.image_crop, sizes.image_patch))
-            patch_map = f"{_square(sizes.patch_map)}x{layer.block.filters}"
+            crop, patch = (f"{_joined(px)} px" for px in (sizes.image_crop, sizes.image_patch))
+            patch_map = _joined((*sizes.patch_map, layer.block.filters))
             trained.append((name, crop, patch, str(sizes.views), patch_map))
         else:
             trained.append((name, *"----"))  # it sees single windows of its kernel
@@ -66,7 +67,7 @@ def geometry_table(spec: Spec) -> str:
         if shape is None:
             unknown.append(name)
         shapes = _shapes(spec, index, shape or EXAMPLE)
-        field, jump = f"{_square(sizes.receptive_field)} px", f"{sizes.jump} px"
+        field, jump = f"{_joined(sizes.receptive_field)} px", f"{by(short(*sizes.jump))} px"
         whole.append((name, _joined(shapes[-2]), _joined(shapes[-1]), field, jump))
     rows = ["What each layer is trained on, in pixels of the image:", *_aligned(trained), ""]
     rows += ["Output for the smallest of its images:", *_aligned(whole)]
@@ -83,17 +84,12 @@ def _shapes(spec, index, shape):
     """Shapes of an image, and of its maps up to layer `index`."""
     shapes = [shape]
     for layer in spec.stack[: index + 1]:
-        height, width = (output_size(layer.block, side) for side in shapes[-1][:2])
-        shapes.append((height, width, layer.block.filters))
+        shapes.append((*output_size(layer.block, shapes[-1][:2]), layer.block.filters))
     return shapes
 
 
 def _joined(shape):
     return "nothing" if 0 in shape else "x".join(map(str, shape))
-
-
-def _square(size):
-    return f"{size}x{size}"
 
 
 def _aligned(rows):

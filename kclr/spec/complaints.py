@@ -155,9 +155,10 @@ def _rewritten(given, slot: Slot | None) -> str:
         return f"Write {int(given)}."
     if str in types and isinstance(given, (int, float)):
         return f"Put it in quotes: '{shown(given)}'."
-    if slot and slot.items is not None and not isinstance(given, dict) and given is not None:
+    lists = slot is not None and slot.items is not None and not slot.sides
+    if lists and not isinstance(given, dict) and given is not None:
         return f"Write [{given if isinstance(given, str) and len(given) < 60 else shown(given)}]."
-    if slot and slot.items is not None and isinstance(given, dict):
+    if lists and isinstance(given, dict):
         return "Begin each item with a dash: `- ...`."
     if slot is None:
         return "Correct it."

@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from kclr.spec.keras_parts import KerasObject
 from kclr.spec.registry import Named, NameOf, Part
 from kclr.spec.schema import Spec
+from kclr.spec.values import Sides
 from kclr.spec.wording import any_of
 
 _NUMBERS = {int: "a whole number", float: "a number"}
@@ -50,6 +51,7 @@ class Slot:
     def _describe(self, metadata):
         for data in metadata:
             self.metadata += data.metadata if isinstance(data, FieldInfo) else [data]
+            self.metadata += [Ge(data.low), Le(data.high)] if isinstance(data, Sides) else ()
 
     @property
     def named(self) -> Named | None:
@@ -79,6 +81,11 @@ class Slot:
             if typing.get_origin(annotation) is dict:
                 return typing.get_args(annotation)[1]
         return None
+
+    @property
+    def sides(self) -> Sides | None:
+        """What a height and a width may be, where a size stands here; None elsewhere."""
+        return next((data for data in self.metadata if isinstance(data, Sides)), None)
 
     @property
     def choices(self) -> list[Any]:
@@ -116,7 +123,8 @@ class Slot:
             nested = self.config_of[0].nested.get(key)
             return Slot(nested) if nested else Slot(Any)
         if isinstance(key, int):
-            return Slot(self.items) if self.items is not None else None
+            of_side = [Ge(self.sides.least), Le(self.sides.high)] if self.sides else ()
+            return Slot(self.items, of_side) if self.items is not None else None
         if self.named and key == self.named.key:
             return Slot(str)
         part = self.part(value)
@@ -164,6 +172,8 @@ class Slot:
         numbers = [words for kind, words in _NUMBERS.items() if kind in self.types]
         if self.choices and not numbers:
             return any_of(self.choices)
+        if self.sides:
+            return f"a whole number, {self.range()}, or [height, width]"
         if self.items is not None:
             return f"{numbers[0]}, or a list of them" if numbers else "a list"
         if self.model:

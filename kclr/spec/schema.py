@@ -21,7 +21,7 @@ from kclr.spec.keras_parts import REGISTERED, Augmentation, Optimizer, known_to_
 from kclr.spec.keras_values import MOST_STEPS
 from kclr.spec.registry import ByName, Named, NameOf, Part
 from kclr.spec.search import Search
-from kclr.spec.values import Amount, Cells, Powers
+from kclr.spec.values import Amount, Cells, Powers, Sides, Size, each_axis, short, with_next
 from kclr.spec.wording import invalid
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -38,15 +38,15 @@ class Block(Part):
 
     filters: Annotated[int, Field(ge=1, le=65536)] = 64
     """Number of filters."""
-    kernel_size: Annotated[int, Field(ge=1, le=64)] = 6
+    kernel_size: Annotated[Size, Sides(1, 64)] = 6
     """Height and width of the kernel. The default is 6 in the first layer, 3 above it."""
-    strides: Annotated[int, Field(ge=1, le=64)] = 1
+    strides: Annotated[Size, Sides(1, 64)] = 1
     """Step of the convolution."""
     padding: Literal["valid", "same"] = "valid"
     """Padding at the borders of whole images; in training every window is complete."""
-    pool_size: Annotated[int, Field(ge=1, le=64)] = 2
+    pool_size: Annotated[Size, Sides(1, 64)] = 2
     """Height and width of the max-pool's window; 1 for no pooling."""
-    pool_strides: Annotated[int, Field(ge=1, le=64)] | None = None
+    pool_strides: Annotated[Size, Sides(1, 64)] | None = None
     """Step of the max-pool; the size of its window by default."""
     activation: Annotated[
         str,
@@ -97,15 +97,16 @@ class Block(Part):
 class Patches(Part):
     """Which windows of an image belong together: overlapping patches of one random crop."""
 
-    patch_size: Annotated[int, Field(ge=2, le=4096)] | None = None
+    patch_size: Annotated[Size, Sides(2, 4096)] | None = None
     """Height and width of a patch; by default just enough for one pooled cell."""
-    crop_size: Annotated[int, Field(ge=2, le=8192)] | None = None
+    crop_size: Annotated[Size, Sides(2, 8192)] | None = None
     """Height and width of the crop that the patches are cut from; by default the patch plus one
-    step, or the patch plus the largest shift."""
-    stride: Annotated[int, Field(ge=1, le=1024)] | None = None
+    step, or the patch plus the largest shift. If a side of the patch is 1, so is the crop's."""
+    stride: Annotated[Size, Sides(1, 1024)] | None = None
     """Distance between neighbouring patches on a grid over the crop. 1 by default."""
-    max_shift: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Instead of `stride`: two patches at random places, at most this far apart on each axis."""
+    max_shift: Annotated[Size, Sides(1, 1024, least=0)] | None = None
+    """Instead of `stride`: two patches at random places, at most this far apart on each axis;
+    `[0, 8]` for places in one row."""
     augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] = ()
     """Random Keras image layers, applied in order to patches with values in [0, 1]."""
     augment_views: Literal["all", "positive"] = "all"
@@ -125,8 +126,8 @@ class Embedding(Part):
 
     pool: Literal["flatten", "mean", "grid"] = "flatten"
     """The map itself, its mean, or the mean of each cell of a grid."""
-    grid_size: Annotated[int, Field(ge=1, le=64)] = 2
-    """Cells of the `grid` pooling, per side."""
+    grid_size: Annotated[Size, Sides(1, 64)] = 2
+    """Cells of the `grid` pooling, per side: rows and columns."""
     standardize: bool = False
     """Whether each element of the vector is normalised to mean 0 and variance 1 over the batch."""
     head: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(strict=False)] = ()
@@ -278,7 +279,8 @@ class Probe(ByName):
     """Ridge or logistic regression, or nearest neighbours."""
     grid: Cells = 2
     """Cells per side that feature maps are pooled to; with `all_layers` one number for all layers,
-    or a list with one for each layer, from the image upwards."""
+    or a list with one for each layer, from the image upwards. In a list `[rows, columns]` may take
+    the place of a number: `[[1, 4]]`."""
     all_layers: bool = False
     """Use the features of all layers up to the one in training, concatenated, or of that layer
     alone."""
@@ -299,7 +301,8 @@ class Export(Part):
     """How the SavedModel's `embed` signature turns a feature map into a vector."""
     grid_size: Cells = 2
     """Cells of the `grid` pooling, per side; with `all_layers` one number for all layers, or a list
-    with one for each layer, from the image upwards."""
+    with one for each layer, from the image upwards. In a list `[rows, columns]` may take the place
+    of a number: `[[1, 4]]`."""
     power: Powers = 1.0
     """Exponent that the pooled features are raised to, as in `probe.power`."""
     all_layers: bool = False
@@ -308,7 +311,7 @@ class Export(Part):
     """Write `model.onnx` (needs `pip install kclr[onnx]`)."""
     litert: bool = False
     """Write `model.tflite`, for images of size `litert_size`."""
-    litert_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    litert_size: Annotated[Size, Sides(1, 4096)] = 32
     """Height and width of the LiteRT model's images."""
 
 
@@ -377,12 +380,18 @@ def _resolve(layer: Layer, position: int) -> Layer:
         block = block.model_copy(update={k: v for k, v in upper.items() if k not in given})
     if block.pool_strides is None:
         block = block.model_copy(update={"pool_strides": block.pool_size})
-    one_cell = (block.pool_size - 1) * block.strides + block.kernel_size
-    patch_size = patches.patch_size or max(2, one_cell)
+    one_cell = each_axis(
+        lambda pool, step, kernel: (pool - 1) * step + kernel,
+        *(block.pool_size, block.strides, block.kernel_size),
+    )
+    patch = patches.patch_size or (2 if one_cell == (1, 1) else short(*one_cell))
     stride = None if patches.max_shift else patches.stride or 1
-    crop_size = patches.crop_size or patch_size + (patches.max_shift or stride or 1)
+    crop = with_next(patch, stride or 1)
+    if patches.max_shift:
+        crop = each_axis(lambda own, shift: own + shift, patch, patches.max_shift)
+    crop_size = patches.crop_size or short(*crop)
     patches = patches.model_copy(
-        update={"patch_size": patch_size, "stride": stride, "crop_size": crop_size}
+        update={"patch_size": patch, "stride": stride, "crop_size": crop_size}
     )
     if not train.epochs and not train.steps:
         train = train.model_copy(update={"steps": 1000})

@@ -1,8 +1,9 @@
 """Impossible sizes: a kernel larger than its patch, a crop larger than the images, ..."""
 
-from kclr.spec.geometry import layer_geometry, output_size, window
+from kclr.spec.geometry import cut_around, layer_geometry, output_size, window
 from kclr.spec.schema import Spec
-from kclr.spec.wording import Finding
+from kclr.spec.values import Size, axes, each_axis, pair, short, with_next
+from kclr.spec.wording import Finding, shown
 
 MOST_WHITENED = 8000  # numbers of a window; the eigenvectors of so many take minutes, and gigabytes
 
@@ -11,61 +12,76 @@ def size_findings(spec: Spec, index: int) -> list[Finding]:
     """What is impossible in layer `index` for any images and any layers below it."""
     at = ("stack", index, "patches")
     block, patches = spec.stack[index].block, spec.stack[index].patches
-    size, crop = patches.patch_size or 0, patches.crop_size or 0
-    least = window([block], 1)
-    if size < block.kernel_size:
-        return [
-            Finding(
-                (*at, "patch_size"),
-                f"{size} is smaller than the kernel ({block.kernel_size}). Use at least {least}, "
-                "or a smaller kernel_size.",
-            )
-        ]
+    patch, crop = patches.patch_size or 0, patches.crop_size or 0
+    least = short(*window([block], 1))
+    findings = [
+        Finding(
+            (*at, "patch_size"),
+            f"{where}{size} is smaller than the kernel ({kernel}). Use at least {needed}, or a "
+            "smaller kernel_size.",
+        )
+        for where, size, kernel, needed in axes(patch, block.kernel_size, least)
+        if size < kernel
+    ]
+    if findings:
+        return findings
     sizes = layer_geometry(spec.stack, index)
-    findings = []
-    if sizes.patch_map < 1:
-        findings.append(
-            Finding(
-                (*at, "patch_size"),
-                f"the patch is too small for the max-pool: {size} leaves "
-                f"{_cells(sizes.patch_conv)} after the convolution, fewer than the max-pool's "
-                f"{block.pool_size}. Use at least {least}, or a smaller pool_size.",
-            )
+    cells = (short(*sizes.patch_conv), short(*sizes.patch_map))
+    findings += [
+        Finding(
+            (*at, "patch_size"),
+            f"{where}the patch is too small for the max-pool: {size} leaves {_cells(convolved)} "
+            f"after the convolution, fewer than the max-pool's {pool}. Use at least {needed}, or a "
+            "smaller pool_size.",
         )
+        for where, size, convolved, pooled, pool, needed in axes(
+            patch, *cells, block.pool_size, least
+        )
+        if pooled < 1
+    ]
     if patches.max_shift:
-        if patches.max_shift >= size:
-            findings.append(
-                Finding(
-                    (*at, "max_shift"),
-                    f"{patches.max_shift} allows patches of {size} that do not overlap. Use 1 to "
-                    f"{size - 1}.",
-                )
+        return findings + _shift_findings(at, patch, crop, patches.max_shift)
+    if sizes.grid and patches.stride:
+        findings += _grid_of_patches(at, patch, crop, patches.stride, line=max(sizes.grid) > 1)
+    return findings
+
+
+def _shift_findings(at, patch, crop, max_shift):
+    findings = []
+    for where, size, shift, side in axes(patch, max_shift, crop):
+        if shift >= size:
+            cure = f"Use 1 to {size - 1}."
+            if size == 1:  # which every shift leaves
+                allowed = each_axis(lambda own, far: min(far, own - 1), patch, max_shift)
+                cure = f"Use {shown(short(*allowed))}."
+            words = f"{where}{shift} allows patches of {size} that do not overlap. {cure}"
+            findings.append(Finding((*at, "max_shift"), words))
+        if side != size + shift:
+            words = (
+                f"{where}{side} is not the patch plus the largest shift ({size} + {shift}). "
+                "Remove it."
             )
-        if crop != size + patches.max_shift:
-            findings.append(
-                Finding(
-                    (*at, "crop_size"),
-                    f"{crop} is not the patch plus the largest shift ({size} + "
-                    f"{patches.max_shift}). Remove it.",
-                )
+            findings.append(Finding((*at, "crop_size"), words))
+    return findings
+
+
+def _grid_of_patches(at, patch, crop, stride, line):
+    """What is wrong with a grid of patches; `line`: it has several patches on some axis."""
+    findings = []
+    for where, size, step, side in axes(patch, stride, crop):
+        if step >= size and (side >= size + step or (size > 1 and not line)):
+            key = "stride"
+            words = f"{step} leaves no overlap between patches of {size}. Use 1 to {size - 1}."
+            if size == 1:
+                key, words = "crop_size", f"patches of 1 do not overlap in {side}. Use 1."
+            findings.append(Finding((*at, key), where + words))
+        elif side < size or (size > 1 and not line):
+            room = "no" if side < size else "a single"
+            words = (
+                f"{where}{side} has room for {room} patch of {size}. Use at least {size + step}, "
+                "so that two patches fit."
             )
-    elif patches.stride and patches.stride >= size:
-        findings.append(
-            Finding(
-                (*at, "stride"),
-                f"{patches.stride} leaves no overlap between patches of {size}. "
-                f"Use 1 to {size - 1}.",
-            )
-        )
-    elif patches.stride and crop < size + patches.stride:
-        room = "no" if crop < size else "a single"
-        findings.append(
-            Finding(
-                (*at, "crop_size"),
-                f"{crop} has room for {room} patch of {size}. Use at least "
-                f"{size + patches.stride}, so that two patches fit.",
-            )
-        )
+            findings.append(Finding((*at, "crop_size"), words))
     return findings
 
 
@@ -101,6 +117,8 @@ def grid_findings(spec: Spec) -> list[Finding]:
         if not isinstance(grids, tuple) or len(grids) == layers:
             continue
         what, cure = "the top layer", "Use one number, or add all_layers: true."
+        if key != "power" and len(grids) == 2 and all(isinstance(side, int) for side in grids):
+            cure = f"{cure[:-1]}, or {shown([grids])} for rows and columns."
         if options.all_layers:
             what = f"{layers} layer{'s' * (layers > 1)}"
             cure = f"Use one number, or a list of {layers}."
@@ -122,13 +140,13 @@ def whitening_findings(spec: Spec, channels: int | None = None) -> list[Finding]
     findings = []
     for index, depth in seen:
         layer = spec.stack[index]
-        side = layer.block.kernel_size
-        numbers = side**2 * depth
+        height, width = pair(layer.block.kernel_size)
+        numbers = height * width * depth
         if numbers <= MOST_WHITENED:
             continue
         if layer.block.whitening == "zca":
             words = (
-                f"zca of windows of {numbers:,} values ({side}x{side}x{depth}) takes too long. "
+                f"zca of windows of {numbers:,} values ({height}x{width}x{depth}) takes too long. "
                 f"Use standardize, or {most}."
             )
             findings.append(Finding(("stack", index, "block", "whitening"), words))
@@ -152,46 +170,32 @@ def together_findings(spec: Spec) -> list[Finding]:
     return [Finding(("train", "end_to_end"), words)]
 
 
-def least_image(spec: Spec, index: int) -> int:
+def least_image(spec: Spec, index: int) -> Size:
     """Smallest height and width of images that layer `index` can be trained on, px."""
     if spec.stack[index].learner.contrastive:
-        return layer_geometry(spec.stack, index).image_crop
-    return max(2, window([layer.block for layer in spec.stack[: index + 1]], 1)) + 1
+        return short(*layer_geometry(spec.stack, index).image_crop)
+    field = window([layer.block for layer in spec.stack[: index + 1]], 1)
+    return short(*with_next(short(*cut_around(field)), 1))
 
 
 def image_findings(spec: Spec, index: int, height: int, width: int) -> list[Finding]:
     """The errors in layer `index` for images of at least `height` x `width` px."""
-    smallest = min(height, width)
-    patches = spec.stack[index].patches
-    field = window([layer.block for layer in spec.stack[: index + 1]], 1)
-    if not spec.stack[index].learner.contrastive and smallest <= max(2, field):
+    layer, images = spec.stack[index], f"the images ({height}x{width})"
+    needed = pair(least_image(spec, index))
+    small = [axis for axis, size in enumerate((height, width)) if size < needed[axis]]
+    if small and not layer.learner.contrastive:
+        field = "x".join(map(str, cut_around(layer_geometry(spec.stack, index).receptive_field)))
         words = (
-            f"its filters see {_square(max(2, field))} px, but the images ({height}x{width}) must "
-            "be larger. Use smaller kernels, strides or pools, or larger images."
+            f"its filters see {field} px, but {images} must be larger. Use smaller kernels, "
+            "strides or pools, or larger images."
         )
         return [Finding(("stack", index, "block"), words)]
-    crop = layer_geometry(spec.stack, index).image_crop
-    if spec.stack[index].learner.contrastive and crop > smallest:
-        below = [layer.block for layer in spec.stack[:index]]
-        largest = patches.crop_size or 0
-        while largest > 0 and window(below, largest) > smallest:
-            largest -= 1
-        least = (patches.patch_size or 0) + (patches.max_shift or patches.stride or 0)
-        cure = f"Use {largest} or less" if largest >= least else "Use a smaller patch_size"
-        if index:
-            words = (
-                f"{patches.crop_size} needs crops of {crop} px, larger than the images "
-                f"({height}x{width}). {cure}, smaller layers below, or larger images."
-            )
-        else:
-            words = (
-                f"{crop} is larger than the images ({height}x{width}). {cure}, or larger images."
-            )
-        return [Finding(("stack", index, "patches", "crop_size"), words)]
-    size = smallest
-    for layer in spec.stack[: index + 1]:
-        size = output_size(layer.block, size)
-    if size < 1:
+    if small:
+        return _crop_findings(spec, index, height, width)
+    size = (height, width)
+    for below in spec.stack[: index + 1]:
+        size = output_size(below.block, size)
+    if min(size) < 1:
         return [
             Finding(
                 ("stack", index, "block"),
@@ -202,8 +206,30 @@ def image_findings(spec: Spec, index: int, height: int, width: int) -> list[Find
     return []
 
 
-def _square(size):
-    return f"{size}x{size}"
+def _crop_findings(spec, index, height, width):
+    """A crop that is larger than the images."""
+    patches = spec.stack[index].patches
+    below = [layer.block for layer in spec.stack[:index]]
+    sizes = (patches.crop_size, least_image(spec, index), patches.patch_size)
+    reach = patches.max_shift or patches.stride
+    square = all(isinstance(size, int) for size in (*sizes, reach))
+    room = min(height, width) if square else (height, width)
+    findings = []
+    for axis, (where, crop, px, patch, step, most) in enumerate(axes(*sizes, reach, room)):
+        if px <= most:
+            continue
+        largest = crop
+        while largest > 0 and window(below, largest)[axis] > most:
+            largest -= 1
+        cure = f"Use {largest} or less" if largest >= patch + step else "Use a smaller patch_size"
+        words = f"{px} is larger than the images ({height}x{width}). {cure}, or larger images."
+        if index:
+            words = (
+                f"{crop} needs crops of {px} px, larger than the images ({height}x{width}). "
+                f"{cure}, smaller layers below, or larger images."
+            )
+        findings.append(Finding(("stack", index, "patches", "crop_size"), where + words))
+    return findings
 
 
 def _cells(count):

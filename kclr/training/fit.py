@@ -22,6 +22,7 @@ from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
 from kclr.spec.geometry import LayerGeometry
 from kclr.spec.schema import Embedding, Layer
+from kclr.spec.values import each_axis, pair
 from kclr.spec.wording import any_of
 from kclr.training.callbacks import CollapseGuard, KeepMetrics, StepHistory
 from kclr.training.checkpoints import TrainingState, restored, state_variables
@@ -79,8 +80,8 @@ def train_layers(
         images,
         patch_size=sizes.image_patch,
         crop_size=sizes.image_crop if sizes.grid else None,
-        stride=sizes.image_stride if sizes.grid else 1,
-        max_shift=sizes.image_shift or None,
+        stride=sizes.image_stride or 1,
+        max_shift=sizes.image_shift,
         batch_size=batch_size,
         crops_per_image=top.train.crops_per_image,
         seed=patches_seed,
@@ -197,9 +198,8 @@ class _Training:
         top = layers[-1]
         self.blocks = [_block(layer, top.train.decorrelation) for layer in layers]
         patches = top.patches
-        self.shared = bool(
-            sizes.grid and not patches.augment and patches.stride % top.block.strides == 0
-        )
+        rest = each_axis(lambda own, step: own % step, patches.stride or 1, top.block.strides)
+        self.shared = bool(sizes.grid and not patches.augment and rest == (0, 0))
         jit = top.train.jit
         if jit == "auto":
             # Measured on a CPU: XLA wins in float32, oneDNN wins bfloat16 convolutions. On a GPU
@@ -215,7 +215,7 @@ class _Training:
         if self.shared:
             encoder = SharedPatches(encoder, patches.patch_size, patches.stride, slices=jit)
         size = sizes.image_crop if self.shared else sizes.image_patch
-        image = keras.Input((size, size, channels))
+        image = keras.Input((*size, channels))
         # Whitening is measured on patches of another size than the crops.
         any_size = keras.Input((None, None, channels))
         maps, free = image, any_size
@@ -248,7 +248,7 @@ class _Training:
             loss=ContrastiveLoss(top.objective, gather=cluster.gather),
             jit_compile=jit,
         )
-        self.model.build((None, size, size, channels))
+        self.model.build((None, *size, channels))
         self.model.optimizer.build(self.model.trainable_variables)
 
     def begin(self, generator, below, seed, listener):
@@ -412,7 +412,8 @@ def _whitening(block, generator, below):
         below: Keras model from patches in [0, 1] to the block's input.
     """
     channels = below.output_shape[-1]
-    window = block.kernel_size**2 if block.whitening == "zca" else 1
+    kernel, strides = pair(block.kernel_size), pair(block.strides)
+    window = kernel[0] * kernel[1] if block.whitening == "zca" else 1
     statistics = WindowStatistics(window * channels)
     batches = -(-whitening.CROPS // generator.batch_size)
     anchors = generator.views().take(batches).map(lambda patches, _: patches[:, 0])
@@ -422,8 +423,8 @@ def _whitening(block, generator, below):
         if block.whitening == "zca" or block.contrast == "patch":
             maps = tf.image.extract_patches(
                 tf.cast(maps, "float32"),
-                [1, block.kernel_size, block.kernel_size, 1],
-                [1, block.strides, block.strides, 1],
+                [1, *kernel, 1],
+                [1, *strides, 1],
                 [1, 1, 1, 1],
                 "VALID",
             )

@@ -12,6 +12,7 @@ from kclr.spec.findings import Finding, describe
 from kclr.spec.keras_parts import Optimizer, Schedule
 from kclr.spec.keras_values import KINDS
 from kclr.spec.schema import Patches, Spec
+from kclr.spec.values import Size, pair
 
 
 def check_keras_objects(spec: Spec, name: str) -> None:
@@ -109,7 +110,7 @@ def keras_augmentation(patches: Patches):
         return keras.Sequential(layers)
 
 
-def augmentation_problem(patches: Patches, size: int, channels: int) -> str | None:
+def augmentation_problem(patches: Patches, size: Size, channels: int) -> str | None:
     """Why Keras cannot apply the augmentations of a spec, tried once; None where it can.
 
     Args:
@@ -120,7 +121,7 @@ def augmentation_problem(patches: Patches, size: int, channels: int) -> str | No
     augment = keras_augmentation(patches)
     if augment is None:
         return None
-    shape = (size, size, channels)
+    shape = (*pair(size), channels)
     try:
         changed = tuple(augment(keras.ops.zeros((2, *shape)), training=True).shape[1:])
     except Exception as error:  # of any kind: Keras, TensorFlow, somebody's layer

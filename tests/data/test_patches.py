@@ -89,6 +89,8 @@ def test_crops_reach_every_place(numbered):
         (7, 8, 1, [[0, 0], [0, 1], [1, 0], [1, 1]]),
         (6, 10, 4, [[0, 0], [0, 4], [4, 0], [4, 4]]),
         (6, 11, 4, [[0, 0], [0, 4], [4, 0], [4, 4]]),
+        ((3, 7), (4, 10), (1, 3), [[0, 0], [0, 3], [1, 0], [1, 3]]),
+        ((1, 7), None, (1, 3), [[0, 0], [0, 3]]),
     ],
 )
 def test_views_are_the_windows_of_the_crops(numbered, size, crop, stride, corners):
@@ -97,8 +99,10 @@ def test_views_are_the_windows_of_the_crops(numbered, size, crop, stride, corner
     crops, views = take(generator.crops(), 5), take(generator.views(), 5)
     for (whole, images), (patches, same_images) in zip(crops, views, strict=True):
         np.testing.assert_array_equal(images, same_images)
+        height, width = generator.patch_size
         for number, (y, x) in enumerate(corners):
-            np.testing.assert_array_equal(patches[:, number], whole[:, y : y + size, x : x + size])
+            window = whole[:, y : y + height, x : x + width]
+            np.testing.assert_array_equal(patches[:, number], window)
 
 
 def as_bytes(triplet):
@@ -129,16 +133,19 @@ def test_negatives_are_never_of_the_same_image(numbered, images, options):
         ({"crop_size": 10}, {-1, 0, 1}),
         ({"stride": 3, "crop_size": 11}, {-3, 0, 3}),
         ({"max_shift": 2}, {-2, -1, 0, 1, 2}),
+        ({"max_shift": (0, 1)}, ({0}, {-1, 0, 1})),
+        ({"patch_size": (1, 7), "stride": (1, 2)}, ({0}, {-2, 0, 2})),
     ],
 )
 def test_anchor_and_positive_are_neighbours(numbered, options, shifts):
-    generator = PatchTripletGenerator(numbered, 7, batch_size=32, **options)
+    generator = PatchTripletGenerator(numbered, **({"patch_size": 7, "batch_size": 32} | options))
+    shifts = shifts if isinstance(shifts, tuple) else (shifts, shifts)
     apart = []
     for triplet in take(generator.triplets(), 20):
         anchor, positive, _ = as_bytes(triplet)
         apart.append(positive[:, 0, 0, 1:].astype(int) - anchor[:, 0, 0, 1:])
     apart = np.concatenate(apart)
-    assert {tuple(shift) for shift in apart} == set(itertools.product(shifts, shifts)) - {(0, 0)}
+    assert {tuple(shift) for shift in apart} == set(itertools.product(*shifts)) - {(0, 0)}
 
 
 def test_shifted_views_are_anchor_and_positive_of_the_triplets(numbered):

@@ -66,23 +66,27 @@ def test_bound_is_never_reached():
 
 
 def test_neighbours_lie_side_by_side_or_corner_to_corner():
-    windows = np.array([[y, x] for y in (0, 2, 4) for x in (0, 2, 4)])
-    pairs = sampling.neighbours(windows, 2)
+    windows = np.array([[y, x] for y in (0, 2, 4) for x in (0, 5, 10)])
+    pairs = sampling.neighbours(windows, (2, 5))
     assert len(pairs) == 40  # 12 edges and 8 diagonals of a 3 x 3 grid, both ways
     apart = np.abs(windows[pairs[:, 0]] - windows[pairs[:, 1]])
-    assert set(apart.ravel()) == {0, 2}
-    assert apart.max(axis=1).min() == 2
+    assert np.unique(apart, axis=0).tolist() == [[0, 5], [2, 0], [2, 5]]
+    row = np.array([[0, x] for x in (0, 5, 10)])
+    assert sampling.neighbours(row, (1, 5)).tolist() == [[0, 1], [1, 0], [1, 2], [2, 1]]
 
 
-@pytest.mark.parametrize(("crop", "reach"), [(9, 2), (12, 2), (8, 1)])
+@pytest.mark.parametrize(
+    ("crop", "reach"), [((9, 9), (2, 2)), ((12, 12), (2, 2)), ((8, 11), (1, 3)), ((7, 9), (0, 2))]
+)
 def test_all_shifts_are_as_likely_and_stay_in_the_crop(crop, reach):
     random = np.random.default_rng(0).random((3, 40_000), np.float32)
-    anchors, positives = sampling.shifted_pairs(random, 7, crop, reach).numpy()
+    anchors, positives = sampling.shifted_pairs(random, (7, 7), crop, reach).numpy()
     for corners in (anchors, positives):
-        assert corners.min() == 0
-        assert corners.max() == crop - 7
+        assert corners.min(axis=0).tolist() == [0, 0]
+        assert corners.max(axis=0).tolist() == [crop[0] - 7, crop[1] - 7]
     shifts, counts = np.unique(positives - anchors, axis=0, return_counts=True)
-    assert len(shifts) == (2 * reach + 1) ** 2 - 1
+    assert len(shifts) == (2 * reach[0] + 1) * (2 * reach[1] + 1) - 1
+    assert np.abs(shifts).max(axis=0).tolist() == [*reach]
     assert [0, 0] not in shifts.tolist()
     expected = 40_000 / len(shifts)
     assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)

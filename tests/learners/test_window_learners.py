@@ -18,12 +18,12 @@ from kclr.spec.registry import parts
 from kclr.stack import train
 
 NAMES = sorted(name for name, part in parts("learner").items() if issubclass(part, WindowLearner))
-SIZE = (6, 6, 3)
+SIZE = (4, 9, 3)
 
 
 def find(name, photographs, filters=20, seed=0, whitening="zca", contrast=None, **options):
     learner = parts("learner")[name].model_validate({"windows": 4000} | options)
-    block = {"filters": filters, "kernel_size": 6} | (contrast or {})
+    block = {"filters": filters, "kernel_size": SIZE[:2]} | (contrast or {})
     random = np.random.default_rng(seed)
     return learner.find(block, (*SIZE, filters), [], photographs, random, whitening, 0.01)
 
@@ -40,7 +40,7 @@ def test_the_same_seed_gives_the_same_filters_and_another_seed_others(name, phot
 def test_the_plain_convolution_gives_the_answers_to_whitened_windows(name, whitening, photographs):
     kernel, bias, answers = find(name, photographs, whitening=whitening, threshold=0.25)
     random = np.random.default_rng(0)
-    block = {"filters": 20, "kernel_size": 6}
+    block = {"filters": 20, "kernel_size": SIZE[:2]}
     made = windows_room.input_windows([], block, (*SIZE, 20), photographs, random, 4000)
     flat = made.reshape(len(made), -1).astype(np.float64)
     plain = flat @ kernel.reshape(-1, 20).astype(np.float64) + bias
@@ -57,7 +57,7 @@ def test_a_block_of_normalised_contrast_gives_the_answers_to_whitened_windows(
     contrast = {"contrast": "patch", "contrast_epsilon": 0.001}
     kernel, bias, answers = find(name, photographs, whitening=whitening, contrast=contrast)
     random = np.random.default_rng(0)
-    block = {"filters": 20, "kernel_size": 6} | contrast
+    block = {"filters": 20, "kernel_size": SIZE[:2]} | contrast
     made = windows_room.input_windows([], block, (*SIZE, 20), photographs, random, 4000)
     layer = PlainLayer("made", block | {"pool_size": 1, "activation": None}, kernel, bias)
     maps = stacked([layer], 3).predict(made, verbose=0).reshape(4000, 20)
@@ -69,7 +69,7 @@ def test_a_block_of_normalised_contrast_gives_the_answers_to_whitened_windows(
 def test_windows_of_normalised_contrast_are_whitened_as_scikit_learn_would(photographs):
     from sklearn.decomposition import PCA
 
-    flat = sliding_window_view(photographs[::4] / 255, (6, 6), axis=(1, 2))[:, ::3, ::3]
+    flat = sliding_window_view(photographs[::4] / 255, SIZE[:2], axis=(1, 2))[:, ::3, ::3]
     flat = flat.transpose(0, 1, 2, 4, 5, 3).astype(np.float32).reshape(-1, *SIZE)
     space = windows_room.Whitened(flat.copy(), "zca", 0.01, contrast_epsilon=0.001)
     exact = flat.reshape(len(flat), -1).astype(np.float64)
@@ -96,7 +96,7 @@ def test_a_threshold_is_part_of_the_bias_and_signs_stand_side_by_side(name, phot
 def test_whitened_windows_are_those_of_scikit_learn(photographs):
     from sklearn.decomposition import PCA
 
-    flat = sliding_window_view(photographs[::4] / 255, (6, 6), axis=(1, 2))[:, ::3, ::3]
+    flat = sliding_window_view(photographs[::4] / 255, SIZE[:2], axis=(1, 2))[:, ::3, ::3]
     flat = flat.transpose(0, 1, 2, 4, 5, 3).astype(np.float32).reshape(-1, *SIZE)
     space = windows_room.Whitened(flat.copy(), "zca", 0.01)
     pca = PCA().fit(flat.reshape(len(flat), -1).astype(np.float64))
@@ -110,7 +110,7 @@ def test_zca_filters_answer_to_one_number_each(photographs):
     _, _, answers = find("whiten", photographs, filters=216, basis="zca")
     made = windows_room.input_windows(
         [],
-        {"kernel_size": 6, "filters": 216},
+        {"kernel_size": SIZE[:2], "filters": 216},
         (*SIZE, 216),
         photographs,
         np.random.default_rng(0),

@@ -74,6 +74,25 @@ def in_train(inside):
         ("block: {filters: 0}", "block.filters: 0 is out of range. Use 1 to 65536."),
         ("block: {filters: -3}", "block.filters: -3 is out of range. Use 1 to 65536."),
         ("block: {kernel_size: 65}", "block.kernel_size: 65 is out of range. Use 1 to 64."),
+        # Sizes.
+        ("block: {kernel_size: 3x9}", "block.kernel_size: '3x9' is not a size. Write [3, 9]."),
+        ("block: {kernel_size: 3 x 3}", "block.kernel_size: '3 x 3' is not a size. Write 3."),
+        ("block: {kernel_size: [3]}",
+         "block.kernel_size: [3] has 1 number. Use one, or two: [height, width]."),
+        ("block: {kernel_size: [3, 3, 3]}",
+         "block.kernel_size: [3, 3, 3] has 3 numbers. Use one, or two: [height, width]."),
+        ("block: {kernel_size: [3, 65]}",
+         "block.kernel_size.1: 65 is out of range. Use 1 to 64."),
+        ("block: {kernel_size: [3, '9']}",
+         "block.kernel_size.1: '9' is not a whole number. Write 9, without quotes."),
+        ("block: {kernel_size: wide}",
+         "block.kernel_size: 'wide' is not a whole number. Use 1 to 64."),
+        ("block: {kernel_size: {height: 3}}", "block.kernel_size: {height: 3} is not a whole "
+         "number. Use 1 to 64, or [height, width]."),
+        ("patches: {patch_size: [1, 1]}",
+         "patches.patch_size: [1, 1] is out of range. Use 2 or more on one side."),
+        ("patches: {max_shift: [0, 0]}",
+         "patches.max_shift: [0, 0] is out of range. Use 1 or more on one side."),
         (f"block: {{filters: {'9' * 40}}}", "block.filters: a very large number is out of range. "
          "Use 1 to 65536."),
         ("block: {whitening_epsilon: 0}", "block.whitening_epsilon: 0 is out of range. Use more "
@@ -257,6 +276,20 @@ def test_augmentations_are_checked_down_to_their_arguments():
          "patches.max_shift: 9 allows patches of 7 that do not overlap. Use 1 to 6."),
         ("{patches: {patch_size: 7, max_shift: 2, crop_size: 20}}",
          "patches.crop_size: 20 is not the patch plus the largest shift (7 + 2). Remove it."),
+        ("{block: {kernel_size: [3, 9]}, patches: {patch_size: 6}}",
+         "patches.patch_size: in width, 6 is smaller than the kernel (9). Use at least 10, or a "
+         "smaller kernel_size."),
+        ("{patches: {patch_size: [7, 9], stride: [7, 1]}}",
+         "patches.stride: in height, 7 leaves no overlap between patches of 7. Use 1 to 6."),
+        ("{patches: {patch_size: [7, 9], crop_size: [6, 12]}}",
+         "patches.crop_size: in height, 6 has room for no patch of 7. Use at least 8, so that two "
+         "patches fit."),
+        ("{block: {kernel_size: [1, 9], pool_size: [1, 2]}, patches: {patch_size: [1, 16], "
+         "max_shift: 4}}",
+         "patches.max_shift: in height, 4 allows patches of 1 that do not overlap. Use [0, 4]."),
+        ("{block: {kernel_size: [1, 9], pool_size: [1, 2]}, patches: {patch_size: [1, 16], "
+         "crop_size: 18}}",
+         "patches.crop_size: in height, patches of 1 do not overlap in 18. Use 1."),
     ],
 )  # fmt: skip
 def test_impossible_sizes_are_explained(inside, expected):

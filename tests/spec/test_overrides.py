@@ -84,6 +84,8 @@ def test_a_name_becomes_the_mapping_it_stands_for(assignment, index, value):
 def test_options_can_be_set_below_what_a_default_stands_for():
     text = "stack: [{}]"
     assert parse_spec(text, ["data.tile=16"]).data.tile == 16
+    wide = parse_spec(text, ["data.tile=[1, 16]", "stack.0.block.kernel_size=[3, 9]"])
+    assert (wide.data.tile, wide.stack[0].block.kernel_size) == ((1, 16), (3, 9))
     assert parse_spec(text, ["data=folder:x", "data.limit=3"]).data.limit == 3
     optimizer = parse_spec(text, ["stack.0.train.optimizer.config.beta_1=0.5"]).stack[0].train
     assert optimizer.optimizer.config == {"learning_rate": 0.001, "beta_1": 0.5}
