@@ -48,7 +48,7 @@ def test_a_probe_is_off_unless_asked_for_and_has_defaults():
         ),
         (
             "{data: digits, classifier: svm}",
-            "probe.classifier: 'svm' is not allowed. Choose from ridge, logistic, knn.",
+            "probe.classifier: 'svm' is not allowed. Choose from knn, logistic, ridge.",
         ),
         ("digist", "probe.data: 'digist' is not a labelled data set. Did you mean 'digits'?"),
         (
