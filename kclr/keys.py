@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,8 +139,7 @@ def check_finished(run, spec, layers: Sequence[Made], opened):
         SpecError: it would.
     """
     _check_length(run, spec)
-    known = _listed(run)
-    known |= {found.digest: found.pictures for found in map(Images.identify, opened.values())}
+    known = _listed(run) | _pictures(opened)
     expected = {}
     for index, layer in enumerate(spec.stack):
         expected[run.layer_directory(index, layer.name)] = layers[index]
@@ -162,10 +161,14 @@ def check_finished(run, spec, layers: Sequence[Made], opened):
 def list_pictures(run, opened):
     """Keep a hash of each picture in the run, so that it can be said which ones differ later."""
     before = _listed(run)
-    now = {found.digest: found.pictures for found in map(Images.identify, opened.values())}
-    now = {digest: dict(pictures) for digest, pictures in now.items() if pictures}
+    now = {digest: dict(own) for digest, own in _pictures(opened).items() if own}
     if now.keys() - before.keys():
         run.write_text(PICTURES, json.dumps(before | now, indent=0) + "\n")
+
+
+def _pictures(opened) -> dict[str, Mapping[str, str]]:
+    """A hash of each picture by name, by the hash of them all; none where they are very many."""
+    return {found.digest: found.pictures for found in map(Images.identify, opened.values())}
 
 
 def _listed(run) -> dict[str, Any]:

@@ -148,73 +148,86 @@ def train(
 
 
 def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, bare):
-    """Train every layer, and write the run."""
+    """Open the run; find each layer, write it, draw it; export."""
     pictures = [source.path for source in opened if isinstance(source, Folder)]
     with writing(out, RUN, resume, overwrite, apart=pictures) as place:
         run = Run(place)
-        resolved = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
         made = layers_made(spec, opened, cluster, listener.hashing)
-        check_finished(run, spec, made, opened)
-        if not bare:
-            list_pictures(run, opened)
-        # The layers below one that is trained further are there already.
-        adopt(spec, run.path, [part.run for part in from_runs(spec)], made)
-        run.write_text("spec.yaml", text or resolved)
-        run.write_text("resolved.yaml", resolved)
-        remove(run.path / "summary.json")
+        _begin(run, spec, text, made, opened, bare)
         told: dict[Images, int] = {}  # pictures that were said to be skipped
         for first, top in spec.trainings():
-            layer = spec.stack[top]  # the topmost of those that are trained at once
-            directories = [
-                run.layer_directory(i, spec.stack[i].name) for i in range(first, top + 1)
-            ]
-            finished = all((directory / "layer.json").exists() for directory in directories)
-            _tell(cluster, run.layers[:first], finished)
-            if finished:
-                for index in range(first, top + 1):
-                    listener.kept(index, spec.stack[index])
+            if _kept(run, spec, first, top, cluster, listener):
                 continue
-            for directory in directories:
-                check_ours(directory, LAYER)  # before hours of training
-            sizes = layer_geometry(spec.stack, top)
-            listener.layer(top, layer, sizes)
-            checkpoint = run.checkpoint(top, layer.name)
-            key_file = checkpoint.with_suffix(".key").relative_to(run.path)
-            run.write_text(key_file, json.dumps(made[top].written()) + "\n")
-            below = run.layers[:first]
-            layers = spec.stack[first : top + 1]
-            recorder = _Recorder(run, layers, below, listener, spec.tensorboard, probe)
-            images = opened[layer.data or spec.data]
-            if images not in told:
-                told[images] = 0
-                listener.images(images.name, images.census)
-                for words in images.look():
-                    recorder.warned(words)
-            check_images(images, layer.learner.contrastive, recorder.warned)
-            learned = learn(spec, first, top, below, images, checkpoint, recorder, cluster)
-            if len(images.skipped) > told[images]:
-                recorder.warned(skipped_words(images.skipped))
-                told[images] = len(images.skipped)
-            for own, found in zip(layers, learned, strict=True):
-                check_learned(found, own, recorder.warned)
-            if probe:
-                learned[-1] = recorder.probed(learned[-1])
+            images = opened[spec.stack[top].data or spec.data]
+            learned = _found(run, spec, first, top, images, made, cluster, listener, probe, told)
             for index, found in enumerate(learned, start=first):
-                own = spec.stack[index]
-                found.facts.setdefault("skipped_images", len(images.skipped))
-                with _writing_layer(
-                    run, index, own, found, made[index], rows_of=layer.name
-                ) as trained:
+                layer, rows_of = spec.stack[index], spec.stack[top].name
+                with _writing_layer(run, index, layer, found, made[index], rows_of) as trained:
                     if not bare:
-                        own_sizes = layer_geometry(spec.stack, index)
-                        _draw(trained, run.layers[:index], own_sizes, images, spec.seed)
-                listener.learned(index, own, found.facts)
-            checkpoints.forget(checkpoint)
+                        sizes = layer_geometry(spec.stack, index)
+                        _draw(trained, run.layers[:index], sizes, images, spec.seed)
+                listener.learned(index, layer, found.facts)
+            checkpoints.forget(run.checkpoint(top, spec.stack[top].name))
         if not bare:
             _finish(run, spec, opened)
         cluster.from_chief()
         listener.finished(run)
     return run
+
+
+def _begin(run, spec, text, made, opened, bare):
+    """Check that what the run holds is of the same spec and images, and write both down."""
+    resolved = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
+    check_finished(run, spec, made, opened)
+    if not bare:
+        list_pictures(run, opened)
+    # The layers below one that is trained further are there already.
+    adopt(spec, run.path, [part.run for part in from_runs(spec)], made)
+    run.write_text("spec.yaml", text or resolved)
+    run.write_text("resolved.yaml", resolved)
+    remove(run.path / "summary.json")
+
+
+def _kept(run, spec, first, top, cluster, listener) -> bool:
+    """Whether these layers are finished already; if not, whether they can be written is checked."""
+    layers = list(enumerate(spec.stack))[first : top + 1]
+    directories = [run.layer_directory(index, layer.name) for index, layer in layers]
+    finished = all((directory / "layer.json").exists() for directory in directories)
+    _tell(cluster, run.layers[:first], finished)
+    if finished:
+        for index, layer in layers:
+            listener.kept(index, layer)
+    else:
+        for directory in directories:
+            check_ours(directory, LAYER)  # before hours of training
+    return finished
+
+
+def _found(run, spec, first, top, images, made, cluster, listener, probe, told) -> list[Learned]:
+    """Learn layers, with a look at the images before and at what was learned after."""
+    layer, layers = spec.stack[top], spec.stack[first : top + 1]
+    listener.layer(top, layer, layer_geometry(spec.stack, top))
+    checkpoint = run.checkpoint(top, layer.name)
+    key_file = checkpoint.with_suffix(".key").relative_to(run.path)
+    run.write_text(key_file, json.dumps(made[top].written()) + "\n")
+    below = run.layers[:first]
+    recorder = _Recorder(run, layers, below, listener, spec.tensorboard, probe)
+    if images not in told:
+        told[images] = 0
+        listener.images(images.name, images.census)
+        for words in images.look():
+            recorder.warned(words)
+    check_images(images, layer.learner.contrastive, recorder.warned)
+    learned = learn(spec, first, top, below, images, checkpoint, recorder, cluster)
+    if len(images.skipped) > told[images]:
+        recorder.warned(skipped_words(images.skipped))
+        told[images] = len(images.skipped)
+    for own, found in zip(layers, learned, strict=True):
+        check_learned(found, own, recorder.warned)
+        found.facts.setdefault("skipped_images", len(images.skipped))
+    if probe:
+        learned[-1] = recorder.probed(learned[-1])
+    return learned
 
 
 def learn(

@@ -97,13 +97,28 @@ class Epoch(Record):
     test_accuracy: Share
 
 
-class Unit(Record):
-    """A repeat of an arm: its numbers, or why it `failed`."""
+class MayFail(Record):
+    """Numbers, or in `failed` why there are none."""
+
+    failed: Words | None = None
+
+    @property
+    def has_failed(self):
+        return "failed" in self.model_fields_set
+
+    @model_validator(mode="after")
+    def _with_reason(self):
+        if self.has_failed and self.failed is None:
+            raise ValueError("it failed without a reason")
+        return self
+
+
+class Unit(MayFail):
+    """A repeat of an arm."""
 
     arm: ShortWords
     labels: Annotated[FiniteFloat, Field(gt=0, le=1e9)]
     seed: Count
-    failed: Words | None = None
     trace: Words = ""
     images: Annotated[int, Field(ge=1)] | None = None
     accuracy: Share | None = None
@@ -115,20 +130,16 @@ class Unit(Record):
     @model_validator(mode="after")
     def _whole(self):
         needed = (self.images, self.accuracy, self.seconds, self.history)
-        if "failed" in self.model_fields_set:
-            if self.failed is None:
-                raise ValueError("it failed without a reason")
-        elif None in needed:
+        if not self.has_failed and None in needed:
             raise ValueError("it neither failed nor has images, accuracy, seconds and history")
         return self
 
 
-class JudgedRun(Record):
+class JudgedRun(MayFail):
     """A run of the comparison of training layer by layer and end to end."""
 
     way: Literal["layer by layer", "end to end"]
     seed: Count
-    failed: Words | None = None
     seconds: Seconds | None = None
     patches: Count | None = None
     hardware: dict[str, Any] | None = None
@@ -137,11 +148,8 @@ class JudgedRun(Record):
 
     @model_validator(mode="after")
     def _whole(self):
-        needed = {"seconds", "patches", "hardware"}
-        if "failed" in self.model_fields_set:
-            if self.failed is None:
-                raise ValueError("it failed without a reason")
-        elif None in (self.top_layer, self.all_layers) or needed - self.model_fields_set:
+        lacking = {"seconds", "patches", "hardware"} - self.model_fields_set
+        if not self.has_failed and (lacking or None in (self.top_layer, self.all_layers)):
             raise ValueError("it neither failed nor has results")
         return self
 
@@ -195,10 +203,9 @@ class BestOfLayer(Best):
     layer: ShortWords
 
 
-class TrialResult(Record):
-    """`result.json` of a trial: its numbers, or why it `failed`."""
+class TrialResult(MayFail):
+    """`result.json` of a trial."""
 
-    failed: Words | None = None
     warnings: list[Words] = []
     score: FiniteFloat | None = None
     seconds: Seconds | None = None
@@ -207,8 +214,6 @@ class TrialResult(Record):
 
     @model_validator(mode="after")
     def _whole(self):
-        if "failed" in self.model_fields_set and self.failed is None:
-            raise ValueError("it failed without a reason")
         numbers = (self.score, self.seconds, self.complete)
         if "score" in self.model_fields_set and None in numbers:
             raise ValueError("it has a score but not its seconds, or whether it is complete")
