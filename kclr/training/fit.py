@@ -71,22 +71,7 @@ def train_layers(
     """
     keras.utils.set_random_seed(seed)
     top = layers[-1]
-    batch_size, patches_seed = top.train.batch_size, seed
-    if cluster.by_file:
-        images = as_images(images).part(cluster.task.index, cluster.task.workers)
-        batch_size //= cluster.task.workers
-        patches_seed = int(np.random.SeedSequence([seed, cluster.task.index]).generate_state(1)[0])
-    generator = PatchTripletGenerator(
-        images,
-        patch_size=sizes.image_patch,
-        crop_size=sizes.image_crop if sizes.grid else None,
-        stride=sizes.image_stride or 1,
-        max_shift=sizes.image_shift,
-        batch_size=batch_size,
-        crops_per_image=top.train.crops_per_image,
-        seed=patches_seed,
-        tell=listener.decoding,
-    )
+    generator = _patches(top, sizes, images, seed, listener, cluster)
     image_count = generator.image_count
     if cluster.by_file:
         image_count = int(cluster.total(np.int32(image_count)))
@@ -111,17 +96,7 @@ def train_layers(
 
     every = top.train.log_every
     history = StepHistory(every, total, listener.row, start, seconds, saved.last if saved else None)
-    guard = CollapseGuard(
-        top.objective.ceiling,
-        every,
-        action=top.train.on_collapse,
-        warn=listener.warned,
-        start=start,
-        total=total,
-        excess=training.excess(make) if cluster.replicas == 1 else None,
-    )
-    if saved:
-        guard.state = saved.guard
+    guard = _guard(top, training, make, listener, start, total, saved, cluster)
     saving = []
     if cluster.chief:
         saving = [TrainingState(checkpoint, history, top.train.checkpoint_seconds, guard)]
@@ -131,13 +106,75 @@ def train_layers(
     probes = listener.probes(training.blocks, start)
     reseed = training.reseed(make, start, seed) if top.train.reseed else []
     listener.started(total, start, top.train.batch_size * sizes.views)
+    with _ended_early(training, generator, make, saving):
+        if start < total:
+            callbacks = [KeepMetrics(), told, guard, *reseed, *probes, history, *saving]
+            cluster.fit(model, batches, total - start, callbacks)
+    if cluster.by_file and generator.skipped:  # of this worker's part, which nobody else sees
+        listener.warned(skipped_words(generator.skipped))
+    training_seconds = history.seconds - seconds - sum(probe.seconds for probe in probes)
+    done = total - start
+    if not done:
+        done, training_seconds = total, seconds
+    a_step = top.train.batch_size * sizes.views
+    facts = {
+        "steps": total,
+        "seconds": round(history.seconds, 3),
+        "patches": total * a_step,
+        "patches_per_second": round(done * a_step / max(training_seconds, 1e-9), 1),
+        "loss": history.last.get("loss"),
+        "effective_rank": history.last.get("effective_rank"),
+        "skipped_images": len(generator.skipped),
+    }
+    facts |= {"end_to_end": True} if len(layers) > 1 else {}
+    facts |= {"replicas": cluster.replicas} if cluster.replicas > 1 else {}
+    return training.learned(make(), facts)
+
+
+def _guard(top, training, make, listener, start, total, saved, cluster):
+    """The guard against collapse, with what it had seen when the state was saved."""
+    guard = CollapseGuard(
+        top.objective.ceiling,
+        top.train.log_every,
+        action=top.train.on_collapse,
+        warn=listener.warned,
+        start=start,
+        total=total,
+        excess=training.excess(make) if cluster.replicas == 1 else None,
+    )
+    if saved:
+        guard.state = saved.guard
+    return guard
+
+
+def _patches(top, sizes, images, seed, listener, cluster):
+    """The patches to train on: of all images, or of this worker's part of them."""
+    batch_size = top.train.batch_size
+    if cluster.by_file:
+        images = as_images(images).part(cluster.task.index, cluster.task.workers)
+        batch_size //= cluster.task.workers
+        seed = int(np.random.SeedSequence([seed, cluster.task.index]).generate_state(1)[0])
+    return PatchTripletGenerator(
+        images,
+        patch_size=sizes.image_patch,
+        crop_size=sizes.image_crop if sizes.grid else None,
+        stride=sizes.image_stride or 1,
+        max_shift=sizes.image_shift,
+        batch_size=batch_size,
+        crops_per_image=top.train.crops_per_image,
+        seed=seed,
+        tell=listener.decoding,
+    )
+
+
+@contextlib.contextmanager
+def _ended_early(training, generator, make, saving):
+    """Steps that may be interrupted or fail: saved where they are whole, and with the reason."""
     try:
         with contextlib.ExitStack() as signals:
             for state in saving:
                 signals.enter_context(state.interruptible())
-            if start < total:
-                callbacks = [KeepMetrics(), told, guard, *reseed, *probes, history, *saving]
-                cluster.fit(model, batches, total - start, callbacks)
+            yield
     except KeyboardInterrupt:
         # Between two steps everything agrees; within one the last save is what counts.
         for state in saving:
@@ -150,32 +187,11 @@ def train_layers(
             raise
         raise generator.failure from None
     except CollapseError as error:
-        (dead, alike), _, _ = training.evidence(make())[-1]
+        (dead, alike), answers, _ = training.evidence(make())[-1]
         raise CollapseError(
-            f"{error} Of {top.block.filters} filters {_named(dead)} dead and {_named(alike)} a "
+            f"{error} Of {answers.shape[-1]} filters {_named(dead)} dead and {_named(alike)} a "
             "duplicate of another."
         ) from None
-    if cluster.by_file and generator.skipped:  # of this worker's part, which nobody else sees
-        listener.warned(skipped_words(generator.skipped))
-    a_step = top.train.batch_size * sizes.views
-    training_seconds = history.seconds - seconds - sum(probe.seconds for probe in probes)
-    done = total - start
-    if not done:
-        done, training_seconds = total, seconds
-    facts = {
-        "steps": total,
-        "seconds": round(history.seconds, 3),
-        "patches": total * a_step,
-        "patches_per_second": round(done * a_step / max(training_seconds, 1e-9), 1),
-        "loss": history.last.get("loss"),
-        "effective_rank": history.last.get("effective_rank"),
-        "skipped_images": len(generator.skipped),
-    }
-    if len(layers) > 1:
-        facts["end_to_end"] = True
-    if cluster.replicas > 1:
-        facts["replicas"] = cluster.replicas
-    return training.learned(make(), facts)
 
 
 def _steps(train, images):
