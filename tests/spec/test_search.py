@@ -61,7 +61,7 @@ def test_a_search_is_read_with_its_defaults_and_dumped_again():
         ("stack.1.train.jit: {boolean: true, step: 2}", "is only for float and int"),
         ("stack.1.train.steps: {int: [1, 9], when: {stack.1.x: [1]}}", "not a hyperparameter"),
         ("stack.1.train.steps: {int: [1, 9], when: {stack.1.train.steps: [1]}}", "has a range"),
-        ("seed: {int: [0, 9]}", "does not match a single layer"),
+        ("seed: {int: [0, 9]}", "does not belong to a single layer"),
         ("search.trials: {int: [1, 9]}", "cannot change itself"),
     ],
 )
