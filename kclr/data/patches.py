@@ -377,7 +377,7 @@ def _pair(name, value, least) -> Pair:
     """`value`, one number or two, as a height and a width."""
     two = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
     if len(two) != 2:
-        raise ValueError(f"{name} is {value!r}. Give a whole number, or two: (height, width).")
+        raise ValueError(f"{name} is {value!r}. Use a whole number, or two: (height, width).")
     height, width = (_whole(name, side, least) for side in two)
     return height, width
 

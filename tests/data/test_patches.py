@@ -335,7 +335,7 @@ def test_tiles_smaller_than_the_crop_are_explained():
 
 def test_wrong_start_is_explained(numbered):
     generator = PatchTripletGenerator(numbered, 7, batch_size=16)
-    with pytest.raises(ValueError, match=r"start is -1\. Give 0 or more"):
+    with pytest.raises(ValueError, match=r"start is -1\. Use 0 or more"):
         generator.crops(start=-1)
 
 
