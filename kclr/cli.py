@@ -1,5 +1,6 @@
 """The command line: arguments in, words out."""
 
+import _thread
 import contextlib
 import functools
 import importlib
@@ -11,12 +12,13 @@ import shlex
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from pathlib import Path
 
 from kclr.arguments import parser
-from kclr.errors import RunError, SpecError, reason
+from kclr.errors import RunError, SpecError, interrupted, reason
 from kclr.keras_backend import require_tensorflow
 from kclr.runs.paths import is_full
 
@@ -36,6 +38,8 @@ def main(arguments=None) -> int:
     options = parser(COMMANDS).parse_args(arguments)
     if options.debug:
         os.environ["KCLR_DEBUG"] = "1"  # for the processes that a command starts
+    hook = sys.unraisablehook
+    sys.unraisablehook = functools.partial(_unraisable, hook)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = functools.partial(_warned, warnings.showwarning)
@@ -55,10 +59,25 @@ def main(arguments=None) -> int:
         cure = ". Free disk space and try again." if is_full(error) else ""
         return _refused(options, error, f"{where}{error.strerror or error}{cure}", FAILED)
     except Exception as error:
+        if interrupted(error):
+            print("\nInterrupted", file=sys.stderr)
+            return INTERRUPTED
         words = f"kclr failed because of a bug: {reason(error)}"
         if not options.debug:
             words += f"\nThe traceback is in {_traced(error)}. Please report it with the spec."
         return _refused(options, error, words, FAILED)
+    finally:
+        sys.unraisablehook = hook
+
+
+def _unraisable(others, found):
+    """Repeat a Ctrl-C that struck where Python drops exceptions, as in a destructor."""
+    if issubclass(found.exc_type, KeyboardInterrupt):
+        again = threading.Timer(0.01, _thread.interrupt_main)  # here it would be dropped again
+        again.daemon = True
+        again.start()
+    else:
+        others(found)
 
 
 def _warned(others, message, category, filename, *place):
@@ -195,6 +214,9 @@ def _interruptible(options, out):
     except (SpecError, RunError):
         raise
     except Exception as error:  # of somebody's plug-in, of Keras, of TensorFlow
+        if interrupted(error):
+            print(f"\nInterrupted; {again}", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
         raise RunError(
             f"{reason(error)}\nThe traceback is in {_traced(error, out)}. Finished parts are "
             f"kept; once this is fixed, {again}"

@@ -23,3 +23,16 @@ def reason(error: BaseException) -> str:
     if isinstance(error, (SpecError, RunError)):
         return words
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Whether an error is a Ctrl-C that became another error on its way.
+
+    TensorFlow calls Python from C++, which reports a `KeyboardInterrupt` there as a `SystemError`
+    or as an error of the operation.
+    """
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error)[:2000]:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -2,8 +2,10 @@
 
 import json
 import resource
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -274,3 +276,31 @@ def test_debug_shows_where_something_was_refused(monkeypatch, capsys):
     shown = capsys.readouterr().err
     assert "FileNotFoundError" in shown
     assert shown.endswith("nowhere.yaml: file not found. `kclr init` writes one to start from.\n")
+
+
+def test_a_ctrl_c_that_tensorflow_reports_as_another_error_is_one(monkeypatch, capsys):
+    def command(options):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    monkeypatch.setitem(COMMANDS, "check", command)
+    assert main(["check", "spec.yaml"]) == 130
+    assert "Interrupted" in capsys.readouterr().err
+
+
+def test_a_ctrl_c_in_a_destructor_is_not_lost(monkeypatch, capsys):
+    class Dropped:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    def command(options):
+        dropped = Dropped()
+        del dropped
+        time.sleep(60)  # which it ends
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setitem(COMMANDS, "check", command)
+    assert main(["check", "spec.yaml"]) == 130
+    assert "Traceback" not in capsys.readouterr().err

@@ -17,7 +17,7 @@ import keras_tuner
 from keras_tuner.engine.trial import TrialStatus
 from keras_tuner.errors import FailedTrialError, FatalRuntimeError
 
-from kclr.errors import RunError, SpecError, reason
+from kclr.errors import RunError, SpecError, interrupted, reason
 from kclr.events import Listener
 from kclr.runs.directories import RUN as RUN_FILES
 from kclr.runs.directories import TRACE, discard, write_trace
@@ -318,6 +318,8 @@ class StackTuner(keras_tuner.Tuner):
             self._write(trial.trial_id, {"failed": str(error)} | heard.facts)
             raise
         except Exception as error:
+            if interrupted(error):
+                raise KeyboardInterrupt from error
             # keras-tuner would pass it over, trial after trial.
             if not isinstance(error, (SpecError, RunError, OSError)) and write_trace(trace, error):
                 words = (

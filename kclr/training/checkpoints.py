@@ -60,7 +60,45 @@ class SavedState:
     guard: dict[str, float]
 
 
-class TrainingState(keras.callbacks.Callback):
+class Interruptible(keras.callbacks.Callback):
+    """Lets Ctrl-C wait for the end of a step, so that it does not strike inside TensorFlow."""
+
+    def __init__(self):
+        super().__init__()
+        self.pressed = False
+
+    @contextlib.contextmanager
+    def interruptible(self):
+        """Let Ctrl-C, and SIGTERM where it is taken as Ctrl-C, wait for `interrupt_if_pressed` or
+        the end of the block. Pressing twice interrupts at once."""
+        own: dict[Any, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is signal.default_int_handler:
+                    own[number] = signal.signal(number, self._interrupt)
+        try:
+            yield
+            self.interrupt_if_pressed()
+        finally:
+            for number, handler in own.items():
+                signal.signal(number, handler)
+
+    def interrupt_if_pressed(self):
+        """Raise the `KeyboardInterrupt` that has waited, if any."""
+        if self.pressed:
+            raise KeyboardInterrupt
+
+    def must_wait(self) -> bool:
+        """Whether an interruption has to wait now."""
+        return True
+
+    def _interrupt(self, number, frame):
+        if self.pressed or not self.must_wait():
+            raise KeyboardInterrupt
+        self.pressed = True
+
+
+class TrainingState(Interruptible):
     """Saves everything a training needs to continue after any step as if it had never stopped.
 
     Weights, optimizer, seeds of random layers, the metrics' running means, the last row of the
@@ -84,28 +122,11 @@ class TrainingState(keras.callbacks.Callback):
         self.path, self.history, self.every, self.guard = as_path(path), history, every, guard
         self.whole = False
         self._saved = time.perf_counter()
-        self._stepped = self._pressed = False
+        self._stepped = False
 
-    @contextlib.contextmanager
-    def interruptible(self):
-        """Let Ctrl-C, and SIGTERM where it is taken as Ctrl-C, wait for the end of a step while the
-        block runs, so that the step is not lost. The first step, which compiles, is not waited for;
-        who presses twice does not wait."""
-        own: dict[Any, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is signal.default_int_handler:
-                    own[number] = signal.signal(number, self._interrupt)
-        try:
-            yield
-        finally:
-            for number, handler in own.items():
-                signal.signal(number, handler)
-
-    def _interrupt(self, number, frame):
-        if self.whole or self._pressed or not self._stepped:
-            raise KeyboardInterrupt
-        self._pressed = True
+    def must_wait(self):
+        """While a step is taken, which would be lost; not for the first one, which compiles."""
+        return self._stepped and not self.whole
 
     def on_epoch_begin(self, epoch, logs=None):
         self.whole = True
@@ -115,8 +136,7 @@ class TrainingState(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.whole = self._stepped = True
-        if self._pressed:
-            raise KeyboardInterrupt
+        self.interrupt_if_pressed()
         if (
             time.perf_counter() - self._saved >= self.every
             and self.history.step < self.history.total

@@ -13,7 +13,7 @@ import tensorflow as tf
 import yaml
 
 from kclr.data.labels import Labelled, folder_of
-from kclr.errors import SpecError
+from kclr.errors import SpecError, interrupted
 from kclr.events import is_watched
 from kclr.keys import Made, check_same, made
 from kclr.probing.protocol import draw
@@ -211,7 +211,7 @@ class _Experiment:
             written = self._made(arm, labels, seed)[0].written()
             unit["key"] = written["key"]
         except Exception as error:  # of somebody's classifier or arm, of Keras, of TensorFlow
-            if is_full(error):
+            if is_full(error) or interrupted(error):
                 raise  # so would be the next ones
             self._results.write_failure(unit, path, error)
         self._results.write_json(path.relative_to(self._results.path), unit | written)

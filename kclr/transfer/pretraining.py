@@ -12,7 +12,7 @@ import numpy as np
 
 from kclr.data.fingerprints import array_digest
 from kclr.data.labels import Labelled, load_labelled
-from kclr.errors import SpecError
+from kclr.errors import SpecError, interrupted
 from kclr.probing.baselines import baseline, run_images
 from kclr.probing.protocol import draw
 from kclr.runs.paths import is_full
@@ -82,7 +82,7 @@ class Pretraining:
                 except SpecError:
                     raise
                 except Exception as error:
-                    if is_full(error):
+                    if is_full(error) or interrupted(error):
                         raise
                     continue  # told of with each unit that needs it
 

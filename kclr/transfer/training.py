@@ -10,6 +10,7 @@ import tensorflow as tf
 from kclr.errors import RunError, SpecError
 from kclr.spec.augmentations import colour_findings
 from kclr.spec.transfer import TransferTrain
+from kclr.training.checkpoints import Interruptible
 from kclr.training.keras_objects import keras_augmentation, keras_optimizer
 from kclr.transfer.classifiers import build_classifier
 
@@ -163,25 +164,32 @@ def fit(model, training, test, train: TransferTrain, steps, seed, told=None) -> 
     # Else Keras does so while it traces the training step, which is then traced a second time.
     model.optimizer.build(model.trainable_variables)
     history = _History(told)
-    model.fit(
-        batches,
-        epochs=train.epochs,
-        steps_per_epoch=steps,
-        validation_data=test_batches(*test),
-        callbacks=[history],
-        shuffle=False,  # `batches` does so
-        verbose=0,
-    )
+    with history.interruptible():
+        model.fit(
+            batches,
+            epochs=train.epochs,
+            steps_per_epoch=steps,
+            validation_data=test_batches(*test),
+            callbacks=[history],
+            shuffle=False,  # `batches` does so
+            verbose=0,
+        )
     return history.rows
 
 
-class _History(keras.callbacks.Callback):
-    """Rows of the history; ends a training when the loss is not finite."""
+class _History(Interruptible):
+    """Rows of the history; ends a training when the loss is not finite, or Ctrl-C was pressed."""
 
     def __init__(self, told):
         super().__init__()
         self.rows: list[dict] = []
         self._told = told
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.interrupt_if_pressed()
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.interrupt_if_pressed()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._since = time.perf_counter()

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kclr.data.labels import Labelled
+from kclr.errors import interrupted
 from kclr.pooling import Pooling
 from kclr.probing.judging import stack_features
 from kclr.runs.paths import is_full
@@ -51,7 +52,7 @@ def compare(
                 run = find(seed)
                 about |= cost(run) | _judged(run, images, seed, results, name, tell)
             except Exception as error:  # of Keras, of TensorFlow, of images that are too small
-                if is_full(error):
+                if is_full(error) or interrupted(error):
                     raise
                 results.write_failure(about, results.path / _place(name), error)
             runs.append(about)

@@ -1,3 +1,5 @@
+import signal
+
 import keras
 import numpy as np
 import pytest
@@ -145,3 +147,26 @@ def test_weights_depend_on_the_seed_alone():
     other = new_classifier(Classifier(filters=[4, 4]), (32, 32, 1), 10, 1).get_weights()
     assert all((left == right).all() for left, right in zip(first, again, strict=True))
     assert (first[0] != other[0]).any()
+
+
+def test_ctrl_c_waits_for_the_end_of_a_classifiers_step(monkeypatch):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    model = keras.Sequential([keras.Input(IMAGES.shape[1:]), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(10))
+    done = []
+
+    def train_step(data):
+        if len(done) == 1:
+            signal.raise_signal(signal.SIGINT)
+        done.append(int(model.optimizer.iterations))
+        return keras.Model.train_step(model, data)
+
+    monkeypatch.setattr(model, "train_step", train_step)
+    compiled = model.compile
+    monkeypatch.setattr(model, "compile", lambda *a, **k: compiled(*a, **k, run_eagerly=True))
+    data = IMAGES, LABELS
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, data, data, section("epochs: 2\nbatch_size: 8"), 5, seed=0)
+    assert done == [0, 1]
+    assert int(model.optimizer.iterations) == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
