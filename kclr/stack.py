@@ -20,7 +20,6 @@ import yaml
 from kclr import export
 from kclr.data.checks import source_findings
 from kclr.data.patches import PatchTripletGenerator
-from kclr.data.source_folder import Folder
 from kclr.data.sources import Images, as_images, as_source
 from kclr.drawing.curves import curves_png
 from kclr.drawing.filters import (
@@ -149,7 +148,7 @@ def train(
 
 def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, bare):
     """Open the run; find each layer, write it, draw it; export."""
-    pictures = [source.path for source in opened if isinstance(source, Folder)]
+    pictures = [place for source in opened if (place := source.place())]
     with writing(out, RUN, resume, overwrite, apart=pictures) as place:
         run = Run(place)
         made = layers_made(spec, opened, cluster, listener.hashing)

@@ -78,6 +78,9 @@ class Folder(Source):
             f"{int(self.max_unreadable * len(sizes))}: with {share:g} they would be skipped."
         )
 
+    def place(self):
+        return self.path
+
     def census(self):
         found = Census()
         if not self.problem():

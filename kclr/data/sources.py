@@ -75,6 +75,10 @@ class Source(Part):
         """If only some of the images are smaller than `least` px: how many, with the cure."""
         return ""
 
+    def place(self) -> str | None:
+        """The folder of its files, into which no run is written; None where it has none."""
+        return None
+
     def census(self) -> Census | None:
         """Which files are used and which are left out, for a source of files."""
         return None

@@ -26,6 +26,9 @@ class WindowLearner(Part):
 
     contrastive: ClassVar[bool] = False
     whitening_above: ClassVar[str] = "standardize"
+    components: ClassVar[bool] = False  # whether it takes the eigenvectors of its windows
+    baseline: ClassVar[str | None] = None  # what the probe calls it as one
+    title: ClassVar[str | None] = None  # what tables call that
 
     def directions(self, whitened, covariance, filters, random):
         """Find filters among whitened windows.

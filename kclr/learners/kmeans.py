@@ -1,6 +1,6 @@
 """Centroids of k-means as filters."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from kclr.spec.registry import register
 class KMeans(WindowLearner):
     """Centroids of whitened windows on the unit sphere, by scikit-learn's k-means (Coates and Ng
     2012, "Learning feature representations with k-means")."""
+
+    baseline: ClassVar[str | None] = "kmeans"
+    title: ClassVar[str | None] = "spherical k-means"
 
     iterations: Annotated[int, Field(ge=1, le=10_000)] = 25
     """Largest number of passes over the windows."""

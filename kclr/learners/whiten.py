@@ -16,6 +16,9 @@ class Whiten(WindowLearner):
     the window, which responds to that value alone (Bell and Sejnowski 1997)."""
 
     whitening_above: ClassVar[str] = "zca"
+    components: ClassVar[bool] = True
+    baseline: ClassVar[str | None] = "pca"
+    title: ClassVar[str | None] = "principal components"
 
     def directions(self, whitened, covariance, filters, random):
         """As `WindowLearner.directions`."""

@@ -26,10 +26,19 @@ from kclr.spec.sizes import MOST_WHITENED
 EPSILON = 0.01  # regularisation of the whitening, as in specs
 
 
-LEARNERS = {"whitened": "patches", "kmeans": "kmeans", "pca": "whiten"}
+RANDOM = "random"
 
 
-BASELINES = ("random", *LEARNERS)
+def baseline_titles() -> dict[str, str]:
+    """The baselines' names, each with what tables call it; all but the first are of learners."""
+    known = {RANDOM: "random (Glorot uniform)"}
+    return known | {name: learner.title for name, learner in _learners().items()}
+
+
+def _learners():
+    learners = parts("learner").values()
+    named = {getattr(learner, "baseline", None): learner for learner in learners}
+    return {name: learner for name, learner in named.items() if name}
 
 
 def run_images(run) -> list[Images]:
@@ -70,10 +79,10 @@ def baseline(name, layers, images: Sequence[Any], seed=0, windows=100_000) -> li
     below: list[PlainLayer] = []
     for index, layer in enumerate(layers):
         random = np.random.default_rng([seed, index])
-        if name == "random":
+        if name == RANDOM:
             kernel, bias = _glorot(layer.kernel.shape, random), np.zeros(layer.kernel.shape[-1])
         else:
-            learner: Any = parts("learner")[LEARNERS[name]].model_validate({"windows": windows})
+            learner: Any = _learners()[name].model_validate({"windows": windows})
             shape = layer.kernel.shape
             whitening = learner.whitening_above if below else "zca"
             opened = as_images(images[index])
@@ -94,14 +103,17 @@ def check_baseline(name, layers):
     Raises:
         SpecError: it is.
     """
-    if name not in BASELINES:
-        raise SpecError(f"{name!r} is not a known baseline. Choose from {', '.join(BASELINES)}.")
+    known = baseline_titles()
+    if name not in known:
+        raise SpecError(f"{name!r} is not a known baseline. Choose from {', '.join(known)}.")
+    components = name != RANDOM and _learners()[name].components
     for layer in layers:
         numbers = int(np.prod(layer.kernel.shape[:3]))
-        if name == "pca" and numbers > MOST_WHITENED:
+        if components and numbers > MOST_WHITENED:
             raise SpecError(
-                f"pca: the windows of layer {layer.name} have {numbers:,} values, but components "
-                f"of more than {MOST_WHITENED:,} would take too long. Remove this baseline."
+                f"{name}: the windows of layer {layer.name} have {numbers:,} values, but "
+                f"components of more than {MOST_WHITENED:,} would take too long. Remove this "
+                "baseline."
             )
 
 

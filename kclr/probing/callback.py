@@ -49,25 +49,22 @@ class Probe(keras.callbacks.Callback):
         data: a name for `kclr.data.labels.load_labelled` (`tfds:NAME`, `folder:PATH`, `digits`),
             a `Labelled`, or a pair of arrays, images and int labels. Whole numbers are taken as 0
             to 255 and scaled to [0, 1]; floats are used as they are.
-        every: int, steps between two probes, or None for one at the end of each epoch. There is
-            always one after the last step.
+        every: int from 1, steps between two probes, or None for one at the end of each epoch. There
+            is always one after the last step.
         labels: amount of labels to fit with (see `kclr.probing.protocol.draw`).
-        limit: int, use only this many images, the first ones; None for all.
+        limit: int from 1, use only this many images, the first ones; None for all.
         classifier: "ridge", "logistic", "knn" or another readout's name; or an object with `fit`
             and `predict`, such as a classifier of scikit-learn (see
             `kclr.probing.protocol.probe`).
-        grid: int, cells per side that maps are pooled to, or a list with one for each map of an
-            encoder that returns several; vectors are used as they are.
-        power: float above 0, up to 1, that the pooled features are raised to (see
-            `kclr.pooling.signed_power`), or a list, as for `grid`.
-        flips: bool, average the features of each image and its mirror image.
-        seed: int, of the labels drawn, of the held-out ones, and of the scoring images.
+        grid, power, flips: see `kclr.pooling.Pooling`. A list is for the maps of an encoder that
+            returns several; vectors are used as they are.
+        seed: int from 0, of the labels drawn, of the held-out ones, and of the scoring images.
         encoder: what is evaluated: a Keras layer or model from images to maps (batch, height,
             width, filters) or vectors, or to a list of these, whose features are concatenated; or a
             function that returns one, called before each probe. By default the model in training;
             for a `kclr.TripletModel` its encoder.
         on_result: function of a result, called after each probe.
-        start: int, steps done before this training.
+        start: int from 0, steps done before this training.
 
     Attributes:
         results: list of dicts with step (done so far, from 1), accuracy, and seconds; those of the
@@ -98,9 +95,10 @@ class Probe(keras.callbacks.Callback):
         check_amount(labels)
         check_classifier(classifier)
         self.pooling = Pooling(grid, power, flips=flips)
-        for name, value in (("every", every), ("limit", limit)):
-            if value is not None and value < 1:
-                raise SpecError(f"{name}: {value} is not possible. Use 1 or more.")
+        whole = (("every", every, 1), ("limit", limit, 1), ("seed", seed, 0), ("start", start, 0))
+        for name, value, least in whole:
+            if value is not None and value < least:
+                raise SpecError(f"{name}: {value} is not possible. Use {least} or more.")
         self.data, self.every, self.labels, self.limit = data, every, labels, limit
         self.classifier, self.seed = classifier, seed
         self.encoder, self.on_result, self.step = encoder, on_result, start

@@ -16,7 +16,13 @@ import numpy as np
 from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
 from kclr.pooling import Pooling, hyphened
-from kclr.probing.baselines import BASELINES, baseline, check_baseline, run_images
+from kclr.probing.baselines import (
+    RANDOM,
+    baseline,
+    baseline_titles,
+    check_baseline,
+    run_images,
+)
 from kclr.probing.judging import FrozenFeatures, stack_features
 from kclr.probing.protocol import check_amount, check_classifier, check_enough, classifier_name
 
@@ -104,9 +110,10 @@ def probe_run(
             and `predict`, such as `sklearn.linear_model.RidgeClassifier()` (see
             `kclr.probing.protocol.probe`).
         grid, all_layers, power, flips, precision: see `kclr.pooling.Pooling`.
-        seed: int, of the first repeat; each next repeat adds 1.
-        repeats: int, draws of the labels. Baselines get new kernels for each.
-        limit: int, use only this many images of each split, the first ones, if `data` is a name.
+        seed: int from 0, of the first repeat; each next repeat adds 1.
+        repeats: int from 1, draws of the labels. Baselines get new kernels for each.
+        limit: int from 1, use only this many images of each split, the first ones, if `data` is a
+            name.
         progress: function that receives short progress messages.
 
     Returns:
@@ -130,9 +137,9 @@ def probe_run(
     else:
         train, test = data
     check_enough(train.labels, train.name)
-    unlabelled = run_images(run) if set(baselines) - {"random"} else []
+    unlabelled = run_images(run) if set(baselines) - {RANDOM} else []
     own_name = run.path.resolve().name
-    own_name = f"run {own_name}" if own_name in BASELINES else own_name
+    own_name = f"run {own_name}" if own_name in baseline_titles() else own_name
     suffix = ", all layers" if all_layers and len(layers) > 1 else ""
     suffix += f", power {hyphened(power)}" if powers != {1} else ""
     suffix += ", flips" if flips else ""

@@ -14,6 +14,7 @@ from typing import Any
 from kclr.drawing.curves import curves_png, history_svgs
 from kclr.drawing.filters import filters_png
 from kclr.errors import RunError
+from kclr.probing.baselines import baseline_titles
 from kclr.runs.paths import write_csv
 from kclr.runs.run import Run
 from kclr.runs.safe_reading import read_bytes, sha256
@@ -238,14 +239,6 @@ def without(mapping, *keys) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if key not in keys}
 
 
-BASELINES = {
-    "random": "random (Glorot uniform)",
-    "whitened": "random whitened patches",
-    "kmeans": "spherical k-means",
-    "pca": "principal components",
-}
-
-
 def classifier_title(name: str) -> str:
     """A classifier of features for people: a readout's `title`, else what it is called."""
     return getattr(parts("readout").get(name), "title", name)
@@ -254,4 +247,4 @@ def classifier_title(name: str) -> str:
 def filters_name(features: str) -> str:
     """The displayed name of a kind of filters, such as "spherical k-means, all layers"."""
     name, comma, rest = features.partition(",")
-    return BASELINES.get(name, name) + comma + rest
+    return baseline_titles().get(name, name) + comma + rest

@@ -11,7 +11,6 @@ import keras_tuner
 from keras_tuner.engine.trial import TrialStatus
 from keras_tuner.errors import FatalError
 
-from kclr.data.source_folder import Folder
 from kclr.data.sources import as_images
 from kclr.errors import RunError
 from kclr.events import is_watched
@@ -108,7 +107,7 @@ def begun(spec, plain, out, text, resume, overwrite, tell=None) -> Iterator[Run]
         SpecError: it contains a search of another spec, or on other images.
         RunError: see `kclr.runs.directories.writing`.
     """
-    pictures = [source.path for source in sources(spec) if isinstance(source, Folder)]
+    pictures = [place for source in sources(spec) if (place := source.place())]
     with writing(out, SEARCH, resume, overwrite, apart=pictures) as place:
         run = Run(place)
         search = {key: value for key, value in plain["search"].items() if key not in _CHANGEABLE}

@@ -1,9 +1,10 @@
-"""Named parts: data sources, objectives, learners, readouts, and those that plug-ins add.
+"""Named parts: data sources, objectives, learners, readouts, arms, classifiers, also of plug-ins.
 
 A part of a spec is one frozen class in its own file, registered under the name that a spec uses:
 
-    @register("objective", "triplet") class Triplet(Part): margin: float = Field(2.0, gt=0,
-    description="Smallest gap between the two distances.")
+    @register("objective", "triplet")
+    class Triplet(Part):
+        margin: float = Field(2.0, gt=0, description="Smallest gap between the two distances.")
 
 Its fields are the keys that a spec may have below that name; pydantic checks them, fills in the
 defaults and describes them in the JSON Schema. A part without options in a spec, such as a readout,
@@ -36,6 +37,8 @@ BUILT_IN = {
     "objective": "kclr.objectives",
     "learner": "kclr.learners",
     "readout": "kclr.probing.readouts",
+    "arm": "kclr.transfer.arms",
+    "classifier": "kclr.transfer.classifiers",
 }
 
 _parts: dict[str, dict[str, Any]] = {kind: {} for kind in BUILT_IN}
@@ -121,9 +124,12 @@ def register(kind, name):
         raise ValueError(f"{kind!r} is not a kind of part; choose from {', '.join(_parts)}")
 
     def decorate(part):
-        taken = _parts[kind].get(name)
-        if taken and (taken.__module__, taken.__qualname__) != (part.__module__, part.__qualname__):
-            raise ValueError(f"the {kind} {name!r} is already {taken.__module__}.{taken.__name__}")
+        if not part.__module__.startswith(BUILT_IN[kind]):
+            _import_own(kind)  # so that nobody takes a name of kclr's
+        taken = _parts[kind].get(name, part)
+        known, new = (f"{each.__module__}.{each.__qualname__}" for each in (taken, part))
+        if known != new:
+            raise ValueError(f"the {kind} {name!r} is already {known}")
         if isinstance(part, type) and issubclass(part, Part):
             part.part_name = name
         _parts[kind][name] = part
@@ -150,13 +156,22 @@ def splits(kind, pattern=None):
     return decorate
 
 
+def _discover(kind):
+    """Import every module that registers parts of a kind: kclr's own, then the plug-ins'."""
+    _import_own(kind)
+    _load_plugins()
+
+
 @cache
-def _discover():
-    """Import every module that registers parts: kclr's own, then those of plug-ins."""
-    for package in BUILT_IN.values():
-        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-            if not module.name.startswith("_"):
-                importlib.import_module(f"{package}.{module.name}")
+def _import_own(kind):
+    package = BUILT_IN[kind]
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{package}.{module.name}")
+
+
+@cache
+def _load_plugins():
     for plugin in importlib.metadata.entry_points(group="kclr.plugins"):
         try:
             plugin.load()
@@ -172,7 +187,7 @@ def _discover():
 
 def parts(kind) -> dict[str, Any]:
     """All registered parts of a kind, by name."""
-    _discover()
+    _discover(kind)
     return dict(_parts[kind])
 
 
@@ -249,7 +264,7 @@ class Named:
     @property
     def split(self):
         """How a text is split, or None if it is a name alone."""
-        _discover()
+        _discover(self.kind)
         return _splits.get(self.kind)
 
     def argument(self, name) -> str:

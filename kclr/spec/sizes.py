@@ -150,7 +150,7 @@ def whitening_findings(spec: Spec, channels: int | None = None) -> list[Finding]
                 f"Use standardize, or {most}."
             )
             findings.append(Finding(("stack", index, "block", "whitening"), words))
-        elif layer.learner.part_name == "whiten":
+        elif getattr(layer.learner, "components", False):
             words = (
                 f"the components of windows of {numbers:,} values take too long. Use another "
                 f"learner, or {most}."

@@ -113,7 +113,7 @@ def _plain(name):
 @functools.cache
 def _own_names():
     """kclr's own arms by their plain names."""
-    own = (each for each in arms().values() if each.prepare.__module__ == arms.__module__)
+    own = (each for each in arms().values() if each.__module__.startswith(arms.__module__))
     return {_plain(each.name): each.name for each in own}
 
 

@@ -9,9 +9,10 @@ from kclr.errors import SpecError
 from kclr.layers import stacked
 from kclr.learned import PlainLayer
 from kclr.probing import baselines
-from kclr.probing.baselines import BASELINES, baseline, run_images
+from kclr.probing.baselines import baseline, baseline_titles, run_images
 from kclr.runs.run import Run
 
+BASELINES = tuple(baseline_titles())
 LEARNED = [name for name in BASELINES if name != "random"]
 PATCHES = 6000
 

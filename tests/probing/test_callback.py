@@ -145,6 +145,17 @@ def test_the_figure_is_that_of_scikit_learn_on_the_divided_training_images():
     assert accuracy > 0.9
 
 
+def test_a_pipeline_of_scikit_learn_judges_as_it_does_alone():
+    pipeline = make_pipeline(StandardScaler(), RidgeClassifier(alpha=10))
+    probe = Probe((IMAGES, LABELS), classifier=pipeline, encoder=constant())
+    probe.set_model(classifier())
+    accuracy = probe.measure()["accuracy"]
+    judging = validation_rows(LABELS, 0)
+    pixels = IMAGES.reshape(len(IMAGES), -1) / 255
+    pipeline.fit(pixels[~judging], LABELS[~judging])
+    assert accuracy == pytest.approx(pipeline.score(pixels[judging], LABELS[judging]), abs=0.005)
+
+
 def test_it_agrees_with_the_probe_of_the_layers_themselves():
     block = ContrastiveConvBlock(6, 3)
     model = kclr.TripletModel(block)
@@ -278,6 +289,7 @@ def test_images_that_are_read_for_every_pass_give_the_same(tmp_path):
     ("arguments", "words"),
     [
         ({"every": 0}, "every: 0 is not possible. Use 1 or more."),
+        ({"seed": -1}, "seed: -1 is not possible. Use 0 or more."),
         ({"grid": 0}, "grid: 0"),
         ({"labels": 1.5}, "not an amount of labels"),
         ({"classifier": "rigde"}, "Did you mean 'ridge'?"),

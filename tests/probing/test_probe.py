@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from rich.console import Console
+from sklearn.linear_model import RidgeClassifier
 
 from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
@@ -16,6 +17,7 @@ from kclr.probing.baselines import baseline
 from kclr.probing.probe import ProbeResult, as_json, probe_run, summaries
 from kclr.probing.protocol import draw, hold_out
 from kclr.report.tables import probe_table
+from kclr.runs.records import Probed
 from kclr.runs.run import Run
 
 SPEC = """
@@ -210,6 +212,17 @@ def test_a_labelled_set_is_shown_as_the_run_needs_it(run):
     (result,) = probe_run(run, "digits", classifiers=["ridge"], limit=200, grid=1)
     assert result.label_count == 200
     assert result.data == "digits"
+
+
+def test_an_object_of_scikit_learn_has_its_own_line_and_is_written_as_json(run):
+    classifiers = ["ridge", RidgeClassifier(), RidgeClassifier(alpha=100.0)]
+    results = probe_run(run, "digits", classifiers=classifiers, limit=200, grid=1)
+    names = ["ridge", "RidgeClassifier()", "RidgeClassifier(alpha=100.0)"]
+    assert [result.classifier for result in results] == names
+    written = json.loads(json.dumps(as_json(results)))
+    assert [line["strength"] for line in written["results"][1:]] == [None, None]
+    read = Probed.model_validate(written)  # as the report does
+    assert [line.classifier for line in read.summaries] == names
 
 
 def test_a_run_that_is_called_like_a_baseline_is_told_apart(run, digits):

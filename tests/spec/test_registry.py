@@ -105,7 +105,7 @@ def test_a_broken_plug_in_is_named_and_the_rest_goes_on(monkeypatch, caplog):
     broken = importlib.metadata.EntryPoint("mine", "not_there.at_all", "kclr.plugins")
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [broken])
     monkeypatch.setattr(registry, "_broken", [])
-    registry._discover.cache_clear()
+    registry._load_plugins.cache_clear()
     try:
         assert parse_spec("stack: [{objective: triplet}]")
         assert refusal("mine_own") == [
@@ -114,7 +114,7 @@ def test_a_broken_plug_in_is_named_and_the_rest_goes_on(monkeypatch, caplog):
             + ". The plug-in mine, which could not be loaded, may have it."
         ]
     finally:
-        registry._discover.cache_clear()
+        registry._load_plugins.cache_clear()
     (record,) = caplog.records
     assert record.getMessage() == (
         "the plug-in mine (not_there.at_all) cannot be loaded and is ignored: "

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kclr.data.labels import load_labelled
+from kclr.spec.registry import _parts
 from kclr.transfer.arms import Filters, Start, arm, arms, first_convolutions
 from kclr.transfer.classifiers import build_classifier
 
@@ -134,7 +135,9 @@ def test_first_convolutions_pass_over_pointwise_and_depthwise_ones():
     assert [each.name for each in first_convolutions(model, 5)] == ["inner", "outer"]
 
 
-def test_an_arm_is_one_function():
+def test_an_arm_is_one_function(monkeypatch):
+    monkeypatch.setitem(_parts, "arm", arms())
+
     @arm("ones", needs="pretrained")
     def ones(model, start):
         model.layers[0].kernel.assign(np.ones(model.layers[0].kernel.shape))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kclr.errors import SpecError
-from kclr.transfer import classifiers
+from kclr.spec import registry
 from kclr.transfer.classifiers import build_classifier, classifier_names, register_classifier
 
 SMALL = {
@@ -153,7 +153,7 @@ def test_what_is_no_application_is_named_with_the_nearest():
 
     assert "Did you mean 'VGG16'?" in refused(build("applications:vgg16"))
     assert "Did you mean 'ResNet50'?" in refused(build("applications:Resnet-50"))
-    assert "has no 'vgg16'" in refused(build("applications:vgg16"))
+    assert "'vgg16' is not in keras.applications" in refused(build("applications:vgg16"))
     assert "at least 75x75" in refused(build("applications:InceptionV3"))
     assert "weights='imagenet'" in refused(build("applications:VGG16", weights="imagenet"))
     assert "Did you mean 'pooling'?" in refused(build("applications:VGG16", poling="avg"))
@@ -175,7 +175,7 @@ def test_unknown_names_and_options_are_answered_with_the_nearest():
 
 
 def test_a_registered_function_is_a_classifier_by_name(monkeypatch):
-    monkeypatch.setattr(classifiers, "_builders", dict(classifiers._builders))
+    monkeypatch.setitem(registry._parts, "classifier", registry.parts("classifier"))
 
     @register_classifier("mean-only")
     def mean_only(input_shape, classes, units=4):

@@ -16,8 +16,9 @@ from kclr.layers import stacked
 from kclr.probing.baselines import baseline
 from kclr.runs.records import Unit
 from kclr.runs.run import load_run
+from kclr.spec.registry import _parts
 from kclr.spec.transfer import parse_transfer
-from kclr.transfer.arms import Arm, _arms, arms
+from kclr.transfer.arms import Arm, arms
 from kclr.transfer.experiment import run_experiment
 from kclr.transfer.progress import Bar, JsonLines, Lines, TransferListener
 from kclr.transfer.results import Results, failures, load_results, print_results, slug
@@ -89,9 +90,9 @@ def broken_arm():
         if fails["now"]:
             raise KeyError("no such layer")
 
-    _arms["broken"] = Arm("broken", prepare, None)
+    _parts["arm"]["broken"] = Arm("broken", prepare, None)
     yield fails
-    del _arms["broken"]
+    del _parts["arm"]["broken"]
 
 
 def test_every_arm_ends_with_an_accuracy(all_arms):
@@ -180,7 +181,7 @@ def test_what_was_made_before_is_not_made_again(all_arms, tmp_path, monkeypatch)
     def refuse(*arguments, **options):
         raise AssertionError("made again")
 
-    for name in ("supervised.fit", "experiment.fit", "twins.probe"):
+    for name in ("supervised.fit", "experiment.fit", "twins.stack_features"):
         monkeypatch.setattr(f"kclr.transfer.{name}", refuse)
     (copy / "units/supervised-frozen/labels-1/seed-0.json").unlink()
     text = (out / "spec.yaml").read_text()
@@ -383,7 +384,7 @@ def test_a_full_disk_or_ctrl_c_ends_an_experiment_and_what_is_finished_stays(
             raise error
         return error
 
-    _arms["broken"] = Arm("broken", prepare, None)
+    _parts["arm"]["broken"] = Arm("broken", prepare, None)
     out = tmp_path / "out"
     text = f"{SMALL}arms: [random start, broken, LSUV]\nlabels: [0.2]\n"
     with pytest.raises((OSError, KeyboardInterrupt)):
@@ -391,7 +392,7 @@ def test_a_full_disk_or_ctrl_c_ends_an_experiment_and_what_is_finished_stays(
     monkeypatch.undo()
     assert [path.parts[-3] for path in out.glob("units/*/*/*")] == ["random-start"]
     assert not [*out.glob("**/.*.part*")]
-    _arms["broken"] = Arm("broken", lambda model, start: None, None)
+    _parts["arm"]["broken"] = Arm("broken", lambda model, start: None, None)
     counting = Counting()
     assert failures(experiment(text, out, resume=True, listener=counting)) == []
     assert counting.units == [("broken", 0.2), ("LSUV", 0.2)]

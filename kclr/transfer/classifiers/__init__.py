@@ -2,13 +2,13 @@
 
 Every classifier takes float images in [0, 1], shaped (batch, height, width, channels), and returns
 logits, float (batch, classes), for a loss with `from_logits=True`. Augmentation and other
-preprocessing come before it. To add one, decorate a function that builds it:
+preprocessing come before it. To add one, decorate a function that builds it, in a new file here:
 
     @register_classifier("two-layers")
     def two_layers(input_shape, classes, filters=64): ...
 
-and name its module under the entry point group `kclr.plugins`; or do not register it, and name it
-`module:two_layers`.
+or in your own module, which you name under the entry point group `kclr.plugins`; or do not register
+it, and name it `module:two_layers`.
 """
 
 import functools
@@ -16,15 +16,12 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
 from difflib import get_close_matches
 
 import numpy as np
 
 from kclr.errors import SpecError
-from kclr.spec.registry import parts
-
-_builders: dict[str, Callable] = {}
+from kclr.spec.registry import parts, register
 
 
 def register_classifier(name):
@@ -38,22 +35,12 @@ def register_classifier(name):
     """
     if ":" in name:
         raise ValueError(f"{name!r} contains a colon, which separates a module and a function")
-
-    def decorate(builder):
-        taken = _builders.get(name, builder)
-        known, new = (f"{each.__module__}:{each.__qualname__}" for each in (taken, builder))
-        if known != new:
-            raise ValueError(f"the classifier {name!r} is already {known}")
-        _builders[name] = builder
-        return builder
-
-    return decorate
+    return register("classifier", name)
 
 
 def classifier_names() -> list[str]:
     """Names of all registered classifiers, those of plug-ins included. Needs no TensorFlow."""
-    parts("source")  # the registry imports every plug-in when it is first asked for anything
-    return sorted(_builders)
+    return sorted(parts("classifier"))
 
 
 def build_classifier(name, input_shape, classes, **options):
@@ -87,7 +74,7 @@ def build_classifier(name, input_shape, classes, **options):
         if name not in known:
             forms = f"{', '.join(known)}, applications:NAME or MODULE:FUNCTION"
             raise SpecError(f"{name!r} is not a known classifier. {_nearest(name, known, forms)}")
-        builder = _builders[name]
+        builder = parts("classifier")[name]
     elif kind == "applications":
         builder, options = _application(rest, options)
     else:
@@ -102,174 +89,6 @@ def build_classifier(name, input_shape, classes, **options):
         raise SpecError(f"{name} cannot be built: {_words(error)}") from error
     _check_model(name, model, input_shape, classes)
     return model
-
-
-@register_classifier("zhao")
-def zhao(
-    input_shape, classes, filters=(256, 512), kernel_sizes=(6, 3), dense_units=512, dropout=0.0
-):
-    """The classifier of Zhao (2020): two convolutions and two dense layers.
-
-    From the paper: the first convolution (256 filters of 6x6, 2x2 max-pool, ReLU), 512 filters in
-    the second, and two dense layers. Chosen here, since the paper does not say: 3x3 for the second
-    kernel, convolutions padded to keep the size, the same pool and ReLU after the second, 512 units
-    in the first dense layer, no dropout, no normalisation, and Keras' default initializers (Glorot
-    uniform, biases 0). `filters=(64, 128)` makes it about nine times cheaper.
-    """
-    import keras
-
-    layers = [keras.Input(input_shape)]
-    for index, (count, size) in enumerate(zip(filters, kernel_sizes, strict=True), 1):
-        layers += [
-            keras.layers.Conv2D(count, size, padding="same", name=f"conv{index}"),
-            keras.layers.MaxPooling2D(2, padding="same", name=f"pool{index}"),
-            keras.layers.ReLU(name=f"relu{index}"),
-        ]
-    layers += [
-        keras.layers.Flatten(name="flatten"),
-        keras.layers.Dense(dense_units, activation="relu", name="dense1"),
-        keras.layers.Dropout(dropout, name="dropout"),
-        keras.layers.Dense(classes, dtype="float32", name="logits"),
-    ]
-    return keras.Sequential(layers, name="zhao")
-
-
-@register_classifier("alexnet")
-def alexnet(input_shape, classes, filters=64, dense_units=1024, dropout=0.5):
-    """AlexNet (Krizhevsky et al. 2012) for small images.
-
-    Its five convolutions and three dense layers, with the widths 64-192-384-256-256 of the
-    one-column form (Krizhevsky 2014). For small images the first kernel is 5x5 at every pixel
-    instead of 11x11 at every fourth, and dense layers have 1,024 units instead of 4,096.
-    Overlapping 3x3 pools after the first, second and last convolution; no response normalisation.
-    He normal.
-    """
-    import keras
-
-    plan = [(1, 5, True), (3, 5, True), (6, 3, False), (4, 3, False), (4, 3, True)]
-    layers = [keras.Input(input_shape)]
-    for index, (width, size, pooled) in enumerate(plan, 1):
-        layers.append(
-            keras.layers.Conv2D(
-                width * filters,
-                size,
-                padding="same",
-                activation="relu",
-                kernel_initializer="he_normal",
-                name=f"conv{index}",
-            )
-        )
-        if pooled:
-            layers.append(keras.layers.MaxPooling2D(3, 2, padding="same", name=f"pool{index}"))
-    layers.append(keras.layers.Flatten(name="flatten"))
-    for index in (1, 2):
-        layers += [
-            keras.layers.Dropout(dropout, name=f"dropout{index}"),
-            keras.layers.Dense(
-                dense_units,
-                activation="relu",
-                kernel_initializer="he_normal",
-                name=f"dense{index}",
-            ),
-        ]
-    layers.append(keras.layers.Dense(classes, dtype="float32", name="logits"))
-    return keras.Sequential(layers, name="alexnet")
-
-
-VGG_BLOCKS = {
-    11: (1, 1, 2, 2, 2),
-    13: (2, 2, 2, 2, 2),
-    16: (2, 2, 3, 3, 3),
-    19: (2, 2, 4, 4, 4),
-}
-
-
-@register_classifier("vgg")
-def vgg(input_shape, classes, depth=16, filters=64, dropout=0.5):
-    """VGG (Simonyan and Zisserman 2015) for small images, with batch normalisation.
-
-    Its convolutions at depth 11, 13, 16 or 19, the first with `filters` filters, each followed by
-    batch normalisation; then the mean over the map and one dense layer of 8 x `filters` units in
-    place of two of 4,096 (as Liu and Deng 2015 for CIFAR-10). Pools are padded, so that images of
-    less than 32 px keep a map. He normal; convolutions have no bias, since normalisation has.
-    """
-    import keras
-
-    if depth not in VGG_BLOCKS:
-        raise SpecError(f"depth={depth}: choose from {', '.join(map(str, VGG_BLOCKS))}")
-    layers = [keras.Input(input_shape)]
-    for block, count in enumerate(VGG_BLOCKS[depth]):
-        for index in range(count):
-            layers += _normalised(
-                filters * min(2**block, 8), 1, f"block{block + 1}_conv{index + 1}"
-            )
-            layers.append(keras.layers.ReLU(name=f"block{block + 1}_relu{index + 1}"))
-        layers.append(keras.layers.MaxPooling2D(2, padding="same", name=f"block{block + 1}_pool"))
-    layers += [
-        keras.layers.GlobalAveragePooling2D(name="mean"),
-        keras.layers.Dense(
-            8 * filters, activation="relu", kernel_initializer="he_normal", name="dense1"
-        ),
-        keras.layers.Dropout(dropout, name="dropout"),
-        keras.layers.Dense(classes, dtype="float32", name="logits"),
-    ]
-    return keras.Sequential(layers, name=f"vgg{depth}")
-
-
-@register_classifier("resnet")
-def resnet(input_shape, classes, depth=20, filters=16):
-    """The residual network of He et al. (2016, section 4.2) for CIFAR-10.
-
-    A 3x3 convolution, then three stages of (depth - 2) / 6 blocks of two 3x3 convolutions, with
-    `filters`, twice and four times as many filters and half the size from stage to stage; the mean
-    over the map; one dense layer. Where the size changes the shortcut is a 1x1 convolution (their
-    option B; they used A). He normal. Weight decay is left to the optimizer.
-    """
-    import keras
-
-    blocks, rest = divmod(depth - 2, 6)
-    if blocks < 1 or rest:
-        raise SpecError(f"depth={depth}: use 6n + 2, such as 20, 32, 44, 56")
-    image = keras.Input(input_shape)
-
-    def normalised(maps, count, strides, name, size=3):
-        for layer in _normalised(count, strides, name, size):
-            maps = layer(maps)
-        return maps
-
-    maps = keras.layers.ReLU(name="relu1")(normalised(image, filters, 1, "conv1"))
-    for stage in range(3):
-        for block in range(blocks):
-            name = f"stage{stage + 1}_block{block + 1}"
-            count, strides = filters * 2**stage, 2 if stage and not block else 1
-            shortcut = maps
-            if strides == 2:
-                shortcut = normalised(maps, count, strides, f"{name}_shortcut", size=1)
-            maps = normalised(maps, count, strides, f"{name}_conv1")
-            maps = keras.layers.ReLU(name=f"{name}_relu1")(maps)
-            maps = normalised(maps, count, 1, f"{name}_conv2")
-            maps = keras.layers.Add(name=f"{name}_add")([maps, shortcut])
-            maps = keras.layers.ReLU(name=f"{name}_relu2")(maps)
-    maps = keras.layers.GlobalAveragePooling2D(name="mean")(maps)
-    logits = keras.layers.Dense(classes, dtype="float32", name="logits")(maps)
-    return keras.Model(image, logits, name=f"resnet{depth}")
-
-
-def _normalised(filters, strides, name, size=3):
-    import keras
-
-    return [
-        keras.layers.Conv2D(
-            filters,
-            size,
-            strides,
-            padding="same",
-            use_bias=False,
-            kernel_initializer="he_normal",
-            name=name,
-        ),
-        keras.layers.BatchNormalization(name=f"{name}_norm"),
-    ]
 
 
 def _application(name, options):

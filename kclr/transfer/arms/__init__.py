@@ -5,7 +5,8 @@
         return start.move(model, start.baseline("kmeans"))
 
 It is given a freshly built Keras model, changes it in place, and may return an `InitializeReport`.
-To add one, decorate a function, and name its module under the entry point group `kclr.plugins`.
+To add one, decorate a function in a new file here, or in your own module, which you name under the
+entry point group `kclr.plugins`.
 Learned and other filters are copied by `kclr.transfer.initialize`, which also scales the layers
 above them; the arm `LSUV` shows the effect of that scaling alone.
 """
@@ -15,14 +16,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from kclr.spec.registry import parts
-from kclr.transfer.summary import REFERENCE
+from kclr.spec.registry import parts, register
 
 # What an arm may need, and the key of the spec that says where it comes from.
 NEEDS = {"pretrained": "pretrained", "end-to-end": "pretrained", "supervised": "supervised"}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Arm:
     """A registered arm.
 
@@ -37,6 +37,11 @@ class Arm:
     prepare: Callable[[Any, "Start"], Any]
     needs: str | None
     counts: bool = True
+
+    def __post_init__(self):
+        # By these the registry tells another arm from the same one, imported again.
+        names = ("__module__", "__qualname__")
+        vars(self).update({name: getattr(self.prepare, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class Start:
             `kclr.transfer.initialize`).
         find_run: function that returns the pretrained run of this repeat.
         find_twin: function that returns the run of the same stack trained end to end.
-        find_baseline: function of a name in `kclr.probing.baselines.BASELINES` that returns its
-            layers for this repeat.
+        find_baseline: function of a baseline's name (see `kclr.probing.baselines`) that returns
+            its layers for this repeat.
         find_supervised: function of a number of layers that returns those of the classifier
             trained on the other labelled set in this repeat.
     """
@@ -109,9 +114,6 @@ class Start:
         return Filters(self.find_supervised(self.count))
 
 
-_arms: dict[str, Arm] = {}
-
-
 def arm(name, needs=None, counts=True):
     """Register a function of a model and a `Start` as the arm `name`.
 
@@ -128,11 +130,7 @@ def arm(name, needs=None, counts=True):
         raise ValueError(f"needs={needs!r}: choose from {', '.join(NEEDS)}")
 
     def decorate(function):
-        taken = _arms[name].prepare if name in _arms else function
-        known, new = (f"{each.__module__}:{each.__qualname__}" for each in (taken, function))
-        if known != new:
-            raise ValueError(f"the arm {name!r} is already {known}")
-        _arms[name] = Arm(name, function, needs, counts)
+        register("arm", name)(Arm(name, function, needs, counts))
         return function
 
     return decorate
@@ -140,8 +138,7 @@ def arm(name, needs=None, counts=True):
 
 def arms() -> dict[str, Arm]:
     """All registered arms by name, those of plug-ins included. Needs no TensorFlow."""
-    parts("source")  # the registry imports every plug-in when it is first asked for anything
-    return dict(_arms)
+    return parts("arm")
 
 
 def first_convolutions(model, count) -> list[Any]:
@@ -156,83 +153,3 @@ def first_convolutions(model, count) -> list[Any]:
         and tuple(layer.kernel_size) != (1, 1)
     ]
     return found[:count]
-
-
-@arm(REFERENCE, counts=False)
-def random_start(model, start):
-    """The classifier as it was built."""
-
-
-@arm("random frozen")
-def random_frozen(model, start):
-    """The classifier as it was built, with frozen first convolutions."""
-    for layer in first_convolutions(model, start.count):
-        layer.trainable = False
-
-
-@arm("kclr frozen", needs="pretrained")
-def kclr_frozen(model, start):
-    """The run's filters, frozen."""
-    return start.move(model, start.run, freeze=True)
-
-
-@arm("kclr fine-tuned", needs="pretrained")
-def kclr_fine_tuned(model, start):
-    """The run's filters, fine-tuned with the rest."""
-    return start.move(model, start.run)
-
-
-@arm("end-to-end frozen", needs="end-to-end")
-def end_to_end_frozen(model, start):
-    """The filters of the same stack trained end to end, frozen."""
-    return start.move(model, start.twin, freeze=True)
-
-
-@arm("end-to-end fine-tuned", needs="end-to-end")
-def end_to_end_fine_tuned(model, start):
-    """The filters of the same stack trained end to end, fine-tuned with the rest."""
-    return start.move(model, start.twin)
-
-
-@arm("k-means", needs="pretrained")
-def kmeans(model, start):
-    """Centroids of whitened patches of the run's images."""
-    return start.move(model, start.baseline("kmeans"))
-
-
-@arm("k-means frozen", needs="pretrained")
-def kmeans_frozen(model, start):
-    """The same, frozen."""
-    return start.move(model, start.baseline("kmeans"), freeze=True)
-
-
-@arm("whitening (ZCA)", needs="pretrained")
-def whitening_zca(model, start):
-    """Random ZCA-whitened patches of the run's images."""
-    return start.move(model, start.baseline("whitened"))
-
-
-@arm("whitening (PCA)", needs="pretrained")
-def whitening_pca(model, start):
-    """Principal components of patches of the run's images, scaled to unit variance."""
-    return start.move(model, start.baseline("pca"))
-
-
-@arm("LSUV", counts=False)
-def lsuv_start(model, start):
-    """Orthonormal kernels in all layers, scaled to unit variance (Mishkin and Matas 2016)."""
-    from kclr.transfer.lsuv import lsuv
-
-    lsuv(model, start.images, orthonormal=True, seed=start.seed)
-
-
-@arm("supervised frozen", needs="supervised")
-def supervised_frozen(model, start):
-    """Filters of the classifier trained on the other labelled set, frozen."""
-    return start.move(model, start.supervised, freeze=True)
-
-
-@arm("supervised fine-tuned", needs="supervised")
-def supervised_fine_tuned(model, start):
-    """Filters of the classifier trained on the other labelled set, fine-tuned with the rest."""
-    return start.move(model, start.supervised)
