@@ -43,19 +43,19 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("block", blocks("python", but=["CONTRIBUTING.md"]))
+@pytest.mark.parametrize("block", [*blocks("python", but=["CONTRIBUTING.md"])])
 def test_python_on_a_page_runs(block, place, monkeypatch):
     monkeypatch.chdir(place)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
     exec(compile(block, "page", "exec"), {"images": images})
 
 
-@pytest.mark.parametrize("block", blocks("yaml", but=["docs/spec.md"]))
+@pytest.mark.parametrize("block", [*blocks("yaml", but=["docs/spec.md"])])
 def test_a_spec_on_a_page_is_right(block):
     assert parse_spec(yaml.safe_dump({"stack": [{}]} | yaml.safe_load(block)))
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", [*commands()])
 def test_a_command_on_a_page_can_be_given(line):
     program, *words = shlex.split(line, comments=True)
     if program == "kclr":
