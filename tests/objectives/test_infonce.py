@@ -81,6 +81,7 @@ def test_gradients_are_finite_differences(embeddings, name):
     queue = tf.constant(embeddings[4:6, 0, ::15] - 0.2, tf.float64)
     queue /= tf.norm(queue, axis=1, keepdims=True)
 
+    @tf.function(autograph=False)  # traced once for all differences
     def loss(embeddings, log_scale):
         state = {"log_scale": log_scale, "queue": queue, "queue_images": tf.constant([2, 5])}
         return objective(images, embeddings, state)[0]

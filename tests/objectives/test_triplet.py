@@ -101,7 +101,8 @@ def test_gradients_of_distances_are_finite_differences(embeddings, distance):
     first, second = (tf.constant(embeddings[:3, k], tf.float64) for k in (0, 3))
     for function in (lambda x: paired_distances(x, second, distance),
                      lambda x: pairwise_distances(x, distance)[0, 1:]):  # fmt: skip
-        theoretical, numerical = tf.test.compute_gradient(function, [first], delta=1e-6)
+        once = tf.function(function, autograph=False)  # traced once for all differences
+        theoretical, numerical = tf.test.compute_gradient(once, [first], delta=1e-6)
         np.testing.assert_allclose(theoretical[0], numerical[0], atol=1e-6)
 
 
@@ -182,9 +183,8 @@ def test_random_choices_are_spread_evenly_over_pairs_and_over_seeds():
     candidates[:, 7:57:2] = True
     distances = np.zeros((600, 64), np.float32)
     over_pairs = random_negatives(distances, candidates, 1.0, seed=5)[0].numpy()
-    over_seeds = np.concatenate(
-        [random_negatives(distances[:1], candidates[:1], 1.0, seed=s)[0] for s in range(600)]
-    )
+    drawn = tf.function(lambda seed: random_negatives(distances[:1], candidates[:1], 1.0, seed)[0])
+    over_seeds = np.concatenate([drawn(tf.constant(seed)) for seed in range(600)])
     for chosen in (over_pairs, over_seeds):
         counts = np.bincount(chosen, minlength=64)[7:57:2]
         assert counts.sum() == 600
@@ -269,7 +269,8 @@ def test_a_random_choice_has_a_loss_that_numpy_gets_for_the_same_negatives(
 ):
     """Over many seeds the mean loss is that over all candidates of each pair."""
     objective = Triplet(mining=mining, margin=1.0)
-    losses = [float(objective(images + 97 * k, embeddings)[0]) for k in range(60)]
+    loss = tf.function(objective, autograph=False)
+    losses = [float(loss(tf.constant(images + 97 * k), embeddings)[0]) for k in range(60)]
     means = []
     for _, _, relative, others in pairs_of(images, embeddings, "euclidean"):
         if mining == "semi-hard":
@@ -297,9 +298,8 @@ def test_gradients_are_finite_differences(embeddings, mining, margin):
     # Saturated sky makes equal patches, where the nearest negative is not one of a kind.
     noise = np.random.default_rng(0).normal(size=(4, 3, 5), scale=0.1)
     small = tf.constant(embeddings[:4, :3, ::15] + noise, tf.float64)
-    theoretical, numerical = tf.test.compute_gradient(
-        lambda x: objective(images, x)[0], [small], delta=1e-6
-    )
+    loss = tf.function(lambda x: objective(images, x)[0], autograph=False)
+    theoretical, numerical = tf.test.compute_gradient(loss, [small], delta=1e-6)
     assert np.abs(theoretical[0]).max() > 0
     np.testing.assert_allclose(theoretical[0], numerical[0], atol=1e-5)
 
