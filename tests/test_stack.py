@@ -142,7 +142,7 @@ def test_overwriting_starts_anew_and_spares_what_is_no_run(tmp_path):
 
 
 def test_adding_a_layer_trains_only_that_layer(run, tmp_path, with_xla):
-    train(ONE_LAYER, tmp_path / "grown")
+    train(ONE_LAYER, tmp_path / "grown", bare=True)
     first = tmp_path / "grown/layers/01-conv1/kernel.npy"
     before = first.stat().st_mtime_ns
     train(TWO_LAYERS, tmp_path / "grown", resume=True, bare=True)

@@ -195,7 +195,7 @@ def test_contrastive_training_starts_from_what_the_named_learner_finds(tmp_path)
           optimizer: {class_name: SGD, config: {learning_rate: 1.0e-12}}
     """
     spec = parse_spec(text)
-    run = train(spec, tmp_path / "run")
+    run = train(spec, tmp_path / "run", bare=True)
     (layer,) = spec.stack
     started = layer.learner.start.learn(
         layer, None, [], layer.data or spec.data, [seed_of(spec, 0), 0], None, Listener()

@@ -1,6 +1,9 @@
 """The probe of whole runs: what is learned stays the same, and the rows are those of the layers."""
 
+import contextlib
 import csv
+import importlib.util
+import io
 import json
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import kclr
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError
-from kclr.events import Bars, Listener, describe
+from kclr.events import Bars, JsonLines, Listener, describe
 from kclr.layers import stacked
 from kclr.pooling import Pooling
 from kclr.probing.features import features
@@ -36,8 +39,8 @@ stack:
 PROBE = "probe: {data: digits, every: 4, limit: 150, grid: 1}\n"
 
 
-def train(text, out, **options):
-    return kclr.train(parse_spec(text), out, text=text, **options)
+def train(text, out, bare=True, **options):
+    return kclr.train(parse_spec(text), out, text=text, bare=bare, **options)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
-    return train(PROBE + LAYERS, tmp_path_factory.mktemp("probed") / "run")
+    return train(PROBE + LAYERS, tmp_path_factory.mktemp("probed") / "run", bare=False)
 
 
 def rows_of(run, layer="conv1"):
@@ -115,8 +118,20 @@ class Killed(Listener):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return train(PROBE + ONE_LAYER, tmp_path_factory.mktemp("whole") / "run")
+def followed(tmp_path_factory):
+    """A run that TensorBoard, if there is one, and a machine follow; and what the machine read."""
+    text = PROBE + ONE_LAYER
+    if importlib.util.find_spec("tensorboard"):
+        text = "tensorboard: true\n" + text
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        run = train(text, tmp_path_factory.mktemp("whole") / "run", listener=JsonLines())
+    return run, said.getvalue()
+
+
+@pytest.fixture
+def whole(followed):
+    return followed[0]
 
 
 @pytest.mark.slow
@@ -159,12 +174,11 @@ def test_a_layer_that_is_learned_without_steps_is_probed_once(tmp_path):
     assert run.layers[0].facts["probe_seconds"] > 0
 
 
-def test_tensorboard_has_it(tmp_path):
+def test_tensorboard_has_it(whole):
     pytest.importorskip("tensorboard")
     import tensorflow as tf
 
-    run = train("tensorboard: true\n" + PROBE + ONE_LAYER, tmp_path / "run")
-    (events,) = (run.path / "tensorboard" / "conv1").iterdir()
+    (events,) = (whole.path / "tensorboard" / "conv1").iterdir()
     steps = [event.step for event in tf.compat.v1.train.summary_iterator(str(events))
              for value in event.summary.value if value.tag == "probe_accuracy"]  # fmt: skip
     assert steps == [4, 8, 12]
@@ -194,11 +208,8 @@ def test_a_finished_layer_and_the_bar_say_it(probed):
     bars.close()
 
 
-def test_machines_are_told_too(tmp_path, capsys):
-    from kclr.events import JsonLines
-
-    train(PROBE + ONE_LAYER, tmp_path / "run", listener=JsonLines())
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+def test_machines_are_told_too(followed):
+    lines = [json.loads(line) for line in followed[1].splitlines()]
     assert [line["step"] for line in lines if "probe_accuracy" in line and "step" in line] == [
         4, 8, 12,
     ]  # fmt: skip

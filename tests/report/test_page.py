@@ -143,6 +143,17 @@ def everything(folder):
     return [transfer, make_run(folder / "a run"), make_probe(folder / "probe.json")]
 
 
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return everything(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def written(inputs, tmp_path_factory):
+    """What a report of inputs of every kind has written: the page, and what lies beside it."""
+    return write_report(inputs, tmp_path_factory.mktemp("written") / "out" / "my report.html")
+
+
 # the numbers
 
 
@@ -363,25 +374,23 @@ def test_layers_that_were_trained_at_once_are_said_to_be(tmp_path):
 # the file
 
 
-def test_a_report_is_one_file_that_asks_the_network_for_nothing(tmp_path):
-    write_report(everything(tmp_path), tmp_path / "report.html")
-    read = Reader(tmp_path / "report.html")
+def test_a_report_is_one_file_that_asks_the_network_for_nothing(written):
+    read = Reader(written[0])
     assert not {"script", "iframe", "object", "base"} & {tag for tag, _ in read.elements}
     for tag, attributes in read.elements:
         for name, value in attributes.items():
             assert not name.startswith("on")
             if name in ("src", "href", "xlink:href", "srcset", "data"):
-                local = value.startswith(("data:", "#")) or value == "report-files/"
+                local = value.startswith(("data:", "#")) or value == "my%20report-files/"
                 assert local, f"{tag} {name}={value[:60]}"
-    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    text = written[0].read_text(encoding="utf-8")
     assert not re.search(r"@import|url\((?!#)|https?://(?!www\.w3\.org/)", text)
     assert "default-src 'none'" in text
 
 
-def test_every_plot_and_table_lies_beside_the_page(tmp_path):
-    written = write_report(everything(tmp_path), tmp_path / "out" / "my report.html")
-    assert written[0] == tmp_path / "out" / "my report.html"
-    beside = tmp_path / "out" / "my report-files"
+def test_every_plot_and_table_lies_beside_the_page(written):
+    assert written[0].name == "my report.html"
+    beside = written[0].parent / "my report-files"
     assert sorted(written[1:]) == sorted(beside.iterdir())
     names = {path.name for path in written[1:]}
     assert {
@@ -405,10 +414,9 @@ def test_every_plot_and_table_lies_beside_the_page(tmp_path):
     assert 'href="my%20report-files/"' in written[0].read_text(encoding="utf-8")
 
 
-def test_same_inputs_give_the_same_page(tmp_path):
-    paths = everything(tmp_path)
-    first = [path.read_bytes() for path in write_report(paths, tmp_path / "report.html")]
-    again = [path.read_bytes() for path in write_report(paths, tmp_path / "report.html")]
+def test_same_inputs_give_the_same_page(inputs, written):
+    first = [path.read_bytes() for path in written]
+    again = [path.read_bytes() for path in write_report(inputs, written[0])]
     assert first == again
 
 
@@ -447,9 +455,8 @@ def test_words_from_files_are_never_taken_for_html(tmp_path):
     assert {path.parent for path in written[1:]} == {tmp_path / "report-files"}
 
 
-def test_those_who_cannot_see_or_use_a_mouse_get_everything(tmp_path):
-    write_report(everything(tmp_path), tmp_path / "report.html")
-    read = Reader(tmp_path / "report.html")
+def test_those_who_cannot_see_or_use_a_mouse_get_everything(written):
+    read = Reader(written[0])
     assert read.all("html") == [{"lang": "en"}]
     assert all(image["alt"] for image in read.all("img"))
     for drawing in read.all("svg"):

@@ -96,7 +96,7 @@ def test_a_run_in_a_store_is_that_on_disk_and_goes_on_from_its_checkpoint(bucket
             if step == 3:
                 raise KeyboardInterrupt
 
-    here = kclr.train(parse_spec(SPEC), tmp_path / "run").layers[0]
+    here = kclr.train(parse_spec(SPEC), tmp_path / "run", bare=True).layers[0]
     with pytest.raises(KeyboardInterrupt):
         kclr.train(parse_spec(SPEC), f"{bucket}/run", listener=Stop())
     assert as_path(f"{bucket}/run/checkpoints/01-conv1.npz").exists()

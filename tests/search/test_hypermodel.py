@@ -19,7 +19,7 @@ def test_the_best_model_has_the_kernels_of_its_values(quick, tmp_path):
     values = tuner.get_best_hyperparameters()[0].values
     model = tuner.get_best_models()[0]
     sets = [f"{path}={value:.6g}" for path, value in values.items()]
-    run = kclr.train(parse_spec(yaml.safe_dump(quick), sets), tmp_path / "run")
+    run = kclr.train(parse_spec(yaml.safe_dump(quick), sets), tmp_path / "run", bare=True)
     assert tuner.oracle.get_best_trials()[0].score == run.layers[-1].facts["probe_accuracy"]
     for layer in run.layers:
         kernel, bias = model.get_layer(layer.name).get_weights()

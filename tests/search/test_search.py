@@ -38,7 +38,7 @@ def test_each_tuner_searches_and_its_best_spec_makes_the_same_figure(quick, tune
     assert [row["status"] for row in found["rows"]] == ["COMPLETED"] * 3
     assert len({json.dumps(row["values"]) for row in found["rows"]}) == 3
     best = max(row["score"] for row in found["rows"])
-    run = kclr.train(load_spec(tmp_path / "s/best.yaml"), tmp_path / "again")
+    run = kclr.train(load_spec(tmp_path / "s/best.yaml"), tmp_path / "again", bare=True)
     assert run.layers[-1].facts["probe_accuracy"] == best == found["best"][0]["score"]
     # The layer below is one file for all, and only the best trial's are still there.
     assert runs(tmp_path / "s") == [f"trial_{found['best'][0]['trial']}"]
@@ -308,7 +308,7 @@ def test_hyperband_goes_on_from_checkpoints_to_the_kernels_of_an_uninterrupted_t
     assert rounds == [(4, False), (4, False), (8, True)]
     best = found["best"][0]
     assert found["rows"][int(best["trial"])]["complete"]
-    run = kclr.train(load_spec(tmp_path / "s/best.yaml"), tmp_path / "again")
+    run = kclr.train(load_spec(tmp_path / "s/best.yaml"), tmp_path / "again", bare=True)
     assert run.layers[0].facts["probe_accuracy"] == best["score"]
     ended = kclr.load_run(next((tmp_path / "s").glob(f"*/trial_{best['trial']}/run")))
     np.testing.assert_array_equal(run.layers[0].kernel, ended.layers[0].kernel)

@@ -167,8 +167,8 @@ def test_a_layer_of_dead_filters_learns_and_ends_alike_when_interrupted(tmp_path
     assert row.split()[header.split().index("reseeded")] == "6"
     assert layer.facts["dead_filters"] == 0
     with pytest.raises(KeyboardInterrupt):
-        train(parse_spec(SPEC), tmp_path / "cut", listener=Stop(4))
-    (again,) = train(parse_spec(SPEC), tmp_path / "cut", resume=True).layers
+        train(parse_spec(SPEC), tmp_path / "cut", listener=Stop(4), bare=True)
+    (again,) = train(parse_spec(SPEC), tmp_path / "cut", resume=True, bare=True).layers
     np.testing.assert_array_equal(again.kernel, layer.kernel)
     np.testing.assert_array_equal(again.bias, layer.bias)
     assert again.facts["reseeded"] == 6
