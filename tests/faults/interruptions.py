@@ -105,8 +105,7 @@ def killed(name, number, place, ends, reference: Whole) -> Case:
             if status is None:
                 command.kill(signum)
                 status = command.finish()
-        struck = status in (INTERRUPTED, -signum)
-        case.struck += struck
+        case.struck += status != 0  # one that had ended before does not count
         case.did.append(f"{signum.name} {moment}: status {status}")
         case.wrong += _complaints(command, status, signum, work.saves)
         words = work.again
