@@ -6,8 +6,7 @@ from keras import ops
 from pydantic import ValidationError
 
 from kclr.errors import SpecError
-from kclr.spec.complaints import complaint
-from kclr.spec.findings import Finding, describe, nearest
+from kclr.spec.findings import Finding, complaint, describe, nearest
 from kclr.spec.registry import Part, parts
 
 

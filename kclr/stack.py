@@ -60,7 +60,7 @@ from kclr.runs.directories import (
 from kclr.runs.paths import atomic, remove
 from kclr.runs.run import Run, TrainedLayer, write_arrays
 from kclr.runs.safe_reading import sha256
-from kclr.spec.augmentations import colour_findings
+from kclr.spec.checks import colour_findings
 from kclr.spec.findings import Finding, describe, load_spec
 from kclr.spec.geometry import LayerGeometry, cut_around, layer_geometry
 from kclr.spec.schema import Spec

@@ -20,8 +20,8 @@ import numpy as np
 from kclr.data.sources import Images, as_images
 from kclr.errors import SpecError
 from kclr.learned import PlainLayer, skipped_words
+from kclr.spec.checks import MOST_WHITENED
 from kclr.spec.registry import parts
-from kclr.spec.sizes import MOST_WHITENED
 
 EPSILON = 0.01  # regularisation of the whitening, as in specs
 

@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 
 from kclr.errors import SpecError
+from kclr.spec.checks import OF_EACH_LAYER
 from kclr.spec.findings import describe, draft
 from kclr.spec.overrides import override
 from kclr.spec.schema import Spec
 from kclr.spec.search import Search, assignments, layer_of, parents_first, text_of
-from kclr.spec.sizes import OF_EACH_LAYER
 
 
 @dataclass(frozen=True)

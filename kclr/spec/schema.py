@@ -1,8 +1,4 @@
-"""What a spec may contain: typed, frozen objects with every default.
-
-The JSON Schema that editors use, `docs/spec.md` and every check come from these classes. Sizes are
-in pixels of a layer's input: image pixels for the first layer, cells of the feature map above it.
-"""
+"""JSON Schemas in the form in which they are written."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,17 +11,39 @@ from pydantic import (
     model_validator,
 )
 
-from kclr.spec import keras_names
-from kclr.spec.json_schemas import tidied
-from kclr.spec.keras_parts import REGISTERED, Augmentation, Optimizer, known_to_keras
-from kclr.spec.keras_values import MOST_STEPS
+from kclr.spec import keras_parts
+from kclr.spec.keras_parts import MOST_STEPS, REGISTERED, Augmentation, Optimizer, known_to_keras
 from kclr.spec.registry import ByName, Named, NameOf, Part
 from kclr.spec.search import Search
 from kclr.spec.values import Amount, Cells, Powers, Sides, Size, each_axis, short, with_next
 from kclr.spec.wording import invalid
 
+
+def tidied(schema):
+    """The same for every release of pydantic: no generated titles, descriptions on one line."""
+    if isinstance(schema, list):
+        return [tidied(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {k: tidied(v) for k, v in schema.items()}
+    if isinstance(kept.get("title"), str):
+        del kept["title"]
+    if kept.get("additionalProperties") is True:
+        del kept["additionalProperties"]
+    for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+        if isinstance(kept.get(key), float) and kept[key].is_integer():
+            kept[key] = int(kept[key])
+    if isinstance(kept.get("description"), str):
+        kept["description"] = " ".join(kept["description"].split())
+    return kept
+
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+
+
 CONTRASTIVE = ("patches", "objective", "embedding", "train")  # keys that no other learner takes
+
+
 TRAINED = ("batch_norm", "use_bias")  # and those of a block
 
 
@@ -52,7 +70,7 @@ class Block(Part):
         str,
         Field(
             json_schema_extra={
-                "anyOf": [{"enum": list(keras_names.ACTIVATIONS)}, {"pattern": REGISTERED}]
+                "anyOf": [{"enum": list(keras_parts.ACTIVATIONS)}, {"pattern": REGISTERED}]
             }
         ),
     ] = "relu"
@@ -91,7 +109,7 @@ class Block(Part):
     @field_validator("activation")
     @classmethod
     def _check_activation(cls, value):
-        return known_to_keras(value, keras_names.ACTIVATIONS)
+        return known_to_keras(value, keras_parts.ACTIVATIONS)
 
 
 class Patches(Part):

@@ -7,12 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
-from kclr.spec import keras_names
+from kclr.spec import keras_parts
 from kclr.spec.findings import draft
-from kclr.spec.json_schemas import tidied
 from kclr.spec.keras_parts import KerasObject, Optimizer
 from kclr.spec.registry import ByName, Part
-from kclr.spec.schema import NAME
+from kclr.spec.schema import NAME, tidied
 from kclr.spec.values import Amount
 from kclr.spec.wording import invalid, shown
 
@@ -36,7 +35,7 @@ class ImageLayer(KerasObject):
 
     package: ClassVar[str] = "keras.layers"
     example: ClassVar[str] = "RandomFlip"
-    names: ClassVar[tuple[str, ...]] = (*keras_names.AUGMENTATIONS, *keras_names.RESIZING)
+    names: ClassVar[tuple[str, ...]] = (*keras_parts.AUGMENTATIONS, *keras_parts.RESIZING)
 
 
 class Classifier(ByName):

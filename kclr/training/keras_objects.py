@@ -9,8 +9,7 @@ import numpy as np
 
 from kclr.errors import SpecError, reason
 from kclr.spec.findings import Finding, describe
-from kclr.spec.keras_parts import Optimizer, Schedule
-from kclr.spec.keras_values import KINDS
+from kclr.spec.keras_parts import KINDS, Optimizer, Schedule
 from kclr.spec.schema import Patches, Spec
 from kclr.spec.values import Size, pair
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from kclr.errors import RunError, SpecError
-from kclr.spec.augmentations import colour_findings
+from kclr.spec.checks import colour_findings
 from kclr.spec.transfer import TransferTrain
 from kclr.training.checkpoints import Interruptible
 from kclr.training.keras_objects import keras_augmentation, keras_optimizer

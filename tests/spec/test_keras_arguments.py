@@ -12,7 +12,7 @@ import yaml
 
 from kclr.spec import keras_arguments, parse_spec
 from kclr.spec.keras_arguments import ARGUMENTS
-from kclr.spec.keras_values import KINDS
+from kclr.spec.keras_parts import KINDS
 from kclr.spec.transfer import parse_transfer
 from kclr.training.keras_objects import keras_augmentation, keras_optimizer
 

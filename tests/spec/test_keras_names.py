@@ -6,7 +6,7 @@ import keras
 import pytest
 
 from kclr.errors import SpecError
-from kclr.spec import keras_names, keras_parts, parse_spec
+from kclr.spec import keras_parts, parse_spec
 
 LISTS = {
     "OPTIMIZERS": keras.optimizers,
@@ -31,14 +31,14 @@ ABSTRACT = {
 
 @pytest.mark.parametrize("kind", LISTS)
 def test_every_name_is_known_to_keras(kind):
-    absent = [name for name in getattr(keras_names, kind) if not hasattr(LISTS[kind], name)]
+    absent = [name for name in getattr(keras_parts, kind) if not hasattr(LISTS[kind], name)]
     assert not absent or VERSION < NEWEST_TESTED, absent
 
 
 @pytest.mark.parametrize("kind", ["OPTIMIZERS", "SCHEDULES"])
 def test_no_class_of_keras_is_missing(kind):
     classes = {name for name, value in vars(LISTS[kind]).items() if inspect.isclass(value)}
-    assert classes - ABSTRACT - set(getattr(keras_names, kind)) == set()
+    assert classes - ABSTRACT - set(getattr(keras_parts, kind)) == set()
 
 
 def test_no_activation_that_keeps_the_shape_is_missing():
@@ -46,9 +46,9 @@ def test_no_activation_that_keeps_the_shape_is_missing():
         name for name, value in vars(keras.activations).items()
         if inspect.isfunction(value) and name not in ("get", "serialize", "deserialize")
     }  # fmt: skip
-    assert functions - set(keras_names.ACTIVATIONS) == {"glu", "threshold"} & functions
+    assert functions - set(keras_parts.ACTIVATIONS) == {"glu", "threshold"} & functions
     numbers = keras.ops.convert_to_tensor([[-1.0, 0.5, 2.0]])
-    for name in functions & set(keras_names.ACTIVATIONS):
+    for name in functions & set(keras_parts.ACTIVATIONS):
         assert keras.activations.get(name)(numbers).shape == (1, 3)
 
 
@@ -58,7 +58,7 @@ def test_no_augmentation_that_keeps_an_images_size_is_missing():
         name for name, value in vars(keras.layers).items()
         if inspect.isclass(value) and issubclass(value, base)
     }  # fmt: skip
-    assert layers - LEFT_OUT - set(keras_names.AUGMENTATIONS) == set()
+    assert layers - LEFT_OUT - set(keras_parts.AUGMENTATIONS) == set()
 
 
 def test_a_keras_newer_than_the_table_may_take_more(monkeypatch):

@@ -8,8 +8,8 @@ import yaml
 
 from kclr.data.checks import load_checked
 from kclr.errors import SpecError
-from kclr.spec import keras_arguments, keras_names, parse_spec
-from kclr.spec.augmentations import colour_findings
+from kclr.spec import keras_arguments, keras_parts, parse_spec
+from kclr.spec.checks import colour_findings
 from kclr.spec.keras_arguments import ARGUMENTS
 from kclr.training.keras_objects import (
     augmentation_problem,
@@ -89,7 +89,7 @@ def augmentation_of(name):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", keras_names.AUGMENTATIONS)
+@pytest.mark.parametrize("name", keras_parts.AUGMENTATIONS)
 def test_what_check_passes_keras_applies(name, channels):
     if not hasattr(keras.layers, name):
         pytest.skip(f"Keras {keras.__version__} has no {name}")
@@ -119,11 +119,11 @@ def test_what_check_passes_keras_applies(name, channels):
 
 
 def test_what_xla_does_not_compile_is_known():
-    for name in ("RandomErasing", keras_names.NOT_COMPILED[-1]):
+    for name in ("RandomErasing", keras_parts.NOT_COMPILED[-1]):
         augment = keras_augmentation(augmentation_of(name))
         augment.build((6, 9, 9, 3))
         function = tf.function(lambda x: augment(x, training=True), jit_compile=True)  # noqa: B023
-        if name not in keras_names.NOT_COMPILED:
+        if name not in keras_parts.NOT_COMPILED:
             assert function(tf.zeros((6, 9, 9, 3))).shape == (6, 9, 9, 3)
             continue
         with pytest.raises(tf.errors.InvalidArgumentError):

@@ -1,9 +1,17 @@
-"""Impossible sizes: a kernel larger than its patch, a crop larger than the images, ..."""
+"""What is wrong with a spec as a whole: sizes, devices, augmentations, the keys of a search."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kclr.errors import SpecError
 from kclr.spec.geometry import cut_around, layer_geometry, output_size, window
+from kclr.spec.keras_parts import COLOURED, COLOURED_ARGUMENTS, NOT_COMPILED, KerasObject
+from kclr.spec.overrides import override
+from kclr.spec.registry import parts
 from kclr.spec.schema import Spec
+from kclr.spec.search import PROBE, assignments, layer_of, parents_first, text_of
 from kclr.spec.values import Size, axes, each_axis, pair, short, with_next
-from kclr.spec.wording import Finding, shown
+from kclr.spec.wording import Finding, nearest, shown
 
 MOST_WHITENED = 8000  # numbers of a window; the eigenvectors of so many take minutes, and gigabytes
 
@@ -234,3 +242,196 @@ def _crop_findings(spec, index, height, width):
 
 def _cells(count):
     return "1 cell" if count == 1 else f"{count} cells"
+
+
+_PART_ONLY = ("clipnorm", "global_clipnorm", "clipvalue")
+
+
+_REFUSED = ("gradient_accumulation_steps", "ema_overwrite_frequency")
+
+
+def device_findings(spec: Spec) -> list[Finding]:
+    """Errors in a spec that is trained on several devices."""
+    if spec.train.distribute == "none":
+        return []
+    findings = []
+    for _, index in spec.trainings():
+        layer = spec.stack[index]
+        if not layer.learner.contrastive:
+            continue
+        path = ("stack", index, "train")
+        if layer.train.jit is True:
+            words = "XLA cannot be combined with tf.distribute. Use auto or false."
+            findings.append(Finding((*path, "jit"), words))
+        for key, value in layer.train.optimizer.config.items():
+            if value is None or key not in (*_PART_ONLY, *_REFUSED):
+                continue
+            words = "does not work with tf.distribute"
+            if key in _PART_ONLY:
+                words = "would clip each device's part of the gradient instead of the gradient"
+            cure = f"Remove it, or remove train.distribute: {spec.train.distribute}."
+            message = f"{shown(value)} {words}. {cure}"
+            findings.append(Finding((*path, "optimizer", "config", key), message))
+        queue = getattr(layer.objective, "queue_size", 0)
+        if queue and not spec.train.gather:
+            words = (
+                f"{queue}: without train.gather each device would have its own queue, but only "
+                "one is saved. Use 0, or gather: true."
+            )
+            findings.append(Finding(("stack", index, "objective", "queue_size"), words))
+    return findings
+
+
+def colour_findings(augment: Iterable[KerasObject], channels: int, *path) -> list[Finding]:
+    """Colour augmentations of gray images.
+
+    Args:
+        augment: the augmentations.
+        channels: of the images.
+        *path: the key path of the augmentations in the spec.
+    """
+    findings = []
+    for index, augmentation in enumerate(augment if channels != 3 else ()):
+        name, place = augmentation.class_name, (*path, index)
+        words = (
+            f"{name} changes colours, but the images are gray. Use RandomBrightness or "
+            "RandomContrast, or set data.channels to 3."
+        )
+        if name in COLOURED:
+            findings.append(Finding(place, words))
+        for key in COLOURED_ARGUMENTS.get(name, ()):
+            if augmentation.config.get(key) is not None:
+                words = f"{name} changes colours with it, but the images are gray. Remove it."
+                findings.append(Finding((*place, "config", key), words))
+    return findings
+
+
+def compile_findings(spec: Spec) -> list[Finding]:
+    """Augmentations that XLA cannot compile, if the spec asks for XLA."""
+    findings = []
+    for index, layer in enumerate(spec.stack):
+        names = [one.class_name for one in layer.patches.augment if one.class_name in NOT_COMPILED]
+        if layer.train.jit is True and names:
+            words = f"XLA cannot compile {names[0]}. Use auto or false."
+            findings.append(Finding(("stack", index, "train", "jit"), words))
+    return findings
+
+
+# What is known of every layer's training; an objective's own statistics come with it.
+METRICS = (PROBE, "loss", "spread", "effective_rank", "dead_filters", "duplicate_filters")
+
+
+def search_findings(
+    spec: Spec, value: dict[str, Any], check: Callable[[Any], list[Finding]]
+) -> list[Finding]:
+    """The errors in a search.
+
+    Args:
+        spec: checked, with a section `search`.
+        value: its plain value.
+        check: returns the errors in the plain value of a spec, except those in its sizes. Whether a
+            layer's sizes are possible depends on several keys: a trial with impossible sizes fails.
+    """
+    assert spec.search
+    at = ("search", "space")
+    space, findings = spec.search.space, []
+    for path, own in space.items():
+        for parent, values in own.when.items():
+            if parent not in space:
+                words = f"{parent} is not a hyperparameter of this search.{nearest(parent, space)}"
+                findings.append(Finding((*at, path, "when", parent), words))
+                continue
+            allowed = [text_of(choice) for choice in space[parent].extremes]
+            wrong = [choice for choice in values if text_of(choice) not in allowed]
+            if space[parent].ends:
+                words = f"{parent} has a range. Use a choice or a boolean."
+                findings.append(Finding((*at, path, "when", parent), words))
+            elif wrong:
+                words = f"{shown(wrong[0])} is not a value of {parent}.{nearest(wrong[0], allowed)}"
+                findings.append(Finding((*at, path, "when", parent), words))
+    order = parents_first(space)
+    if not findings:
+        circle = [path for path in space if path not in order]
+        findings += [
+            Finding(
+                (*at, path, "when"),
+                ("depends on itself through other hyperparameters. Remove one `when`."),
+            )
+            for path in circle[:1]
+        ]
+    plain = {key: part for key, part in value.items() if key != "search"}
+    if not findings:
+        for path in space:
+            findings += _value_findings(spec, path, plain, check)
+    return findings + _whole_findings(spec, bool(value.get("probe")))
+
+
+def _value_findings(spec, path, plain, check):
+    """The first value that the key, or a key set together with it, cannot have."""
+    own, at = spec.search.space[path], ("search", "space", path)
+    if path.split(".")[0] == "search":
+        return [Finding(at, "a search cannot change itself. Remove it.")]
+    given: dict[str, Any] = {}
+    for parent in parents_first(spec.search.space):
+        if parent in _ancestors(spec.search.space, path):
+            children = [spec.search.space[path], *map(spec.search.space.get, given)]
+            wanted = next((c.when[parent] for c in children if c and parent in c.when), None)
+            given[parent] = text_of(wanted[0]) if wanted else text_of(None)
+    for value in own.extremes:
+        try:
+            changed, keys = plain, []
+            for assignment in assignments(spec.search.space, given):
+                changed, _ = override(changed, assignment)
+            tried = value if own.choice is None else text_of(value)
+            for assignment in assignments({path: own}, {path: tried}):
+                changed, key = override(changed, assignment)
+                keys.append(key)
+        except SpecError as error:
+            return [Finding(at, str(error).partition(": ")[2])]
+        if ("stack", len(spec.stack)) in keys:
+            return [Finding(at, "a search cannot add a layer. Add it to the stack first.")]
+        for finding in check(changed):
+            if any(finding.path[: len(key)] == key for key in keys):
+                name = ".".join(map(str, finding.path))
+                beside = "" if name == path else f"{name}: "
+                return [Finding(at, f"{beside}{finding.message}")]
+    return []
+
+
+def _ancestors(space, path):
+    """The hyperparameters that `path` depends on, directly or through others."""
+    found = set(space[path].when)
+    for parent in space[path].when:
+        found |= _ancestors(space, parent)
+    return found
+
+
+def _whole_findings(spec, probed):
+    """Objective, tuner and layers that cannot be combined; `probed` if the spec has a probe."""
+    search, findings = spec.search, []
+    metric = search.objective.metric
+    objectives: list[Any] = [part() for part in parts("objective").values()]
+    objectives += [layer.objective for layer in spec.stack]
+    known = {name for objective in objectives for name in objective.statistics}
+    if metric == PROBE and not probed:
+        words = "probe_accuracy needs the section `probe`. Add it, as in probe: tfds:cifar10."
+        findings.append(Finding(("search", "objective"), words))
+    elif metric not in known | set(METRICS):
+        words = (
+            f"{shown(metric)} is not a metric of a training.{nearest(metric, (*METRICS, *known))}"
+        )
+        findings.append(Finding(("search", "objective", "metric"), words))
+    greedy = search.layers == "greedy"
+    for path, own in search.space.items():
+        layers = {layer_of(key) for key in (path, *own.also)}
+        layers |= {layer_of(parent) for parent in own.when}
+        if greedy and (None in layers or len(layers) > 1):
+            words = (
+                "does not belong to a single layer, but the search goes layer by layer. Use paths "
+                "that start with one stack.N, or layers: together."
+            )
+            findings.append(Finding(("search", "space", path), words))
+    if greedy and spec.train.end_to_end:
+        words = "greedy cannot train the layers at once (train.end_to_end). Use layers: together."
+        findings.append(Finding(("search", "layers"), words))
+    return findings
