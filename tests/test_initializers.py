@@ -143,7 +143,7 @@ def test_a_missing_run_or_layer_is_named_with_its_cure(run):
 def test_a_layer_without_a_bias_says_so(run):
     for form in (lambda: ContrastiveBias(run, 1), lambda: ContrastiveBias(KERNEL)):
         assert "has no bias" in refused(form)
-    assert "3 numbers for 16 filters" in refused(lambda: ContrastiveBias((KERNEL, BIAS[:3])))
+    assert "3 values for 16 filters" in refused(lambda: ContrastiveBias((KERNEL, BIAS[:3])))
 
 
 def _truncate(path):
@@ -300,7 +300,7 @@ def test_a_bias_that_needs_the_kernels_shape_asks_for_it():
 )
 def test_layers_that_are_no_conv2d_of_images_are_refused(layer):
     shape = (None, *[12] * (3 if isinstance(layer, keras.layers.Conv3D) else 2), 3)
-    assert "Use this initializer for" in refused(lambda: layer.build(shape))
+    assert "Use this initializer" in refused(lambda: layer.build(shape))
 
 
 def test_features_are_not_taken_for_channels_of_an_image():

@@ -167,11 +167,11 @@ def test_options_that_arrays_do_not_have_are_named(photos):
 
 def test_cures_are_said_for_a_spec_and_for_python(photos, tmp_path):
     in_python = r"kclr\.data\.sources\.as_images\(images, tile=64\)"
-    with pytest.raises(RunError, match=rf"several: {in_python}$"):
+    with pytest.raises(RunError, match=rf"tiles: {in_python}$"):
         PatchTripletGenerator(photos[:1], 7)
     Image.fromarray(photos[0]).save(tmp_path / "one.png")
     in_spec = r"data: \{source: folder:.*, tile: 64\} in a spec"
-    with pytest.raises(RunError, match=rf"several: {in_spec}, {in_python} in Python$"):
+    with pytest.raises(RunError, match=rf"tiles: {in_spec}, {in_python} in Python$"):
         PatchTripletGenerator(tmp_path, 7)
     assert PatchTripletGenerator(as_images(tmp_path, tile=10), 7).image_count == 6
 

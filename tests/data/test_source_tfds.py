@@ -152,7 +152,7 @@ def test_missing_data_set_without_a_network_says_so_at_once(data_dir, offline):
         missing.open()
     assert str(error.value) == (
         f"tfds:mnist is not on this machine (looked in {data_dir}) and could not be downloaded: "
-        "no network. Copy the data set there (there are: tiny_digits), or train on your own "
+        "no network. Copy the data set there (found: tiny_digits), or train on your own "
         "pictures: data: folder:PATH"
     )
     assert missing.problem() == str(error.value)

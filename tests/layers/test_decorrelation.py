@@ -91,5 +91,5 @@ def test_training_with_it_makes_filters_more_nearly_orthogonal():
 
 @pytest.mark.parametrize("factor", [-1, float("nan"), float("inf"), "much"])
 def test_a_wrong_factor_is_refused(factor):
-    with pytest.raises(ValueError, match="factor must be a number from 0 on"):
+    with pytest.raises(ValueError, match="factor must be a number, 0 or more"):
         Decorrelation(factor)

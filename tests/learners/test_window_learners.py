@@ -223,7 +223,7 @@ def test_what_a_learner_does_not_take_is_refused(layer, words):
 
 def test_windows_too_wide_to_whiten_are_refused_in_a_spec():
     text = "stack: [{block: {filters: 1000}}, {learner: kmeans}]"
-    with pytest.raises(SpecError, match=r"zca of windows of 9,000 numbers \(3x3x1000\)"):
+    with pytest.raises(SpecError, match=r"zca of windows of 9,000 values \(3x3x1000\)"):
         parse_spec(text, ["stack.1.block.whitening=zca"])
     assert parse_spec(text).stack[1].block.whitening == "standardize"
 
@@ -245,6 +245,8 @@ def test_the_resolved_spec_of_such_a_layer_can_be_read_again():
 
 
 def test_nothing_to_train_at_once_is_said():
-    with pytest.raises(SpecError, match=r"train.end_to_end: no two layers of the learner"):
+    with pytest.raises(
+        SpecError, match=r"train.end_to_end: there are no two layers of the learner"
+    ):
         parse_spec("{train: {end_to_end: true}, stack: [{}, {learner: kmeans}, {}]}")
     assert parse_spec("{train: {end_to_end: true}, stack: [{learner: kmeans}, {}, {}]}")

@@ -71,7 +71,7 @@ def test_batches_of_unknown_size_compile_and_are_those_of_eager_numbers(images, 
 
 @pytest.mark.parametrize("case", OBJECTIVES)
 def test_a_single_patch_of_a_crop_is_refused(case):
-    with pytest.raises(ValueError, match="two patches of each crop"):
+    with pytest.raises(ValueError, match="two patches per crop"):
         loss_of(case)(np.arange(4), np.zeros((4, 1, 3), np.float32))
 
 

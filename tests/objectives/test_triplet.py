@@ -361,5 +361,5 @@ def test_ready_triplets_have_the_loss_of_numpy(embeddings, distance, margin):
 
 
 def test_a_single_patch_of_a_crop_has_no_positive():
-    with pytest.raises(ValueError, match="two patches of each crop"):
+    with pytest.raises(ValueError, match="two patches per crop"):
         Triplet()(np.arange(4), np.zeros((4, 1, 3), np.float32))

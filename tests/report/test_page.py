@@ -266,7 +266,7 @@ def test_a_probe_is_shown_as_a_table(tmp_path):
     read = Reader(tmp_path / "report.html")
     assert read.tables == [
         [
-            ["filters", "classifier", "100 % of labels (50,000)", "10 a class (100)"],
+            ["filters", "classifier", "100 % of labels (50,000)", "10 per class (100)"],
             ["my run", "ridge", "65.1 ± 0.2", "30.0"],
             ["spherical k-means", "ridge", "68.0 ± 0.1", NOTHING],
         ]
@@ -611,7 +611,7 @@ def test_a_page_of_somebody_else_is_not_replaced(tmp_path, link):
     if link:
         page.rename(tmp_path / "thesis.html")
         page.symlink_to(tmp_path / "thesis.html")
-    with pytest.raises(RunError, match=r"page\.html is .*, and is not replaced\. Move it"):
+    with pytest.raises(RunError, match=r"page\.html is .* and is not replaced\. Move it"):
         write_report([run], page)
     assert page.read_text() == "<title>my thesis</title>"
     assert not (tmp_path / "page-files").exists()

@@ -138,7 +138,7 @@ def test_the_file_of_somebody_else_is_named(tmp_path):
     path = fill(tmp_path / "d", RUN)
     (path / "layers/01-conv1/a.txt").write_text("a")
     (path / "z.txt").write_text("z")
-    with refused(r"d holds layers/01-conv1/a\.txt \(and 1 more\), which kclr did not write"):
+    with refused(r"d contains layers/01-conv1/a\.txt \(and 1 more\), which kclr did not write"):
         enter(path, RUN, overwrite=True)
 
 
@@ -148,7 +148,7 @@ def test_what_a_link_points_to_is_never_removed(tmp_path):
     path = fill(tmp_path / "d", RUN)
     for place in ("layers/03-conv3", "exports/mine", "summary.json.bak"):
         (path / place).symlink_to(tmp_path / "pictures")
-        with refused(rf"d holds {place}, which kclr did not write"):
+        with refused(rf"d contains {place}, which kclr did not write"):
             enter(path, RUN, overwrite=True)
         discard(path, RUN)
         assert (tmp_path / "pictures/cat.png").exists()
@@ -222,7 +222,7 @@ def test_two_kinds_never_share_a_directory(tmp_path):
         before = tree(path)
         for other in FILES:
             for options in ({"resume": True}, {"overwrite": True}) if other != kind else ():
-                with refused(f"holds an? (un)?finished {kind.name}, and `{other.command}` does"):
+                with refused(f"contains an? (un)?finished {kind.name}, and `{other.command}` does"):
                     enter(path, other, **options)
         assert tree(path) == before
 
@@ -315,7 +315,7 @@ def test_a_layers_directory_with_something_else_in_it_is_not_replaced(tmp_path):
     (tmp_path / "01-conv1/kernel.npy").write_text("")
     check_ours(tmp_path / "01-conv1", LAYER)
     (tmp_path / "01-conv1/notes.txt").write_text("")
-    with refused(r"01-conv1 holds notes\.txt"):
+    with refused(r"01-conv1 contains notes\.txt"):
         check_ours(tmp_path / "01-conv1", LAYER)
 
 

@@ -100,7 +100,7 @@ def test_a_run_in_a_store_is_that_on_disk_and_goes_on_from_its_checkpoint(bucket
     with pytest.raises(KeyboardInterrupt):
         kclr.train(parse_spec(SPEC), f"{bucket}/run", listener=Stop())
     assert as_path(f"{bucket}/run/checkpoints/01-conv1.npz").exists()
-    with pytest.raises(kclr.RunError, match=r"s3://bucket/run holds an unfinished run"):
+    with pytest.raises(kclr.RunError, match=r"s3://bucket/run contains an unfinished run"):
         kclr.train(parse_spec(SPEC), f"{bucket}/run")
     kclr.train(parse_spec(SPEC), f"{bucket}/run", resume=True)
     run = kclr.load_run(f"{bucket}/run")
