@@ -1,6 +1,5 @@
 """The command line: arguments in, words out."""
 
-import _thread
 import contextlib
 import functools
 import importlib
@@ -73,7 +72,9 @@ def main(arguments=None) -> int:
 def _unraisable(others, found):
     """Repeat a Ctrl-C that struck where Python drops exceptions, as in a destructor."""
     if issubclass(found.exc_type, KeyboardInterrupt):
-        again = threading.Timer(0.01, _thread.interrupt_main)  # here it would be dropped again
+        # Here it would be dropped again; and by a signal, which ends a wait, too.
+        press = signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
+        again = threading.Timer(0.01, *press)
         again.daemon = True
         again.start()
     else:

@@ -18,6 +18,7 @@ import tensorflow as tf
 import yaml
 
 from kclr import export
+from kclr.data import patches as sampled
 from kclr.data.checks import source_findings
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import Images, as_images, as_source
@@ -71,7 +72,6 @@ from kclr.training.keras_objects import augmentation_problem, check_keras_object
 from kclr.version import hardware, versions
 from kclr.whitening import input_windows
 
-PICTURE_CROPS = 20_000
 PATTERN_WINDOWS = 5_000
 
 
@@ -423,7 +423,7 @@ def _draw(trained, below, sizes: LayerGeometry, images, seed):
     cut = cut_around(size)
     generator = PatchTripletGenerator(images, patch_size=cut, seed=seed)
     encode = stacked([*below, trained], generator.channels, size=cut, padding="valid")
-    batches = generator.views().take(-(-PICTURE_CROPS // generator.batch_size))
+    batches = generator.views().take(-(-sampled.MANY // generator.batch_size))
     shown = order[:MOST_MOSAICS]
     pairs = (
         (patches[:, 0].numpy(), encode.predict_on_batch(tf.cast(patches[:, 0], "float32") / 255))

@@ -16,8 +16,6 @@ from kclr.layers import smallest_image, stacked
 from kclr.learned import PlainLayer
 from kclr.spec.geometry import cut_around
 
-CROPS = 20_000  # of a layer's input that its statistics are measured on
-
 
 class WindowStatistics:
     """Mean and covariance of windows, gathered batch by batch.

@@ -1,11 +1,12 @@
 import os
 import random
 import signal
+from collections import Counter
 
 import numpy as np
 import pytest
 
-import kclr.whitening
+from kclr.data import patches
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Trainings of a few steps spend their time on what comes before the first one. So XLA compiles only
@@ -14,8 +15,14 @@ os.environ["KCLR_XLA"] = "0"
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
-kclr.whitening.CROPS = 2_000
+patches.MANY = 2_000
 os.fsync = lambda descriptor: None  # no test cuts the power, and a disk that is busy takes seconds
+
+
+def pytest_collection_modifyitems(items):
+    """Files of few tests first: theirs are the long ones, and two processes then end together."""
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: counts[item.path])
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import sys
 import tempfile
 from multiprocessing.reduction import DupFd
 
-from kclr import whitening
 from kclr.__main__ import main
+from kclr.data import patches
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
@@ -45,7 +45,7 @@ class Forked:
         self._process = _CONTEXT.Process(
             target=_run,
             args=(words, str(cwd or os.getcwd()), environment, streams, start_new_session,
-                  file_limit, whitening.CROPS, run),
+                  file_limit, patches.MANY, run),
         )  # fmt: skip
         self._process.start()
         self.pid = self._process.pid
@@ -85,7 +85,7 @@ class Forked:
         return (*said, None, None)[:2]
 
 
-def _run(words, folder, environment, streams, session, file_limit, crops, run):
+def _run(words, folder, environment, streams, session, file_limit, many, run):
     for number, stream in enumerate(streams, 1):
         os.dup2(stream.detach(), number)
     if session:
@@ -97,6 +97,6 @@ def _run(words, folder, environment, streams, session, file_limit, crops, run):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    whitening.CROPS = crops
+    patches.MANY = many
     sys.argv = ["kclr", *words]
     sys.exit(run(words) if run else main())

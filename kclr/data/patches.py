@@ -10,6 +10,8 @@ from kclr.spec.geometry import places
 from kclr.spec.values import Pair, axes, by, each_axis, pair, short, with_next
 from kclr.spec.wording import shown
 
+# Crops that say what a layer's input is like, for its whitening and for its picture.
+MANY = 20_000
 # Drawn apart, so that a step's crops are the same whatever is cut out of them.
 _CROPS, _WINDOWS = 0, 1
 

@@ -1,6 +1,5 @@
 """A trial: train a stack with a trial's values, and return the result."""
 
-import gc
 import math
 import shutil
 from collections.abc import Mapping
@@ -75,8 +74,7 @@ class Trials:
                 collapse, a loss that is not finite, too little memory.
             SpecError, RunError: an error that does not depend on the values.
         """
-        keras.backend.clear_session()
-        gc.collect()
+        keras.backend.clear_session()  # which collects the garbage, too
         try:
             spec = trial_spec(with_values(self.plain, self.search, values), self.stage.top)
         except SpecError as error:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kclr import whitening
+from kclr.data import patches as sampled
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import as_images
 from kclr.errors import CollapseError
@@ -288,7 +288,7 @@ class _Training:
     def _check_input(self, generator, below):
         """Refuse an input that nothing can be learned from; blank crops call for more of them."""
         windows = np.empty(0)
-        for crops, _ in generator.crops().take(-(-whitening.CROPS // generator.batch_size)):
+        for crops, _ in generator.crops().take(-(-sampled.MANY // generator.batch_size)):
             maps = self._inputs[0](tf.cast(crops, "float32") / 255, training=False).numpy()
             maps = maps.reshape(-1, maps.shape[-1])
             windows = np.concatenate([windows[:1], maps]) if len(windows) else maps
@@ -431,7 +431,7 @@ def _whitening(block, generator, below):
     kernel, strides = pair(block.kernel_size), pair(block.strides)
     window = kernel[0] * kernel[1] if block.whitening == "zca" else 1
     statistics = WindowStatistics(window * channels)
-    batches = -(-whitening.CROPS // generator.batch_size)
+    batches = -(-sampled.MANY // generator.batch_size)
     anchors = generator.views().take(batches).map(lambda patches, _: patches[:, 0])
     for patches in anchors.batch(-(-_TOGETHER // generator.batch_size)):
         maps = tf.reshape(patches, (-1, *patches.shape[2:]))

@@ -1,5 +1,9 @@
+import gc
+
 import pytest
 import yaml
+
+import kclr.search.running  # noqa: F401
 
 # Window learners take no steps, so that a trial is a second; the digits need no download.
 QUICK = """
@@ -29,6 +33,13 @@ search:
   tuner: {name: hyperband, factor: 2, rounds: 2}
   trials: 3
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen():
+    """Each trial collects the garbage, and what has been imported is none."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
