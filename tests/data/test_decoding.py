@@ -52,12 +52,13 @@ def test_picture_larger_than_the_bound_is_decoded_alone():
 
 
 def test_pictures_that_wait_for_room_end_with_who_wanted_them():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     records = [(number, (f"{number}", Load(100))) for number in range(30)]
     made = side_by_side(records, lambda number, load: load(), 8, 100)
     next(made)[1]()
     made.close()
-    for thread in threading.enumerate():
-        if thread.name.startswith("kclr-decode"):
-            thread.join(10)
-    assert threading.active_count() <= before
+    own = set(threading.enumerate()) - before
+    for thread in own:
+        thread.join(10)
+    assert own
+    assert not any(thread.is_alive() for thread in own)
