@@ -87,6 +87,4 @@ def two_layers(tmp_path_factory):
     from kclr.spec import parse_spec
 
     out = tmp_path_factory.mktemp("runs") / "two"
-    with pytest.MonkeyPatch.context() as context:
-        context.delenv("KCLR_XLA")
-        return kclr.train(parse_spec(TWO_LAYERS), out, text=TWO_LAYERS)
+    return kclr.train(parse_spec(TWO_LAYERS), out, text=TWO_LAYERS)

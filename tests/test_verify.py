@@ -161,7 +161,7 @@ def again(path, steps=500):
     return [check for check in verify_run(path, steps).checks if " again" in check.words]
 
 
-def test_training_again_gives_the_recorded_numbers_and_tells_of_others(path, with_xla):
+def test_training_again_gives_the_recorded_numbers_and_tells_of_others(path):
     first, second = again(path)
     assert first.words == "its first 5 steps again: identical"
     assert (second.place, second.state) == ("layers/02-conv2", "right")
