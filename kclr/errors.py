@@ -4,9 +4,35 @@ All are `ValueError`s with a message for the user: what is wrong, with its place
 cure last.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One error in a spec: the path of its key, and a message that ends with the cure."""
+
+    path: tuple
+    message: str
+
 
 class SpecError(ValueError):
-    """A wrong spec, argument or option. Exit status 2."""
+    """A wrong spec, argument or option. Exit status 2.
+
+    Attributes:
+        findings: tuple of `Finding`, for each wrong key of a spec its path and what is wrong with
+            it; empty where the error is about no key.
+    """
+
+    def __init__(self, message: str, findings: Iterable[Finding] = ()):
+        super().__init__(message)
+        self.findings = tuple(findings)
+
+    @classmethod
+    def at(cls, path: tuple, message: str) -> "SpecError":
+        """The error of the single key at `path`, which the message begins with."""
+        key = ".".join(map(str, path))
+        return cls(f"{key}: {message}" if key else message, [Finding(path, message)])
 
 
 class RunError(ValueError):

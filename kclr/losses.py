@@ -5,9 +5,10 @@ import tensorflow as tf
 from keras import ops
 from pydantic import ValidationError
 
-from kclr.errors import SpecError
-from kclr.spec.findings import Finding, complaint, describe, nearest
+from kclr.errors import Finding, SpecError
+from kclr.spec.findings import complaint, refusal
 from kclr.spec.registry import Part, parts
+from kclr.spec.wording import nearest
 
 
 @keras.saving.register_keras_serializable(package="kclr")
@@ -178,4 +179,4 @@ def _objective(name, options):
             for details in error.errors(include_url=False)
         ]
     findings = [Finding(path[len(place) :], message) for path, message in found]
-    raise SpecError(describe(f"objective {name!r}", findings))
+    raise refusal(f"objective {name!r}", findings)

@@ -31,7 +31,7 @@ from kclr.drawing.filters import (
     patterns,
     top_patches,
 )
-from kclr.errors import RunError, SpecError
+from kclr.errors import Finding, RunError
 from kclr.events import Listener, is_watched, listener_for
 from kclr.health import check_images, check_learned
 from kclr.keys import (
@@ -62,7 +62,7 @@ from kclr.runs.paths import atomic, remove
 from kclr.runs.run import Run, TrainedLayer, write_arrays
 from kclr.runs.safe_reading import sha256
 from kclr.spec.checks import colour_findings
-from kclr.spec.findings import Finding, describe, load_spec
+from kclr.spec.findings import load_spec, refusal
 from kclr.spec.geometry import LayerGeometry, cut_around, layer_geometry
 from kclr.spec.schema import Spec
 from kclr.training import checkpoints
@@ -132,7 +132,7 @@ def train(
     check_keras_objects(spec, name)
     findings = source_findings(spec)
     if findings:
-        raise SpecError(describe(name, findings))
+        raise refusal(name, findings)
     opened = {source: as_images(source) for source in sources(spec)}
     _check_augmentations(spec, opened, name)
     if tf.config.list_physical_devices("GPU"):
@@ -297,7 +297,7 @@ def _check_augmentations(spec, opened, name):
             found = [Finding(place, problem)] if problem else []
         findings += found
     if findings:
-        raise SpecError(describe(name, findings))
+        raise refusal(name, findings)
 
 
 def _check_batches(spec, cluster, name):
@@ -317,7 +317,7 @@ def _check_batches(spec, cluster, name):
             )
             findings.append(Finding(("stack", top, "train", "batch_size"), words))
     if findings:
-        raise SpecError(describe(name, findings))
+        raise refusal(name, findings)
 
 
 class _Recorder(Listener):

@@ -319,12 +319,12 @@ def _repeated(run, spec, layers, most, tell) -> Iterator[Check]:
     from kclr.data.checks import source_findings
     from kclr.data.sources import as_images
     from kclr.keys import layers_made, sources
-    from kclr.spec.findings import describe
+    from kclr.spec.findings import refusal
 
     try:
         findings = source_findings(spec)
         if findings:
-            raise SpecError(describe(str(run.path / "resolved.yaml"), findings))
+            raise refusal(str(run.path / "resolved.yaml"), findings)
         opened = {source: as_images(source) for source in sources(spec)}
         keys = [made.key for made in layers_made(spec, opened)]
     except (SpecError, RunError) as error:

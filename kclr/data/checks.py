@@ -6,14 +6,14 @@ from kclr.data.class_folders import layout
 from kclr.data.source_tfds import LabelledTfds
 from kclr.data.sources import source as named_source
 from kclr.data.sources import split_source
-from kclr.errors import SpecError
+from kclr.errors import Finding, SpecError
 from kclr.spec.checks import colour_findings, image_findings, least_image, whitening_findings
 from kclr.spec.findings import Draft, read_draft
 from kclr.spec.geometry import output_size
 from kclr.spec.registry import parts
 from kclr.spec.schema import Spec
 from kclr.spec.values import Size
-from kclr.spec.wording import Finding, nearest, shown
+from kclr.spec.wording import nearest, shown
 
 LABELLED = ("tfds", "folder", "digits")
 DIGITS = (32, 32, 1)

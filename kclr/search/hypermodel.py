@@ -13,7 +13,7 @@ from keras_tuner.errors import FailedTrialError
 
 from kclr.data.checks import draft_checked, with_sources
 from kclr.data.sources import as_images
-from kclr.errors import SpecError
+from kclr.errors import Finding, SpecError
 from kclr.layers import ContrastiveConvBlock
 from kclr.runs.directories import RUN, discard
 from kclr.runs.run import Run
@@ -129,5 +129,5 @@ def check_search(spec: Spec, name: str) -> Search:
             "the section `search` is missing. Add it, as in search: {space: "
             "{stack.0.block.filters: {choice: [32, 64]}}, objective: effective_rank}."
         )
-        raise SpecError(f"{name}: {words}")
+        raise SpecError(f"{name}: {words}", [Finding(("search",), words)])
     return spec.search

@@ -9,9 +9,8 @@ from typing import Any
 
 import yaml
 
-from kclr.errors import SpecError
 from kclr.spec.checks import OF_EACH_LAYER
-from kclr.spec.findings import describe, draft
+from kclr.spec.findings import draft, refusal
 from kclr.spec.overrides import override
 from kclr.spec.schema import Spec
 from kclr.spec.search import Search, assignments, layer_of, parents_first, text_of
@@ -103,7 +102,7 @@ def trial_spec(plain: dict[str, Any], top: int) -> Spec:
             lower[section] = options | {key: options[key][: top + 1]}
     made = draft(yaml_of(lower))
     if made.findings:
-        raise SpecError(describe("these values", made.findings))
+        raise refusal("these values", made.findings)
     return made.spec
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from kclr.errors import SpecError
+from kclr.errors import Finding, SpecError
 from kclr.spec.geometry import cut_around, layer_geometry, output_size, window
 from kclr.spec.keras_parts import COLOURED, COLOURED_ARGUMENTS, NOT_COMPILED, KerasObject
 from kclr.spec.overrides import override
@@ -11,7 +11,7 @@ from kclr.spec.registry import parts
 from kclr.spec.schema import Spec
 from kclr.spec.search import PROBE, assignments, layer_of, parents_first, text_of
 from kclr.spec.values import Size, axes, each_axis, pair, short, with_next
-from kclr.spec.wording import Finding, nearest, shown
+from kclr.spec.wording import nearest, shown
 
 MOST_WHITENED = 8000  # numbers of a window; the eigenvectors of so many take minutes, and gigabytes
 
@@ -387,7 +387,7 @@ def _value_findings(spec, path, plain, check):
                 changed, key = override(changed, assignment)
                 keys.append(key)
         except SpecError as error:
-            return [Finding(at, str(error).partition(": ")[2])]
+            return [Finding(at, error.findings[0].message)]
         if ("stack", len(spec.stack)) in keys:
             return [Finding(at, "a search cannot add a layer. Add it to the stack first.")]
         for finding in check(changed):

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kclr.errors import SpecError
+from kclr.errors import Finding, SpecError
 from kclr.spec.checks import (
     compile_findings,
     device_findings,
@@ -23,10 +23,7 @@ from kclr.spec.overrides import Slot, item, override, slot_at
 from kclr.spec.reading import plain_value, read_yaml
 from kclr.spec.registry import Part
 from kclr.spec.schema import Spec
-from kclr.spec.wording import OURS, Finding, nearest, printable, shown
-
-__all__ = ["Draft", "Finding", "describe", "load_spec", "nearest", "parse_spec", "read_draft"]
-
+from kclr.spec.wording import OURS, nearest, printable, shown
 
 # Keys of a block or of patches that no size depends on.
 _NO_SIZES = {
@@ -96,7 +93,7 @@ class Draft:
             SpecError: the spec has errors; the message lists all of them.
         """
         if self.findings or self.spec is None:
-            raise SpecError(describe(self.name, self.findings, self.places))
+            raise refusal(self.name, self.findings, self.places)
         return self.spec
 
 
@@ -321,9 +318,15 @@ def _removed(value, path):
     return changed
 
 
-def describe(name, findings, places=None) -> str:
-    """The message of a `SpecError`: the file, the number of errors, and a line for each."""
-    places = places or {}
+def refusal(name: str, findings: Iterable[Finding], places=None) -> SpecError:
+    """The error that lists findings: the file, their number, and a line for each.
+
+    Args:
+        name: of the spec.
+        findings: some.
+        places: for each path that was written, where: "line 9" or "--set".
+    """
+    places, findings = places or {}, list(findings)
     count = "1 error" if len(findings) == 1 else f"{len(findings)} errors"
     rows = [f"{name}: {count}"]
     for finding in sorted(findings, key=lambda f: _order(f.path, places)):
@@ -331,7 +334,8 @@ def describe(name, findings, places=None) -> str:
         written = "" if finding.path[:1] == ("--set",) else _cut(".".join(map(str, finding.path)))
         head = ", ".join(part for part in (place, written) if part)
         rows.append(f"  {head}: {finding.message}" if head else f"  {finding.message}")
-    return "\n".join(_bounded(printable(line)) for row in rows for line in row.split("\n"))
+    words = "\n".join(_bounded(printable(line)) for row in rows for line in row.split("\n"))
+    return SpecError(words, findings)
 
 
 def _bounded(line):

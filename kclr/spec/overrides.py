@@ -233,29 +233,30 @@ def override(value: Any, assignment: str, root: type[Part] = Spec) -> tuple[Any,
             of a list or through a value that has no keys.
     """
     dotted, equals, text = assignment.partition("=")
-    words = [word.strip() for word in dotted.split(".")]
+    words = tuple(word.strip() for word in dotted.split("."))
     if not equals or not all(words):
-        raise SpecError(f"{shown(assignment)} is not of the form KEY.PATH=VALUE, {_EXAMPLE}.")
+        problem = f"{shown(assignment)} is not of the form KEY.PATH=VALUE, {_EXAMPLE}."
+        raise SpecError.at((), problem)
     try:
         new = read_yaml(text, "value").value
     except SpecError as error:
-        reason = str(error).partition(": ")[2]
-        raise SpecError(f"{dotted.strip()}: {shown(text)} cannot be read: {reason}") from None
+        reason = error.findings[0].message
+        raise SpecError.at(words, f"{shown(text)} cannot be read: {reason}") from None
     value = {} if value is None else value
     path: tuple = ()
     # Each step makes what it passes ready to be entered, so that the schema is asked about what
     # will be there.
     for word in words[:-1]:
-        path = (*path, _key(value, path, word, dotted))
-        value = _enterable(value, path, dotted, root)
-    path = (*path, _key(value, path, words[-1], dotted, more=1))
+        path = (*path, _key(value, path, word, words))
+        value = _enterable(value, path, words, root)
+    path = (*path, _key(value, path, words[-1], words, more=1))
     slot = slot_at(path, value, root)
     if new is None and slot is not None and slot.field is not None and not slot.optional:
         return _lacking(value, path), path
     return _with(value, path, new), path
 
 
-def _key(value, path, word, dotted, more=0):
+def _key(value, path, word, words, more=0):
     """A word of a path as an index, if it names an item of a list, or as a key."""
     here = _at(value, path)
     if not isinstance(here, list):
@@ -266,10 +267,10 @@ def _key(value, path, word, dotted, more=0):
     if here and len(here) == 1:
         items = "its only item is 0"
     name = ".".join(map(str, path))
-    raise SpecError(f"{dotted.strip()}: {name} has no item {shown(word)}; {items}.")
+    raise SpecError.at(words, f"{name} has no item {shown(word)}; {items}.")
 
 
-def _enterable(value, path, dotted, root):
+def _enterable(value, path, words, root):
     """The spec's value with a mapping or a list at `path`."""
     here, slot = _at(value, path), slot_at(path, value, root)
     if isinstance(here, (dict, list)):
@@ -279,17 +280,15 @@ def _enterable(value, path, dotted, root):
         if here is None:
             parent = slot_at(path[:-1], value, root)
             keys = parent.keys(_at(value, path[:-1])) if parent else []
-            raise SpecError(f"{dotted.strip()}: unknown key {name}.{nearest(path[-1], keys)}")
+            raise SpecError.at(words, f"unknown key {name}.{nearest(path[-1], keys)}")
     elif slot.shorthand and (here is None or isinstance(here, str)):
         return _with(value, path, _in_full(here, slot))
     elif here is None and slot.items is not None:
         return _with(value, path, [])
     elif here is None and (slot.model or slot.config_of):
         return _with(value, path, {})
-    raise SpecError(
-        f"{dotted.strip()}: {name} is {shown(here)}, which has no keys. Set the whole value: "
-        f"{name}=..."
-    )
+    problem = f"{name} is {shown(here)}, which has no keys. Set the whole value: {name}=..."
+    raise SpecError.at(words, problem)
 
 
 def _in_full(here, slot: Slot) -> dict[str, Any]:

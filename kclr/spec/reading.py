@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from kclr.errors import SpecError
+from kclr.errors import Finding, SpecError
 
 # So that a small file whose aliases refer to aliases cannot fill the memory.
 MOST_VALUES = 100_000
@@ -80,19 +80,21 @@ def read_yaml(text: str, name: str) -> Document:
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         if mark and mark.line >= len(text.splitlines()) > 0:
             place = f":{len(text.splitlines())}"  # the end of the file, as an editor shows it
-        raise SpecError(f"{name}{place}: {_words(error, text, mark)}") from None
+        raise _refusal(f"{name}{place}", _words(error, text, mark)) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, text.find(chr(error.character))) + 1
-        raise SpecError(
-            f"{name}:{line}: the character {chr(error.character)!r} is not allowed in YAML. "
-            "Remove it."
-        ) from None
+        words = f"the character {chr(error.character)!r} is not allowed in YAML. Remove it."
+        raise _refusal(f"{name}:{line}", words) from None
     except (yaml.YAMLError, RecursionError, UnicodeEncodeError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise SpecError(f"{name}: not valid YAML: {reason}.") from None
+        raise _refusal(name, f"not valid YAML: {reason}.") from None
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _refusal(place, words):
+    return SpecError(f"{place}: {words}", [Finding((), words)])
 
 
 def plain_value(value: Any, name: str) -> Any:

@@ -1,20 +1,11 @@
 """Values, choices and cures in words, for messages about a spec."""
 
 import difflib
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 OURS = "kclr"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One error: the key's path in the spec, and a message that ends with the cure."""
-
-    path: tuple
-    message: str
 
 
 def nearest(word, allowed, choices=None) -> str:

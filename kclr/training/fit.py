@@ -251,7 +251,7 @@ class _Training:
             embedding=top.embedding.pool,
             grid_size=top.embedding.grid_size,
             head=_head(top.embedding),
-            augment=keras_augmentation(patches),
+            augment=keras_augmentation(patches.augment),
             augment_anchor=patches.augment_views == "all",
         )
         if top.train.reseed:

@@ -3,13 +3,14 @@
 import contextlib
 import inspect
 import random
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
-from kclr.errors import SpecError, reason
-from kclr.spec.findings import Finding, describe
-from kclr.spec.keras_parts import KINDS, Optimizer, Schedule
+from kclr.errors import Finding, SpecError, reason
+from kclr.spec.findings import refusal
+from kclr.spec.keras_parts import KINDS, KerasObject, Optimizer, Schedule
 from kclr.spec.schema import Patches, Spec
 from kclr.spec.values import Size, pair
 
@@ -24,15 +25,17 @@ def check_keras_objects(spec: Spec, name: str) -> None:
     for index, layer in enumerate(spec.stack):
         for make in (
             lambda layer=layer: keras_optimizer(layer.train.optimizer, 1000),
-            lambda layer=layer: keras_augmentation(layer.patches),
+            lambda layer=layer: keras_augmentation(layer.patches.augment),
         ):
             try:
                 make()
             except SpecError as error:
-                where, _, words = str(error).partition(": ")
-                findings.append(Finding(("stack", index, *where.split(".")), words))
+                findings += [
+                    Finding(("stack", index, *found.path), found.message)
+                    for found in error.findings
+                ]
     if findings:
-        raise SpecError(describe(name, findings))
+        raise refusal(name, findings)
 
 
 def keras_optimizer(optimizer: Optimizer, total: int):
@@ -42,6 +45,7 @@ def keras_optimizer(optimizer: Optimizer, total: int):
         optimizer: of the spec.
         total: int, all steps of the training.
     """
+    place = ("train", "optimizer")
     config = _in_keras_numbers(Optimizer, optimizer.class_name, optimizer.config, total)
     rate = config.get("learning_rate")
     if isinstance(rate, dict):
@@ -50,9 +54,9 @@ def keras_optimizer(optimizer: Optimizer, total: int):
         if "decay_steps" in (Schedule.arguments(name) or {}):
             schedule.setdefault("decay_steps", max(1, total - (schedule.get("warmup_steps") or 0)))
         config["learning_rate"] = _keras_object(
-            keras.optimizers.schedules, name, schedule, "train.optimizer.config.learning_rate"
+            keras.optimizers.schedules, name, schedule, (*place, "config", "learning_rate")
         )
-    return _keras_object(keras.optimizers, optimizer.class_name, config, "train.optimizer")
+    return _keras_object(keras.optimizers, optimizer.class_name, config, place)
 
 
 def _in_keras_numbers(part, class_name, config, total):
@@ -86,23 +90,30 @@ def _as_float(value):
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def keras_augmentation(patches: Patches):
+def keras_augmentation(augment: Sequence[KerasObject], place: tuple = ("patches", "augment")):
     """The augmentations of a spec as one Keras layer, or None where there are none.
 
     Where the dtype policy computes in float16, which several of them do not take, they compute in
     float32.
+
+    Args:
+        augment: of the spec.
+        place: their path in it, for messages.
+
+    Raises:
+        SpecError: Keras refuses one of them.
     """
-    if not patches.augment:
+    if not augment:
         return None
     policy = keras.config.dtype_policy()
     policy = "float32" if policy.compute_dtype == "float16" else policy.name
     layers = []
-    for index, augmentation in enumerate(patches.augment):
+    for index, augmentation in enumerate(augment):
         config = dict(augmentation.config)
         layer_class = getattr(keras.layers, augmentation.class_name, None)
         if layer_class and "value_range" in inspect.signature(layer_class).parameters:
             config.setdefault("value_range", (0, 1))  # Keras assumes 0 to 255
-        where = f"patches.augment.{index}"
+        where = (*place, index)
         with dtype_policy(policy):
             layers.append(_keras_object(keras.layers, augmentation.class_name, config, where))
     with dtype_policy(policy):
@@ -117,7 +128,7 @@ def augmentation_problem(patches: Patches, size: Size, channels: int) -> str | N
         size: height and width of a patch, in px.
         channels: of the images.
     """
-    augment = keras_augmentation(patches)
+    augment = keras_augmentation(patches.augment)
     if augment is None:
         return None
     shape = (*pair(size), channels)
@@ -131,7 +142,7 @@ def augmentation_problem(patches: Patches, size: Size, channels: int) -> str | N
     return None
 
 
-def _keras_object(module, class_name, config, where):
+def _keras_object(module, class_name, config, place):
     """An object of Keras, or of a registered class, from its serialised form."""
     try:
         known = keras.saving.get_registered_object(class_name) or getattr(module, class_name, None)
@@ -140,7 +151,7 @@ def _keras_object(module, class_name, config, where):
         return known(**config)
     except (TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).replace(f"{class_name}.__init__() ", "")
-        raise SpecError(f"{where}: Keras rejects this {class_name}: {reason}") from None
+        raise SpecError.at(place, f"Keras rejects this {class_name}: {reason}") from None
 
 
 @contextlib.contextmanager

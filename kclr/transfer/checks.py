@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 from kclr.data.checks import labelled_findings, load_checked, source_findings
-from kclr.errors import RunError, SpecError
+from kclr.errors import Finding, RunError, SpecError
 from kclr.runs.run import Run, load_run
-from kclr.spec.findings import describe, read_draft
+from kclr.spec.findings import read_draft, refusal
 from kclr.spec.schema import Spec
 from kclr.spec.transfer import TransferSpec
-from kclr.spec.wording import Finding, nearest, shown
+from kclr.spec.wording import nearest, shown
 from kclr.transfer.arms import NEEDS, arms
 from kclr.transfer.classifiers import classifier_names
 
@@ -134,7 +134,7 @@ def pretrained_spec(path: Path) -> Spec:
     own = Run(path).spec()
     found = source_findings(own)
     if found:
-        raise SpecError(describe(str(path / "resolved.yaml"), found))
+        raise refusal(str(path / "resolved.yaml"), found)
     return own
 
 

@@ -13,13 +13,13 @@ import tensorflow as tf
 import yaml
 
 from kclr.data.labels import Labelled, folder_of
-from kclr.errors import SpecError, interrupted
+from kclr.errors import interrupted
 from kclr.events import is_watched
 from kclr.keys import Made, check_same, made
 from kclr.probing.protocol import draw
 from kclr.runs.directories import TRACE, TRANSFER, writing
 from kclr.runs.paths import is_full, remove
-from kclr.spec.findings import describe
+from kclr.spec.findings import refusal
 from kclr.spec.transfer import MOST_LAYERS, TransferSpec
 from kclr.training.keras_objects import dtype_policy, globals_kept
 from kclr.transfer.arms import Arm, arms
@@ -79,7 +79,7 @@ def run_experiment(
     """
     found = [*findings(spec), *(() if allow_code else code_findings(spec))]
     if found:
-        raise SpecError(describe(spec.name or "spec", found))
+        raise refusal(spec.name or "spec", found)
     if tf.config.list_physical_devices("GPU"):
         # On a CPU the operations that are used here are deterministic as they are.
         tf.config.experimental.enable_op_determinism()

@@ -15,6 +15,7 @@ from kclr.training.keras_objects import keras_augmentation, keras_optimizer
 from kclr.transfer.classifiers import build_classifier
 
 _TEST_BATCH = 500
+_PLACE = "train", "augment"  # in a spec
 # What is random in a repeat, each with a stream of its own, so that arms differ in nothing else.
 _ORDER, _AUGMENTATION, _WEIGHTS, _ARM = range(4)
 
@@ -65,28 +66,26 @@ def check_training(train: TransferTrain, shape):
     augment = augmentation(train)
     if augment is None:
         return
-    for finding in colour_findings(train.augment, shape[2], "train", "augment"):
-        raise SpecError(f"{'.'.join(map(str, finding.path))}: {finding.message}")
+    for finding in colour_findings(train.augment, shape[2], *_PLACE):
+        raise SpecError.at(finding.path, finding.message)
     try:
         changed = tuple(augment(tf.zeros((1, *shape)), training=True).shape[1:])
     except Exception as error:
-        raise SpecError(f"train.augment: Keras cannot apply it: {error}") from error
+        raise SpecError.at(_PLACE, f"Keras cannot apply it: {error}") from error
     if changed != tuple(shape):
         before, after = ("x".join(map(str, each)) for each in (shape, changed))
-        raise SpecError(
-            f"train.augment: images of {before} become {after}. Use layers that together keep the "
-            "size"
-        )
+        words = f"images of {before} become {after}. Use layers that together keep the size"
+        raise SpecError.at(_PLACE, words)
 
 
 def augmentation(train: TransferTrain):
     """The augmentations of a spec as one Keras layer, or None where there are none."""
     try:
-        return keras_augmentation(train)  # type: ignore[arg-type]
-    except SpecError as error:
-        raise SpecError(str(error).replace("patches.augment", "train.augment", 1)) from None
+        return keras_augmentation(train.augment, _PLACE)
+    except SpecError:
+        raise
     except Exception as error:
-        raise SpecError(f"train.augment: Keras rejects it: {error}") from error
+        raise SpecError.at(_PLACE, f"Keras rejects it: {error}") from error
 
 
 def training_batches(images, labels, train: TransferTrain, seed):

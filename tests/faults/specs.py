@@ -234,7 +234,7 @@ def _not_the_same(spec, root):
     text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
     again = findings.draft(text, (), "resolved.yaml", root)
     if again.spec != spec and not _has_nan(spec.model_dump(mode="json")):
-        words = findings.describe("resolved.yaml", again.findings) if again.findings else ""
+        words = findings.refusal("resolved.yaml", again.findings) if again.findings else ""
         return f"resolved.yaml is another spec. {words}"
     return None
 

@@ -367,6 +367,14 @@ def test_a_wrong_spec_of_20_lines_gets_all_its_errors_at_once():
     ]
 
 
+def test_a_refusal_says_in_python_which_keys_are_wrong():
+    with pytest.raises(SpecError) as error:
+        parse_spec("stack:\n  - blok: {}\n  - name: 3", ["seed=x"])
+    paths = {found.path: found.message for found in error.value.findings}
+    assert paths.keys() == {("stack", 0, "blok"), ("stack", 1, "name"), ("seed",)}
+    assert paths["stack", 0, "blok"] == "unknown key. Did you mean 'block'?"
+
+
 def test_nothing_is_said_about_sizes_that_depend_on_a_misspelt_key():
     assert findings("stack: [{block: {kernal_size: 3}, patches: {patch_size: 4}}]") == [
         "line 1, stack.0.block.kernal_size: unknown key. Did you mean 'kernel_size'?"

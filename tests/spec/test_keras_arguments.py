@@ -74,7 +74,7 @@ def used(package, name, config):
     written = {"class_name": name, "config": config}
     if package == "keras.layers":
         text = yaml.safe_dump({"data": "digits", "train": {"augment": [written]}})
-        augment = keras_augmentation(parse_transfer(text).train)
+        augment = keras_augmentation(parse_transfer(text).train.augment)
         return augment(keras.ops.ones((2, 12, 12, 3)), training=True)
     if package.endswith("schedules"):
         config = {"learning_rate": written}

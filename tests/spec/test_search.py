@@ -63,6 +63,7 @@ def test_a_search_is_read_with_its_defaults_and_dumped_again():
         ("stack.1.train.steps: {int: [1, 9], when: {stack.1.train.steps: [1]}}", "has a range"),
         ("seed: {int: [0, 9]}", "does not belong to a single layer"),
         ("search.trials: {int: [1, 9]}", "cannot change itself"),
+        ("stack..steps: {int: [1, 9]}", "is not of the form KEY.PATH=VALUE"),
     ],
 )
 def test_a_hyperparameter_that_cannot_be_is_named_with_the_cure(written, words):

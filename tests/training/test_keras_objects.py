@@ -99,7 +99,7 @@ def test_what_check_passes_keras_applies(name, channels):
     assert not cannot or channels == 1
     for precision in ("float32", "mixed_bfloat16", "mixed_float16"):
         with dtype_policy(precision):
-            augment = keras_augmentation(patches)
+            augment = keras_augmentation(patches.augment)
             try:
                 if precision == "mixed_float16":  # as in a training: in a graph, of any batch
                     shape = tf.TensorSpec((None, 9, 9, channels), "float16")
@@ -120,7 +120,7 @@ def test_what_check_passes_keras_applies(name, channels):
 
 def test_what_xla_does_not_compile_is_known():
     for name in ("RandomErasing", keras_parts.NOT_COMPILED[-1]):
-        augment = keras_augmentation(augmentation_of(name))
+        augment = keras_augmentation(augmentation_of(name).augment)
         augment.build((6, 9, 9, 3))
         function = tf.function(lambda x: augment(x, training=True), jit_compile=True)  # noqa: B023
         if name not in keras_parts.NOT_COMPILED:
