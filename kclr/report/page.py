@@ -13,13 +13,9 @@ from typing import Any
 
 from kclr.drawing.figure import VARIABLES
 from kclr.errors import RunError, SpecError
-from kclr.report.searches import search_section
-from kclr.report.sections import Names, probe_section, run_section
-from kclr.report.transfers import transfer_section
+from kclr.report.sections import Names, Section, sections
 from kclr.runs.directories import locked
 from kclr.runs.paths import atomic
-from kclr.runs.records import read_probe, read_results, read_search
-from kclr.runs.run import Run, load_run
 from kclr.runs.safe_reading import read_json
 from kclr.version import __version__
 
@@ -52,26 +48,22 @@ def write_report(paths: Iterable[Any], out="report.html") -> list[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out.parent):  # another report of this name waits until this one is there
         _check_place(out, beside)
-        return _write(out, beside, *found)
+        return _write(out, beside, found)
 
 
-def _write(out, beside, transfers, searches, runs, probes):
+def _write(out, beside, found):
     """Write the page and its files."""
     names = Names()
+    shown, numbers = [], {}
     with atomic(beside) as folder:
         folder.mkdir()
-        shown = {
-            "transfers": [
-                transfer_section(path, results, folder, names) for path, results in transfers
-            ],
-            "searches": [search_section(path, found, folder, names) for path, found in searches],
-            "runs": [run_section(run, name, folder, names) for run, name in runs],
-            "probes": [probe_section(path, found, folder, names) for path, found in probes],
-        }
-        numbers = {key: [part.pop("numbers") for part in parts] for key, parts in shown.items()}
+        for key, (section, things) in found.items():
+            made = [section.show(*thing, folder, names) for thing in things]
+            numbers[key] = [part.pop("numbers") for part in made]
+            shown += [(section.template, part) for part in made]
         files = sorted([path.name for path in folder.iterdir()] + [NUMBERS])
         _write_json(folder / NUMBERS, {"kclr": __version__, "files": files, **numbers})
-        page = _render(folder=beside.name, **shown)
+        page = _render(beside.name, shown)
     with atomic(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return [out, *(beside / name for name in files)]
@@ -115,9 +107,8 @@ def _is_report(page):
 
 
 def _read(paths):
-    """What to report on: transfer experiments and searches (path, results), runs (run, name),
-    probes."""
-    transfers, searches, runs, probes = [], [], [], []
+    """For each section by its key, itself and what it shows: found, path and name of each."""
+    found: dict[str, tuple[Section, list]] = {key: (own, []) for key, own in sections().items()}
     seen = set()
 
     def new(path):
@@ -125,40 +116,33 @@ def _read(paths):
         seen.add(path.resolve())
         return not known
 
-    for path in map(Path, paths):
-        if path.is_file() and path.suffix == ".json":
-            probes += [(path, read_probe(path))] if new(path) else []
-        elif (path / "results.json").exists():
-            transfers += [(path, read_results(path / "results.json"))] if new(path) else []
-        elif (path / "search.json").exists():
-            searches += [(path, read_search(path / "search.json"))] if new(path) else []
-        elif (path / "search.key").is_file():
-            raise RunError(
-                f"{path} has no search.json: its search is not finished. Continue it: kclr search "
-                f"{path / 'spec.yaml'} --out {path} --resume"
-            )
-        elif (path / "units").is_dir():
-            raise RunError(
-                f"{path} has no results.json: its experiment is not finished. Continue it: kclr "
-                f"transfer {path / 'spec.yaml'} --out {path} --resume"
-            )
-        elif path.is_dir():
-            runs += [(load_run(path), path.resolve().name)] if new(path) else []
-        else:
-            state = "is neither a directory nor a JSON file" if path.exists() else "does not exist"
-            raise RunError(
-                f"{path} {state}. Use directories of `kclr train`, `kclr transfer` or `kclr "
-                "search`, or files of `kclr probe --json`."
-            )
-    runs[:0] = [
-        (load_run(inside), f"{path.resolve().name}/{inside.name}")
-        for path, _ in transfers
-        for inside in sorted(path.iterdir())
-        if inside.name[0] != "." and Run(inside).layers and new(inside)
-    ]
-    if not transfers + searches + runs + probes:
+    for path in filter(new, map(Path, paths)):
+        key, read = _first(found, path)
+        found[key][1].append((read, path, path.resolve().name))
+    inside: dict[str, list] = {key: [] for key in found}
+    for section, things in found.values():
+        for _, path, name in things:
+            for inner in filter(new, section.within(path)):
+                key, read = _first(found, inner)
+                inside[key].append((read, inner, f"{name}/{inner.name}"))
+    for key, own in inside.items():
+        found[key][1][:0] = own
+    if not any(things for _, things in found.values()):
         raise SpecError("Nothing to report on. Add a run: kclr report RUN")
-    return transfers, searches, runs, probes
+    return found
+
+
+def _first(found, path):
+    """The section that shows a path, by name, and what it read there."""
+    for key, (section, _) in found.items():
+        read = section.read(path)
+        if read is not None:
+            return key, read
+    state = "is neither a directory nor a JSON file" if path.exists() else "does not exist"
+    raise RunError(
+        f"{path} {state}. Use directories of `kclr train`, `kclr transfer` or `kclr search`, or "
+        "files of `kclr probe --json`."
+    )
 
 
 def _write_json(path, values):
@@ -174,19 +158,25 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _render(folder, **shown):
+def _render(folder, shown):
     from importlib.resources import files
 
     import jinja2
+    from markupsafe import Markup
 
-    environment = jinja2.Environment(
+    made = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = files("kclr.report").joinpath("page.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    plain: dict[str, Any] = {"spec": None, "digests": {}}
+    parts = [
+        plain | part | {"body": Markup(made.from_string(template).render(part=part))}
+        for template, part in shown
+    ]
+    page = files("kclr.report").joinpath("page.html").read_text(encoding="utf-8")
+    return made.from_string(page).render(
         version=__version__,
         variables=VARIABLES,
-        names=[part["name"] for parts in shown.values() for part in parts],
+        names=[part["name"] for part in parts],
         folder=folder,
-        **shown,
+        parts=parts,
     )

@@ -1,4 +1,4 @@
-"""Named parts: data sources, objectives, learners, readouts, arms, classifiers, also of plug-ins.
+"""Named parts: data sources, objectives, learners, readouts, ..., also of plug-ins.
 
 A part of a spec is one frozen class in its own file, registered under the name that a spec uses:
 
@@ -39,6 +39,7 @@ BUILT_IN = {
     "readout": "kclr.probing.readouts",
     "arm": "kclr.transfer.arms",
     "classifier": "kclr.transfer.classifiers",
+    "section": "kclr.report.sections",
 }
 
 _parts: dict[str, dict[str, Any]] = {kind: {} for kind in BUILT_IN}

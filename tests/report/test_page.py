@@ -21,8 +21,10 @@ from scipy import stats
 from kclr.errors import RunError, SpecError
 from kclr.report import page
 from kclr.report.page import write_report
+from kclr.report.sections import Section
 from kclr.report.tables import print_probe
 from kclr.runs.directories import locked
+from kclr.spec import registry
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }}'
 NOTHING = "\N{EN DASH}"
@@ -259,6 +261,36 @@ def test_an_unfinished_run_shows_the_layers_that_it_has(tmp_path):
     read = Reader(tmp_path / "report.html")
     assert "not finished" in read.words
     assert len(read.tables[0]) == 3
+
+
+def test_a_section_of_ones_own_is_shown_between_experiments_and_runs(tmp_path, monkeypatch):
+    monkeypatch.setitem(registry._parts, "section", registry.parts("section"))
+
+    @registry.register("section", "notes")
+    class Notes(Section):
+        template = "<p>{{ part.words }}</p>"
+
+        def read(self, path):
+            return (path / "note.txt").read_text() if (path / "note.txt").exists() else None
+
+        def show(self, found, path, name, folder, names):
+            (folder / "copy.txt").write_text(found)
+            shown = {"name": name, "title": f"Note: {name}", "anchor": names(name)}
+            return shown | {"words": found, "provenance": {"file": path}, "numbers": len(found)}
+
+    noted = tmp_path / "noted"
+    noted.mkdir()
+    (noted / "note.txt").write_text(HOSTILE)
+    paths = [make_run(tmp_path / "run", layers=1), noted, make_transfer(tmp_path / "experiment")]
+    written = write_report(paths, tmp_path / "report.html")
+    read = Reader(written[0])
+    titles = [found["id"] for found in read.all("h2")]
+    assert titles == ["small-heading", "noted-heading", "run-heading"]
+    assert HOSTILE in read.words
+    assert "Where noted comes from" in read.words
+    assert tmp_path / "report-files" / "copy.txt" in written
+    numbers = json.loads((tmp_path / "report-files" / "numbers.json").read_text())
+    assert numbers["notes"] == [len(HOSTILE)]
 
 
 def test_a_probe_is_shown_as_a_table(tmp_path):
@@ -631,7 +663,7 @@ def test_a_report_that_fails_leaves_the_old_one_whole(tmp_path, monkeypatch):
     written = write_report([run], tmp_path / "report.html")
     before = [path.read_bytes() for path in written]
 
-    def full_disk(**shown):
+    def full_disk(*_):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(page, "_render", full_disk)

@@ -6,8 +6,10 @@ from typing import Any
 
 import yaml
 
-from kclr.report.sections import NOTHING, Names, hardware, versions
+from kclr.errors import RunError
+from kclr.report.sections import NOTHING, Names, Section, hardware, versions
 from kclr.runs.paths import write_csv
+from kclr.runs.records import read_search
 from kclr.runs.safe_reading import sha256
 from kclr.search.plots import (
     SHOWN_BEST,
@@ -18,18 +20,31 @@ from kclr.search.plots import (
     table_rows,
     trials_png,
 )
+from kclr.spec.registry import register
 from kclr.spec.wording import printable
 
 
-def search_section(
-    path: Path, found: Mapping[str, Any], folder: Path, names: Names
-) -> dict[str, Any]:
-    """The trials of a search.
+@register("section", "searches")
+class Searches(Section):
+    """The trials of a search (`kclr.runs.records.Search`)."""
 
-    Args:
-        path: its directory. found: what its `search.json` says (`kclr.runs.records.Search`).
-        folder: where plots and tables go. names: those taken in the page so far.
-    """
+    order = 20
+
+    def read(self, path):
+        if (path / "search.json").exists():
+            return read_search(path / "search.json")
+        if (path / "search.key").is_file():
+            raise RunError(
+                f"{path} has no search.json: its search is not finished. Continue it: kclr search "
+                f"{path / 'spec.yaml'} --out {path} --resume"
+            )
+        return None
+
+    def show(self, found, path, name, folder, names):
+        return _shown(path, found, folder, names)
+
+
+def _shown(path: Path, found: Mapping[str, Any], folder: Path, names: Names) -> dict[str, Any]:
     name, objective = found["name"], found["objective"]
     anchor = names(name)
     stages = [
@@ -41,6 +56,7 @@ def search_section(
     write_csv(folder / f"{anchor}-trials.csv", rows)
     return {
         "name": name,
+        "title": f"Search: {name}",
         "anchor": anchor,
         "metric": objective["metric"].replace("_", " "),
         "shown": SHOWN_BEST,
@@ -52,7 +68,6 @@ def search_section(
             "hardware": hardware(found),
             "sha256 of search.json": sha256(path / "search.json", path),
         },
-        "digests": {},
         "numbers": dict(found),
     }
 

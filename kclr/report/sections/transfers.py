@@ -8,9 +8,11 @@ from typing import Any
 
 import yaml
 
+from kclr.errors import RunError
 from kclr.report.sections import (
     NOTHING,
     Names,
+    Section,
     copy_picture,
     hardware,
     mean_and_spread,
@@ -18,26 +20,42 @@ from kclr.report.sections import (
     without,
 )
 from kclr.runs.paths import write_csv
+from kclr.runs.records import read_results
 from kclr.runs.run import Run, load_run
 from kclr.runs.safe_reading import sha256
+from kclr.spec.registry import register
 from kclr.transfer import charts, claims
+from kclr.transfer.summary import CONFIDENCE, REFERENCE, curves, summarize
 
 
-def transfer_section(
-    path: Path, results: Mapping[str, Any], folder: Path, names: Names
-) -> dict[str, Any]:
-    """The charts and the arms' table of an experiment.
+@register("section", "transfers")
+class Transfers(Section):
+    """The charts and the arms' table of a transfer experiment (`kclr.runs.records.Results`)."""
 
-    Args:
-        path: its directory. results: what its `results.json` says (`kclr.runs.records.Results`).
-        folder: where plots and tables go. names: those taken in the page so far.
+    order = 10
 
-    Raises:
-        RunError: a run that it shows cannot be read.
-    """
-    # Transfer stands beside this room; of it only these pure functions are used.
-    from kclr.transfer.summary import CONFIDENCE, REFERENCE, curves, summarize
+    def read(self, path):
+        if (path / "results.json").exists():
+            return read_results(path / "results.json")
+        if (path / "units").is_dir():
+            raise RunError(
+                f"{path} has no results.json: its experiment is not finished. Continue it: kclr "
+                f"transfer {path / 'spec.yaml'} --out {path} --resume"
+            )
+        return None
 
+    def within(self, path):
+        return [
+            inside
+            for inside in sorted(path.iterdir())
+            if inside.name[0] != "." and Run(inside).layers
+        ]
+
+    def show(self, found, path, name, folder, names):
+        return _shown(path, found, folder, names)
+
+
+def _shown(path: Path, results: Mapping[str, Any], folder: Path, names: Names) -> dict[str, Any]:
     name, units = results["name"], results["units"]
     rows, points = summarize(units), curves(units)
     compared = claims.measures(results)
@@ -99,7 +117,6 @@ def transfer_section(
             "seeds": ", ".join(str(seed) for seed in sorted({int(unit["seed"]) for unit in units})),
             "sha256 of results.json": sha256(path / "results.json", path),
         },
-        "digests": {},
         "numbers": {**results, "arms": plain, "epochs": epochs},
     }
 
