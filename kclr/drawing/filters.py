@@ -1,8 +1,10 @@
-"""Filters to look at: in an order, as a grid of tiles, and by the patches that excite them."""
+"""Filters to look at: in an order, as tiles or curves, and by the patches that excite them."""
 
 import numpy as np
 
-from kclr.drawing.figure import own_figure, save
+from kclr.drawing import tiles
+from kclr.drawing.series import filter_curves, stretch_curves
+from kclr.drawing.tiles import OPPONENT_COLOURS
 
 MOST_FILTERS = 256
 
@@ -15,8 +17,8 @@ MOST_MOSAICS = 64
 MOST_FOR_OPTIMAL_ORDER = 512
 
 
-# Gray, red-green and blue-yellow: apart, so that a gray edge and a coloured one are not alike.
-OPPONENT_COLOURS = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]]) / np.sqrt([[3], [2], [6]])
+# As many filters are shown channel by channel, and as many of their channels.
+MOST_STRIPS, MOST_IN_STRIP = 8, 32
 
 
 def filter_order(kernel):
@@ -183,13 +185,15 @@ def patterns(kernel, windows):
     return (flat.T @ answers / len(flat)).reshape(kernel.shape)
 
 
-def filters_png(path, kernel, order=None, title=None, beside=None):
-    """Draw filters as a grid of images.
+def filters_png(path, kernel, order=None, title=None, beside=None, bands=None, series=False):
+    """Draw filters as a grid of images, or those of series as curves.
 
     Zero is mid-gray, and each filter is scaled to its own range around it. Filters with other than
-    one or three channels are shown as their three principal components (red, green, blue), without
-    centring, so that zero stays mid-gray. The space between filters is transparent. At most
-    `MOST_FILTERS` filters are shown, evenly spaced along the order.
+    one or three channels are shown in the colours of `bands`, or of the three principal components
+    of all filters, without centring, so that zero stays mid-gray: the first as light and dark, the
+    others as hues. Below the grid, the strongest filters are then shown channel by channel. The
+    space between filters is transparent. At most `MOST_FILTERS` filters are shown, evenly spaced
+    along the order; of curves fewer, with a line for each channel.
 
     Args:
         path: file to write, replaced atomically.
@@ -198,134 +202,119 @@ def filters_png(path, kernel, order=None, title=None, beside=None):
             `filter_order(kernel)`.
         title: str above the grid.
         beside: float, of the shape of `kernel`, for a second grid to the right of the first.
+        bands: three numbers of channels, counted from 1, to show as red, green and blue.
+        series: bool, the kernel is one of series (its height is 1): draw it as curves.
+
+    Raises:
+        ValueError: a channel of `bands` does not exist.
     """
     kernels = [np.asarray(each, np.float64) for each in (kernel, beside) if each is not None]
     order = filter_order(kernels[0]) if order is None else np.asarray(order, np.int64)
-    shown = _evenly(order, MOST_FILTERS)
-    height, width = kernels[0].shape[:2]
-    columns = _columns(len(shown), width / height)
-    scale = _scale(800, len(kernels) * columns * width, 96 / max(height, width))
-    grids = []
+    if series:
+        filter_curves(path, [each[0] for each in kernels], order, title)
+        return
+    shown = tiles.evenly(order, MOST_FILTERS)
+    height, width, channels = kernels[0].shape[:3]
+    columns = tiles.columns(len(shown), width / height)
+    scale = tiles.scale(800, len(kernels) * columns * width, 96 / max(height, width))
+    strongest = np.argsort(-_strengths(kernels[0])[shown], kind="stable")[:MOST_STRIPS]
+    grids, strips = [], []
     for each in kernels:
-        tiles = _around_gray(_three_channels(np.moveaxis(each, -1, 0)))[shown]
-        grids.append(_grid(_opaque(_enlarge(tiles, scale)), columns, gap=2))
-    grid = _grid(np.array(grids), len(grids), gap=24)
-    _save_picture(path, grid, _caption(title, len(shown), len(order)))
+        filters = np.moveaxis(np.where(np.isfinite(each), each, 0), -1, 0)[shown]
+        coloured = tiles.around_gray(tiles.three_channels(filters, bands))
+        grids.append(tiles.grid(tiles.opaque(tiles.enlarge(coloured, scale)), columns, gap=2))
+        strips.append((coloured[strongest], tiles.around_gray(filters[strongest])))
+    words = [tiles.caption(title, len(shown), len(order))]
+    many = channels not in (1, 3) and len(shown) > 0
+    if many or bands is not None:
+        words.append(tiles.colours_of(channels, bands, "filters") + "; mid-gray is 0")
+    picture = tiles.side_by_side([(grid, []) for grid in grids])
+    if many and channels > 1:
+        heading = f"the {_count(len(strongest), 'strongest filter')} in colour and by channel"
+        picture = _with_strips(picture, strips, heading, channels)
+    tiles.save_tiles(path, picture, "\n".join(filter(None, words)))
 
 
-def patches_png(path, patches, responses=None, title=None):
+def _strengths(kernel):
+    """The norm of each filter; what is not finite counts as 0."""
+    return np.sqrt(np.square(np.where(np.isfinite(kernel), kernel, 0)).sum(axis=(0, 1, 2)))
+
+
+def _count(number, noun):
+    return noun if number == 1 else f"{number} {noun}s"
+
+
+def _with_strips(picture, strips, heading, channels):
+    """A picture with strips below it: of each of its grids the chosen filters, channel by channel.
+
+    Args:
+        picture: pixels and texts. heading: above the strips.
+        strips: for each grid the chosen tiles, uint8 (chosen, height, width, 3) in colour, and
+            (chosen, height, width, channels).
+    """
+    numbers = tiles.evenly(np.arange(1, channels + 1), MOST_IN_STRIP)
+    if len(numbers) < channels:
+        heading = f"{heading}, {len(numbers)} of {channels:,} channels"
+    room = max(800, picture[0].shape[1]) / len(strips)
+    parts = [tiles.strips(coloured, gray, numbers, room) for coloured, gray in strips]
+    return tiles.below(picture, tiles.line(heading), tiles.side_by_side(parts))
+
+
+def patches_png(path, patches, responses=None, title=None, bands=None, series=False):
     """Draw, for each filter, a small mosaic of the image patches that excite it most.
+
+    Patches of gray or colour, uint8, are shown as they are. Other numbers are stretched: each
+    channel's 1st to 99th percentile of all that is shown. Other numbers of channels are shown in
+    the colours of `bands`, or of the three principal components of all patches shown: the first as
+    light and dark, the others as hues; below, the best patches of the most excited filters are
+    shown channel by channel. Stretches of series are drawn as curves.
 
     Args:
         path: file to write, replaced atomically.
-        patches: uint8 (filters, per_filter, height, width, channels), 1 or 3 channels; the filters
+        patches: uint8 or other numbers (filters, per_filter, height, width, channels); the filters
             in the wanted order, as returned by `top_patches`. At most `MOST_MOSAICS` filters are
             shown, evenly spaced.
         responses: float (filters, per_filter); places where it is 0 are left a pale gray.
         title: str above the grid.
+        bands: three numbers of channels, counted from 1, to show as red, green and blue.
+        series: bool, the patches are stretches of series (their height is 1): draw curves.
+
+    Raises:
+        ValueError: a channel of `bands` does not exist.
     """
-    patches = np.asarray(patches, np.uint8)
+    patches = np.asarray(patches)
     filters, per_filter, height, width, channels = patches.shape
-    shown = _evenly(np.arange(filters), MOST_MOSAICS)
-    inner = _columns(per_filter, width / height)
+    there = np.ones((filters, per_filter), bool) if responses is None else np.asarray(responses) > 0
+    if series:
+        stretch_curves(path, patches[:, :, 0], there, title)
+        return
+    shown = tiles.evenly(np.arange(filters), MOST_MOSAICS)
+    inner = tiles.columns(per_filter, width / height)
     mosaic_size = inner * width, -(-per_filter // inner) * height
-    columns = _columns(len(shown), mosaic_size[0] / mosaic_size[1])
-    scale = _scale(1000, columns * mosaic_size[0], 240 / max(mosaic_size))
+    columns = tiles.columns(len(shown), mosaic_size[0] / mosaic_size[1])
+    scale = tiles.scale(1000, columns * mosaic_size[0], 240 / max(mosaic_size))
+    there, patches = there[shown], patches[shown]
+    many, plain = channels not in (1, 3) and there.any(), patches.dtype == np.uint8
+    coloured, gray = tiles.patch_colours(patches, there, bands)
     mosaics = []
-    for index in shown:
-        tiles = patches[index] if channels == 3 else np.repeat(patches[index, ..., :1], 3, axis=-1)
-        tiles = _opaque(_enlarge(tiles, scale))
-        if responses is not None:
-            tiles[~(np.asarray(responses)[index] > 0)] = (128, 128, 128, 64)
-        mosaics.append(_grid(tiles, inner, gap=1))
-    grid = _grid(np.array(mosaics or np.zeros((0, 1, 1, 4)), np.uint8), columns, gap=8)
-    _save_picture(path, grid, _caption(title, len(shown), filters))
-
-
-def _evenly(order, most):
-    if len(order) <= most:
-        return order
-    return order[np.linspace(0, len(order) - 1, most).round().astype(int)]
-
-
-def _caption(title, shown, total):
-    note = "no filters" if not total else None
-    if shown < total:
-        note = f"{shown:,} of {total:,} filters"
-    return ", ".join(part for part in (title, note) if part)
-
-
-def _three_channels(filters):
-    """Filters (filters, height, width, channels) as red, green and blue, zero staying zero."""
-    filters = np.where(np.isfinite(filters), filters, 0)
-    channels = filters.shape[-1]
-    if channels == 3:
-        return filters
-    if channels == 1:
-        return np.repeat(filters, 3, axis=-1)
-    flat = filters.reshape(-1, channels)
-    _, vectors = np.linalg.eigh(flat.T @ flat)
-    vectors = vectors[:, ::-1][:, :3]
-    # An eigenvector's sign is arbitrary: fixed here, so that equal kernels give equal pictures.
-    strongest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
-    components = filters @ (vectors * np.where(strongest < 0, -1, 1))
-    return np.pad(components, [(0, 0)] * 3 + [(0, 3 - components.shape[-1])])
-
-
-def _around_gray(filters):
-    """Scale each filter to fill its range around mid-gray: uint8, 0 at 128."""
-    largest = np.abs(filters).max(axis=(1, 2, 3), initial=0, keepdims=True)
-    return (128 + 127 * filters / np.where(largest > 0, largest, 1)).round().astype(np.uint8)
-
-
-def _columns(tiles, aspect):
-    """Columns of a grid about as wide as high, without an unfinished line where that is near.
-
-    `aspect` is a tile's width over its height.
-    """
-    square = max(1, int(np.ceil(np.sqrt(tiles / aspect))))
-    full = [count for count in range(square, 2 * square) if tiles % count == 0]
-    return full[0] if full else square
-
-
-def _scale(target, size, most):
-    """Whole number of px for a pixel, to make `size` pixels about `target` px."""
-    return max(1, int(min(target / max(size, 1), most)))
-
-
-def _enlarge(tiles, scale):
-    return tiles.repeat(scale, axis=1).repeat(scale, axis=2)
-
-
-def _opaque(tiles):
-    return np.concatenate([tiles, np.full((*tiles.shape[:-1], 1), 255, np.uint8)], axis=-1)
-
-
-def _grid(tiles, columns, gap):
-    """Lay tiles (tiles, height, width, 4) out line by line, with transparent gaps between them."""
-    count, height, width, _ = tiles.shape
-    columns = min(columns, max(count, 1))
-    lines = -(-count // columns)
-    padded = np.zeros((lines * columns, height + gap, width + gap, 4), np.uint8)
-    padded[:count, :height, :width] = tiles
-    grid = padded.reshape(lines, columns, height + gap, width + gap, 4).swapaxes(1, 2)
-    grid = grid.reshape(lines * (height + gap), columns * (width + gap), 4)
-    return grid[: max(0, len(grid) - gap), :-gap]
-
-
-def _save_picture(path, grid, caption, margin=8, dpi=100):
-    """Write a grid (height, width, 4), pixel by pixel, with a caption above it."""
-    with own_figure(dpi=dpi) as figure:
-        height, width = grid.shape[0] + 2 * margin, grid.shape[1] + 2 * margin
-        if caption:
-            # This gray reads on white as well as on black, and the background is transparent.
-            text = figure.text(0, 1, caption, size=10, color="#777777", va="top", parse_math=False)
-            box = text.get_window_extent(figure.canvas.get_renderer())
-            height += int(np.ceil(box.height)) + margin
-            width = max(width, int(np.ceil(box.width)) + 2 * margin)
-            text.set_position((margin / width, 1 - margin / height))
-        # Half a pixel more: the canvas rounds down, and inches are not whole numbers.
-        figure.set_size_inches((width + 0.5) / dpi, (height + 0.5) / dpi)
-        if grid.size:
-            figure.figimage(grid, margin, margin, origin="upper")
-        save(figure, path, transparent=True, description=caption or None)
+    for each, has in zip(coloured, there, strict=True):
+        mosaic = tiles.opaque(tiles.enlarge(each, scale))
+        mosaic[~has] = (128, 128, 128, 64)
+        mosaics.append(tiles.grid(mosaic, inner, gap=1))
+    pixels = tiles.grid(np.array(mosaics or np.zeros((0, 1, 1, 4)), np.uint8), columns, gap=8)
+    picture: tiles.Picture = (pixels, [])
+    words = [tiles.caption(title, len(shown), filters)]
+    if many or bands is not None:
+        words.append(tiles.colours_of(channels, bands, "patches"))
+    elif not plain and there.any():
+        words.append(tiles.STRETCH)
+    if many:
+        best = np.zeros(len(shown)) if responses is None else -np.asarray(responses)[shown, 0]
+        strongest = np.argsort(best, kind="stable")[:MOST_STRIPS]
+        heading = (
+            f"the best patch of the {_count(len(strongest), 'most excited filter')}, in colour and "
+            f"by channel; {tiles.STRETCH}"
+        )
+        strips = [(coloured[strongest, 0], gray[strongest, 0])]
+        picture = _with_strips(picture, strips, heading, channels)
+    tiles.save_tiles(path, picture, "\n".join(filter(None, words)))

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from scipy.signal import correlate2d
 
-from kclr.drawing import filters
+from kclr.drawing import filters, tiles
 from kclr.drawing.curves import curves_png, panels_of
 from kclr.drawing.filters import filter_order, filters_png, patches_png, patterns, top_patches
+from kclr.drawing.series import filter_curves
 
 
 @pytest.fixture(autouse=True)
@@ -298,9 +299,70 @@ def test_filters_of_upper_layers_keep_zero_at_mid_gray(tmp_path, channels):
     kernel[1, 1] = 0
     filters_png(tmp_path / "filters.png", kernel, order=range(9))
     picture = pixels(tmp_path / "filters.png")
-    middles = picture[8 + 48 :: 98, 8 + 48 :: 98, :3][:3, :3]
+    top = first_line(picture)
+    middles = picture[top + 48 :: 98, 8 + 48 :: 98, :3][:3, :3]
     assert (middles == 128).all()
     assert len(np.unique(picture[..., 0])) > 30
+
+
+def first_line(picture):
+    """Where the first line of tiles starts, below the caption."""
+    return int(np.flatnonzero((picture[:, 8:40, 3] == 255).all(axis=1))[0])
+
+
+def words_of(path):
+    with Image.open(path) as picture:
+        return picture.info["Description"]
+
+
+def test_one_channel_of_many_that_matters_is_light_and_dark(tmp_path):
+    """All filters are of one direction: the picture is that of a gray kernel."""
+    generator = np.random.default_rng(0)
+    gray, direction = generator.normal(size=(4, 4, 1, 9)), generator.uniform(0.5, 1, 6)
+    filters_png(tmp_path / "gray.png", gray, order=range(9))
+    filters_png(tmp_path / "six.png", gray * direction[:, None], order=range(9))
+    wanted, found = pixels(tmp_path / "gray.png"), pixels(tmp_path / "six.png")
+    wanted = wanted[8:-8]
+    top = first_line(found)
+    found = found[top : top + len(wanted), : wanted.shape[1]]
+    np.testing.assert_allclose(found[..., :3].astype(int), wanted[..., :3].astype(int), atol=1)
+    assert "6 channels as colours: the three principal components of all filters" in words_of(
+        tmp_path / "six.png"
+    )
+
+
+def test_bands_are_the_colours_and_every_channel_of_the_strongest_is_below(tmp_path):
+    kernel = np.zeros((2, 2, 5, 2))
+    kernel[0, 0, 4, 0] = 1  # the fifth channel is the red one
+    kernel[1, 1, 0, 1] = -3
+    filters_png(tmp_path / "bands.png", kernel, order=[0, 1], bands=[5, 3, 1])
+    picture = pixels(tmp_path / "bands.png")
+    top = first_line(picture)
+    assert picture[top + 10, 8 + 10].tolist() == [255, 128, 128, 255]
+    assert picture[top + 10 + 48, 8 + 98 + 10 + 48].tolist() == [128, 128, 1, 255]
+    assert "red, green and blue are the channels 5, 3, 1" in words_of(tmp_path / "bands.png")
+    # The strongest filter comes first: in colour, then the channels 1 to 5.
+    strip = picture[top + 96 :]
+    strip = strip[first_line(strip) :]
+    scale = 24
+    lower = strip[scale + 5, 8 + scale + 5 :: 2 * scale + 2][:6, :3].tolist()
+    assert lower == [[128, 128, 1], [1] * 3, *[[128] * 3] * 4]
+    upper = strip[2 * scale + 2 + 5, 8 + 5 :: 2 * scale + 2][:6, :3].tolist()
+    assert upper == [[255, 128, 128], *[[128] * 3] * 4, [255] * 3]
+    for bands in ([0, 1, 2], [1, 2, 6], [1, 2]):
+        with pytest.raises(ValueError, match="from 1 to 5"):
+            filters_png(tmp_path / "bands.png", kernel, bands=bands)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 13, 200])
+def test_filters_of_any_channels_can_be_drawn_beside_each_other(tmp_path, channels):
+    kernel = np.random.default_rng(0).normal(size=(5, 3, channels, 20))
+    kernel[..., 3] = np.nan
+    filters_png(tmp_path / "filters.png", kernel, title="many", beside=kernel[::-1])
+    picture = pixels(tmp_path / "filters.png")
+    assert picture.shape[1] < 1700
+    # Nothing is cut off at the right.
+    assert not picture[:, -7:, 3].any()
 
 
 def test_a_picture_with_too_many_filters_says_how_many_it_shows(tmp_path):
@@ -310,8 +372,8 @@ def test_a_picture_with_too_many_filters_says_how_many_it_shows(tmp_path):
     most, more = pixels(tmp_path / "most.png"), pixels(tmp_path / "more.png")
     assert most.shape[1] == more.shape[1]
     assert 10 < len(more) - len(most) < 40
-    assert filters._caption("edges", 256, 1300) == "edges, 256 of 1,300 filters"
-    assert filters._caption("edges", 256, 256) == "edges"
+    assert tiles.caption("edges", 256, 1300) == "edges, 256 of 1,300 filters"
+    assert tiles.caption("edges", 256, 256) == "edges"
 
 
 def test_a_title_is_written_as_it_is_and_fits_on_the_picture(tmp_path):
@@ -363,6 +425,97 @@ def test_mosaics_show_the_patches_and_leave_missing_ones_pale(tmp_path, photogra
 def test_mosaics_of_any_number_and_size_can_be_drawn(tmp_path, shape):
     patches_png(tmp_path / "patches.png", np.full(shape, 90, np.uint8), title="02-parts")
     assert pixels(tmp_path / "patches.png").shape[2] == 4
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.float32])
+def test_patches_of_other_numbers_are_stretched_by_percentiles_of_all(tmp_path, kind):
+    values = np.random.default_rng(0).uniform(100, 9000, (2, 4, 10, 10, 1)).astype(kind)
+    responses = np.ones((2, 4))
+    responses[1, 3] = 0
+    values[1, 3] = 30_000 if kind != np.float32 else np.nan  # is not shown, and counts for nothing
+    patches_png(tmp_path / "patches.png", values, responses, title="a")
+    picture = pixels(tmp_path / "patches.png")
+    there = values[responses > 0].astype(np.float64)
+    low, high = np.percentile(there, (1, 99))
+    wanted = 255 * np.clip((values[0, 0, :, :, 0] - low) / (high - low), 0, 1)
+    found = picture[first_line(picture) :, 8:][6::12, 6::12][:10, :10]
+    np.testing.assert_allclose(found[..., 0], wanted, atol=1)
+    assert "1st to 99th percentile" in words_of(tmp_path / "patches.png")
+
+
+def test_patches_of_bands_are_stretched_channel_by_channel(tmp_path):
+    """A temperature of 300 and a reflectance of 0.1 are both seen."""
+    values = np.random.default_rng(0).uniform(size=(1, 4, 8, 8, 6))
+    values = values * [1, 1e-4, 300, 1, 5, 0] + [0, 0, 1e4, 0, 0, 7]
+    patches_png(tmp_path / "patches.png", values, bands=[2, 3, 6])
+    picture = pixels(tmp_path / "patches.png")
+    top = first_line(picture)
+    tile = picture[top : top + 900, 8:900]
+    low, high = np.percentile(values, (1, 99), axis=(0, 1, 2, 3))
+    scale = 240 // 16
+    found = tile[scale // 2 :: scale, scale // 2 :: scale][:8, :8, :3]
+    for colour, channel in ((0, 1), (1, 2)):
+        wanted = (values[0, 0, ..., channel] - low[channel]) / (high[channel] - low[channel])
+        np.testing.assert_allclose(found[..., colour], 255 * np.clip(wanted, 0, 1), atol=1)
+    assert (found[..., 2] == 128).all()  # a constant channel says nothing
+
+
+def test_components_of_patches_keep_their_differences(tmp_path):
+    """Light and dark is the direction in which the patches differ most."""
+    generator = np.random.default_rng(0)
+    light, direction = generator.uniform(size=(3, 9, 6, 6, 1)), np.ones(7)
+    values = light * direction + 0.01 * generator.uniform(size=(3, 9, 6, 6, 7))
+    coloured, gray = tiles.patch_colours(values, np.ones((3, 9), bool))
+    means = coloured.mean(axis=-1)
+    assert np.corrcoef(means.ravel(), light.ravel())[0, 1] > 0.99
+    assert np.ptp(coloured.astype(int), axis=-1).max() < 40
+    assert gray.shape == values.shape
+    patches_png(tmp_path / "patches.png", values, np.ones((3, 9)), title="seven")
+    assert "7 channels as colours" in words_of(tmp_path / "patches.png")
+
+
+# curves of series
+
+
+def coloured_like(path, colour):
+    wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+    return (pixels(path)[..., :3] == wanted).all(axis=-1)
+
+
+def test_a_filter_of_a_series_is_a_curve_of_its_weights(tmp_path):
+    """A single filter fills a box: its curve is where its weights say."""
+    weights = np.sin(np.linspace(0, 2 * np.pi, 200))
+    filters_png(tmp_path / "wave.png", weights[None, :, None, None], series=True, title="wave")
+    line = coloured_like(tmp_path / "wave.png", "#0072B2")
+    columns = np.flatnonzero(line.any(axis=0))
+    heights = np.array([np.flatnonzero(line[:, column]).mean() for column in columns])
+    along = np.interp(np.linspace(0, 1, len(columns)), np.linspace(0, 1, 200), -weights)
+    assert np.corrcoef(heights, along)[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("channels", [1, 6, 8, 20])
+@pytest.mark.parametrize("length", [1, 2, 40])
+def test_series_of_any_channels_and_length_can_be_drawn(tmp_path, channels, length):
+    kernel = np.random.default_rng(0).normal(size=(1, length, channels, 10))
+    kernel[..., 2] = np.nan
+    kernel[..., 4] = 0
+    filters_png(tmp_path / "one.png", kernel, series=True)
+    filters_png(tmp_path / "two.png", kernel, title="a", beside=-kernel, series=True)
+    stretches = np.moveaxis(kernel, -1, 0)[:, None].repeat(9, axis=1)
+    responses = np.ones((10, 9))
+    responses[3] = responses[5, 2:] = 0
+    patches_png(tmp_path / "three.png", stretches, responses, title="b", series=True)
+    assert {pixels(tmp_path / f"{name}.png").shape[1] for name in ("one", "two", "three")} == {1600}
+    pale = coloured_like(tmp_path / "one.png", "#CFCFCF").sum() > 300
+    assert pale == (channels > 8)
+
+
+def test_only_so_many_filters_of_series_are_drawn_and_it_says_so(tmp_path):
+    kernel = np.random.default_rng(0).normal(size=(9, 2, 70))
+    filter_curves(tmp_path / "many.png", [kernel], np.arange(70), "strokes")
+    assert words_of(tmp_path / "many.png") == "strokes, 48 of 70 filters"
+    filter_curves(tmp_path / "none.png", [kernel[..., :0]], np.arange(0), None)
+    assert pixels(tmp_path / "none.png").shape[1] == 1600
 
 
 # curves_png
