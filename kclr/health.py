@@ -1,16 +1,18 @@
-"""Checks of images, of a layer's input and of a finished layer.
+"""What a learner returns, and checks of it, of images and of a layer's input.
 
 A healthy layer is finite, responds to its input, and its responses are not far too large. numpy
 only.
 """
 
+from dataclasses import dataclass
 from itertools import islice
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from kclr.errors import CollapseError, RunError
-from kclr.learned import Learned
 from kclr.spec.wording import any_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LOUD = 1e4  # what a filter's answers may vary by, against an input that varies by 1
 STILL = 1e-6  # of the largest number, a variation that is rounding
@@ -27,8 +29,34 @@ _ANEW = (
 )
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What a learner found.
+
+    Attributes:
+        kernel: float32 (kernel height, kernel width, channels in, filters), of the plain
+            convolution, with whitening folded in; of windows of normalised contrast where the block
+            has that.
+        bias: float32 (filters,).
+        facts: what the run's summary says of the layer: steps, seconds, loss, ...
+        answers: float (windows, filters), responses of the filters to some windows of the data,
+            after the activation; None if the learner does not compute them.
+            `check_learned` checks them.
+        input_deviation: float, standard deviation of the filters' input; None for filters of fixed
+            length.
+    """
+
+    kernel: "np.ndarray"
+    bias: "np.ndarray"
+    facts: dict[str, Any]
+    answers: "np.ndarray | None" = None
+    input_deviation: float | None = None
+
+
 def varies(numbers) -> bool:
     """Whether anything differs between rows: float (rows, ...), all finite."""
+    import numpy as np
+
     rows = np.asarray(numbers).reshape(len(numbers), -1)
     apart = rows.max(axis=0) - rows.min(axis=0)
     return bool(apart.max() > STILL * max(abs(rows.max()), abs(rows.min())))
@@ -79,6 +107,8 @@ def check_input(windows, source, below=()) -> None:
     Raises:
         RunError: it is not finite, or the same everywhere.
     """
+    import numpy as np
+
     for layer in below:
         # A max-pool may turn what is not a number into one, so maps alone do not tell.
         if not (np.isfinite(layer.kernel).all() and np.isfinite(layer.bias).all()):
@@ -132,6 +162,8 @@ def check_learned(learned: Learned, layer, warn) -> None:
 
 def fault(learned: Learned) -> tuple[str, str] | None:
     """What is wrong with a finished layer: "not finite", "dead" or "loud", and words for it."""
+    import numpy as np
+
     kernel, bias = (np.asarray(array, np.float64) for array in (learned.kernel, learned.bias))
     answers = kernel[:0] if learned.answers is None else np.asarray(learned.answers, np.float64)
     for place, array in (("kernel has", kernel), ("bias has", bias), ("answers have", answers)):

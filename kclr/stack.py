@@ -21,7 +21,7 @@ from kclr import export
 from kclr.data import patches as sampled
 from kclr.data.checks import source_findings
 from kclr.data.patches import PatchTripletGenerator
-from kclr.data.sources import Images, as_images, as_source
+from kclr.data.sources import Images, as_images, as_source, skipped_words
 from kclr.drawing.curves import curves_png
 from kclr.drawing.filters import (
     MOST_MOSAICS,
@@ -33,19 +33,8 @@ from kclr.drawing.filters import (
 )
 from kclr.errors import Finding, RunError
 from kclr.events import Listener, is_watched, listener_for
-from kclr.health import check_images, check_learned
-from kclr.keys import (
-    Made,
-    adopt,
-    check_finished,
-    from_runs,
-    layers_made,
-    list_pictures,
-    seed_of,
-    sources,
-)
+from kclr.health import Learned, check_images, check_learned
 from kclr.layers import stacked
-from kclr.learned import Learned, PlainLayer, skipped_words
 from kclr.probing.callback import StackProbe, probe_columns
 from kclr.runs.directories import (
     CHECKPOINTS,
@@ -58,8 +47,17 @@ from kclr.runs.directories import (
     discard,
     writing,
 )
+from kclr.runs.keys import (
+    Made,
+    adopt,
+    check_finished,
+    from_runs,
+    layers_made,
+    list_pictures,
+    seed_of,
+)
 from kclr.runs.paths import atomic, remove
-from kclr.runs.run import Run, TrainedLayer, write_arrays
+from kclr.runs.run import PlainLayer, Run, TrainedLayer, write_arrays
 from kclr.runs.safe_reading import sha256
 from kclr.spec.checks import colour_findings
 from kclr.spec.findings import load_spec, refusal
@@ -133,7 +131,7 @@ def train(
     findings = source_findings(spec)
     if findings:
         raise refusal(name, findings)
-    opened = {source: as_images(source) for source in sources(spec)}
+    opened = {source: as_images(source) for source in spec.sources()}
     _check_augmentations(spec, opened, name)
     if tf.config.list_physical_devices("GPU"):
         # On a CPU the operations that are used here are deterministic as they are.
@@ -151,8 +149,9 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
     pictures = [place for source in opened if (place := source.place())]
     with writing(out, RUN, resume, overwrite, apart=pictures) as place:
         run = Run(place)
-        made = layers_made(spec, opened, cluster, listener.hashing)
-        _begin(run, spec, text, made, opened, bare)
+        known = {source: images.identity(listener.hashing) for source, images in opened.items()}
+        made = layers_made(spec, known, cluster.shared)
+        _begin(run, spec, text, made, known.values(), bare)
         told: dict[Images, int] = {}  # pictures that were said to be skipped
         for first, top in spec.trainings():
             if _kept(run, spec, first, top, cluster, listener):
@@ -174,12 +173,12 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
     return run
 
 
-def _begin(run, spec, text, made, opened, bare):
+def _begin(run, spec, text, made, known, bare):
     """Check that what the run holds is of the same spec and images, and write both down."""
     resolved = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
-    check_finished(run, spec, made, opened)
+    check_finished(run, spec, made, known)
     if not bare:
-        list_pictures(run, opened)
+        list_pictures(run, known)
     # The layers below one that is trained further are there already.
     adopt(spec, run.path, [part.run for part in from_runs(spec)], made)
     run.write_text("spec.yaml", text or resolved)

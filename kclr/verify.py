@@ -318,15 +318,16 @@ def _repeated(run, spec, layers, most, tell) -> Iterator[Check]:
     tell("loading TensorFlow and the images")
     from kclr.data.checks import source_findings
     from kclr.data.sources import as_images
-    from kclr.keys import layers_made, sources
+    from kclr.runs.keys import layers_made
     from kclr.spec.findings import refusal
 
     try:
         findings = source_findings(spec)
         if findings:
             raise refusal(str(run.path / "resolved.yaml"), findings)
-        opened = {source: as_images(source) for source in sources(spec)}
-        keys = [made.key for made in layers_made(spec, opened)]
+        opened = {source: as_images(source) for source in spec.sources()}
+        identities = {source: images.identity() for source, images in opened.items()}
+        keys = [made.key for made in layers_made(spec, identities)]
     except (SpecError, RunError) as error:
         yield Check("--retrain", NOTE, f"its images are missing. {error}")
         return

@@ -13,7 +13,7 @@ from kclr.data.patches import PatchTripletGenerator
 from kclr.errors import SpecError
 from kclr.health import check_input
 from kclr.layers import smallest_image, stacked
-from kclr.learned import PlainLayer
+from kclr.runs.run import PlainLayer
 from kclr.spec.geometry import cut_around
 
 

@@ -7,8 +7,8 @@ from PIL import Image
 from kclr.data.sources import as_images
 from kclr.errors import CollapseError, RunError
 from kclr.events import Listener
-from kclr.health import check_images, check_input, check_learned, fault
-from kclr.learned import Learned, PlainLayer
+from kclr.health import Learned, check_images, check_input, check_learned, fault
+from kclr.runs.run import PlainLayer
 from kclr.spec import parse_spec
 from kclr.spec.geometry import layer_geometry
 from kclr.spec.registry import parts

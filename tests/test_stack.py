@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 import kclr
-import kclr.learned
 from kclr.data.sources import as_images
 from kclr.runs.directories import RUN, writing
 from kclr.spec import parse_spec

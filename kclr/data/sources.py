@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,9 @@ from kclr.errors import RunError, SpecError
 from kclr.spec.registry import Part, parts, splits, unknown
 from kclr.spec.values import Sides, Size, pair
 from kclr.spec.wording import invalid, printable
+
+if TYPE_CHECKING:
+    from kclr.runs.keys import Identity
 
 _LOOKED_AT = 1 << 25  # bytes of pictures that are looked at before a training
 
@@ -205,6 +208,15 @@ class Images:
         if not self._found:
             self._found.append(self.contents(tell) if self.contents else self._decoded_contents())
         return self._found[0]
+
+    def identity(self, tell: Tell | None = None) -> "Identity":
+        """What tells these images from others, as a run keeps it; see `identify`."""
+        from kclr.runs.keys import Identity
+
+        contents = self.identify(tell)
+        about = {"name": self.name, **self.options}
+        facts = {**about, "content": contents.digest, "count": contents.count}
+        return Identity(self.fingerprint, facts, contents.pictures)
 
     def _decoded_contents(self):
         from kclr.data import pool
@@ -442,3 +454,11 @@ def as_images(images, **options) -> Images:
     from kclr.data.arrays import Arrays
 
     return _with(Arrays, "arrays", {"images": images, **options}).open()
+
+
+def skipped_words(pictures) -> str:
+    """That pictures were skipped, given their names and reasons, in a warning's words."""
+    shown = "; ".join(f"{name}: {reason}" for name, reason in pictures[:5])
+    more = f"; and {len(pictures) - 5} more" if len(pictures) > 5 else ""
+    what = "pictures were" if len(pictures) > 1 else "picture was"
+    return f"{len(pictures)} unusable {what} skipped ({shown}{more})"

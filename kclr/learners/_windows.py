@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from kclr.learned import Learned
+from kclr.health import Learned
 from kclr.spec.registry import Part
 from kclr.spec.values import pair
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar
 
-from kclr.learned import Learned
+from kclr.health import Learned
 from kclr.spec.registry import Named, Part, register
 
 

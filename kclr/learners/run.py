@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from kclr.errors import RunError, SpecError
-from kclr.learned import Learned
+from kclr.health import Learned
 from kclr.runs.run import Run, TrainedLayer, load_run
 from kclr.spec.registry import Part, register, splits
 from kclr.spec.schema import NAME

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from kclr.data.sources import Images, as_images
+from kclr.data.sources import Images, as_images, skipped_words
 from kclr.errors import SpecError
-from kclr.learned import PlainLayer, skipped_words
+from kclr.runs.run import PlainLayer
 from kclr.spec.checks import MOST_WHITENED
 from kclr.spec.registry import parts
 

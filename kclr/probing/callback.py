@@ -13,8 +13,8 @@ import tensorflow as tf
 from kclr.data.labels import Labelled, load_labelled
 from kclr.data.sources import Images
 from kclr.errors import SpecError
+from kclr.health import Learned
 from kclr.layers import ContrastiveConvBlock, SharedPatches, stacked
-from kclr.learned import Learned, PlainLayer
 from kclr.model import TripletModel
 from kclr.pooling import Pooling
 from kclr.probing.features import Features, check_fits
@@ -26,6 +26,7 @@ from kclr.probing.protocol import (
     draw,
     validation_rows,
 )
+from kclr.runs.run import PlainLayer
 from kclr.spec import schema
 from kclr.training.keras_objects import dtype_policy
 

@@ -36,7 +36,7 @@ def print_images(spec: Spec, out=None) -> None:
         spec: checked.
         out: where to print everything but warnings; standard output by default.
     """
-    for source in dict.fromkeys([layer.data or spec.data for layer in spec.stack]):
+    for source in spec.sources():
         census = source.census()
         if census:
             name = printable(source.spec_name())

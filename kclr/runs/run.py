@@ -135,6 +135,21 @@ class TrainedLayer:
         return read_numbers(path, self._inside, _mend(path))
 
 
+@dataclass(frozen=True)
+class PlainLayer:
+    """A layer that `kclr.layers.stacked` takes, as a trained one of a run.
+
+    Attributes:
+        name: of the layer. block: arguments of the `ContrastiveConvBlock` that it is.
+        kernel: float32 (kernel height, kernel width, channels in, filters). bias: (filters,).
+    """
+
+    name: str
+    block: dict[str, Any]
+    kernel: Any
+    bias: Any
+
+
 def write_arrays(directory, kernel, bias) -> dict[str, str]:
     """Write a layer's `kernel.npy` and `bias.npy`; what `layer.json` says of them under `sha256`.
 

@@ -16,8 +16,9 @@ from kclr.data.sources import as_images
 from kclr.errors import Finding, SpecError
 from kclr.layers import ContrastiveConvBlock
 from kclr.runs.directories import RUN, discard
+from kclr.runs.keys import key_of
 from kclr.runs.run import Run
-from kclr.search.space import declare, key_of, plain_of, stages, trial_spec, with_values, yaml_of
+from kclr.search.space import declare, plain_of, stages, trial_spec, with_values, yaml_of
 from kclr.search.trials import Trials
 from kclr.spec.findings import draft
 from kclr.spec.schema import Spec
@@ -92,7 +93,7 @@ class StackHyperModel(keras_tuner.HyperModel):
             SpecError, RunError: an error that does not depend on the values.
         """
         values = self._values(hp)
-        out = self._place / "trials" / key_of(values)
+        out = self._place / "trials" / key_of(values)[:12]
         share = None
         if epochs and self._max_epochs:
             share = Fraction(min(epochs, self._max_epochs), self._max_epochs)

@@ -14,16 +14,16 @@ from keras_tuner.errors import FatalError
 from kclr.data.sources import as_images
 from kclr.errors import RunError
 from kclr.events import is_watched
-from kclr.keys import adopt, check_same, image_facts, made, sources
 from kclr.runs.directories import SEARCH, writing
+from kclr.runs.keys import check_same, key_of, made
 from kclr.runs.paths import atomic
 from kclr.runs.records import Best, read_record
 from kclr.runs.run import Run
 from kclr.search.hypermodel import check_search
 from kclr.search.listening import SearchListener, listener_for
 from kclr.search.results import best_of, rows_of, write_results
-from kclr.search.space import Stage, declare, key_of, stages, trial_spec, with_values
-from kclr.search.trials import Trials
+from kclr.search.space import Stage, declare, stages, trial_spec, with_values
+from kclr.search.trials import Trials, take_over
 from kclr.search.tuner import RESTORE, RUN, StackTuner, make_oracle
 from kclr.search.workers import Watch, leading, watch_chief
 from kclr.spec.schema import Spec
@@ -107,20 +107,19 @@ def begun(spec, plain, out, text, resume, overwrite, tell=None) -> Iterator[Run]
         SpecError: it contains a search of another spec, or on other images.
         RunError: see `kclr.runs.directories.writing`.
     """
-    pictures = [place for source in sources(spec) if (place := source.place())]
+    pictures = [place for source in spec.sources() if (place := source.place())]
     with writing(out, SEARCH, resume, overwrite, apart=pictures) as place:
         run = Run(place)
         search = {key: value for key, value in plain["search"].items() if key not in _CHANGEABLE}
-        opened = [as_images(source) for source in sources(spec)]
+        known = [as_images(source).identity(tell) for source in spec.sources()]
         facts = {
             "format": 1,
             "spec": plain | {"search": search},
-            "images": {own.name: image_facts(own, tell) for own in opened},
-            "fingerprints": sorted(own.fingerprint for own in opened),
+            "images": {own.facts["name"]: own.facts for own in known},
+            "fingerprints": sorted(own.fingerprint for own in known),
         }
         now = made(facts, hidden=("images",))
-        known = run.path / "search.key"
-        if known.exists():
+        if (run.path / "search.key").exists():
             check_same(now, run.text("search.key"), f"{run.path}", words=_words, was="made")
         run.write_text("spec.yaml", text)
         run.write_text("search.key", json.dumps(now.written()) + "\n")
@@ -164,7 +163,7 @@ def _stages(spec, plain, place, listener, watch: Watch | None = None):
             # Where the next stage looks for what its trials share.
             run = Run(own / f"trial_{best['trial']}" / RUN)
             below = with_values(plain, search, {})
-            adopt(trial_spec(below, stage.top), place / "shared" / f"best-{own.name}", [run])
+            take_over(trial_spec(below, stage.top), place / "shared" / f"best-{own.name}", [run])
         if not watch:
             with atomic(own / BEST) as temporary:
                 temporary.write_text(json.dumps(best) + "\n")

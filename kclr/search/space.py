@@ -1,8 +1,6 @@
 """A spec's search section in keras-tuner's terms, and a trial's values as a spec again."""
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -116,11 +114,6 @@ class _Dumper(yaml.SafeDumper):
 def yaml_of(plain: Any) -> str:
     """A plain value as YAML."""
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-def key_of(plain: Any) -> str:
-    """A hash of a plain value, of 12 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def plain_of(spec: Spec) -> dict[str, Any]:

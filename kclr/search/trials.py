@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from kclr.data.labels import load_labelled
 from kclr.data.sources import as_images
 from kclr.errors import CollapseError, SpecError
 from kclr.events import Listener
-from kclr.keys import adopt
 from kclr.probing.callback import StackProbe, probe_columns
 from kclr.runs.directories import locked
+from kclr.runs.keys import adopt, key_of, layers_made
 from kclr.runs.paths import atomic
 from kclr.runs.run import Run
-from kclr.search.space import Stage, key_of, trial_spec, with_values
+from kclr.search.space import Stage, trial_spec, with_values
 from kclr.spec.schema import Spec
 from kclr.spec.search import Search
 from kclr.stack import train
@@ -101,19 +101,20 @@ class Trials:
             lower = spec.model_copy(
                 update={"stack": spec.stack[: self.stage.shared], "search": None}
             )
-            key = key_of(lower.model_dump(mode="json"))
+            key = key_of(lower.model_dump(mode="json"))[:12]
             self._below.mkdir(parents=True, exist_ok=True)
             with locked(self._below / f"{key}.lock"):  # until another process has trained it
                 place = self._below / key
                 known = [Run(path) for path in self._below.iterdir() if path != place]
-                adopt(lower, place, known)
+                take_over(lower, place, known)
                 self._shared = train(
                     lower, place, resume=True, listener=listener, probe=self._probe, bare=True
                 )
         return self._shared
 
     def _train(self, spec: Spec, out, share, listener, shared):
-        adopt(spec, out, [shared] if shared else [])
+        if shared:
+            take_over(spec, out, [shared])
         told, paused = _Told(listener or Listener(), out, spec, share, self._probe), False
         try:
             train(spec, out, resume=True, listener=told, probe=self._probe, bare=True)
@@ -212,6 +213,12 @@ class _Pause(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._logs = logs or {}
+
+
+def take_over(spec: Spec, out: Path, runs: Iterable[Run]) -> None:
+    """Reuse the lowest layers of a spec from the run that has most of them (`runs.keys.adopt`)."""
+    known = {source: as_images(source).identity() for source in spec.sources()}
+    adopt(spec, out, runs, layers_made(spec, known))
 
 
 def copy_run(source: Path, target: Path) -> None:

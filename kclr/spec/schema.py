@@ -357,6 +357,10 @@ class Spec(Part):
     search: Search | None = None
     """What `kclr search` tries (needs `pip install kclr[search]`); ignored by `kclr train`."""
 
+    def sources(self) -> list[Any]:
+        """What the layers are trained on, each source once."""
+        return list(dict.fromkeys(layer.data or self.data for layer in self.stack))
+
     def joined(self) -> list[tuple[int, int]]:
         """The groups of layers in end-to-end training, from the image upwards: the first and the
         last of contrastive layers on top of each other, and each other layer alone."""

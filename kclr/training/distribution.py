@@ -3,6 +3,7 @@ of a cluster."""
 
 import contextlib
 import io
+from typing import Any
 
 import keras
 import numpy as np
@@ -50,6 +51,18 @@ class Cluster:
     def chief(self) -> bool:
         """Whether this process writes the run directory, and tells of the training."""
         return self.task.index == 0
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """How the training is shared, by the keys that a spec has for it, where kernels depend on
+        that; empty where they are those of a single device."""
+        if self.replicas == 1 or (self.gather and not self.by_file):
+            return {}
+        return {
+            "train.shard": "file" if self.by_file else "example",
+            "train.gather": self.gather,
+            "devices": self.replicas,
+        }
 
     def total(self, numbers):
         """Sum over all workers.

@@ -10,16 +10,16 @@ import tensorflow as tf
 
 from kclr.data import patches as sampled
 from kclr.data.patches import PatchTripletGenerator
-from kclr.data.sources import as_images
+from kclr.data.sources import as_images, skipped_words
 from kclr.errors import CollapseError
 from kclr.events import Listener
-from kclr.health import SMALLER_STEPS, check_input, check_learned, fault, varies
+from kclr.health import SMALLER_STEPS, Learned, check_input, check_learned, fault, varies
 from kclr.keras_backend import xla
 from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches, stacked
 from kclr.layers.fast import several_replicas
-from kclr.learned import Learned, PlainLayer, skipped_words
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
+from kclr.runs.run import PlainLayer
 from kclr.spec.geometry import LayerGeometry
 from kclr.spec.schema import Embedding, Layer
 from kclr.spec.values import each_axis, pair

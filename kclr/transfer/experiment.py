@@ -15,9 +15,9 @@ import yaml
 from kclr.data.labels import Labelled, folder_of
 from kclr.errors import interrupted
 from kclr.events import is_watched
-from kclr.keys import Made, check_same, made
 from kclr.probing.protocol import draw
 from kclr.runs.directories import TRACE, TRANSFER, writing
+from kclr.runs.keys import Made, check_same, made
 from kclr.runs.paths import is_full, remove
 from kclr.spec.findings import refusal
 from kclr.spec.transfer import MOST_LAYERS, TransferSpec
@@ -287,7 +287,7 @@ class _Experiment:
 
 
 def _described(name, content, count):
-    """Labelled images as `kclr.keys.other_images` tells of them."""
+    """Labelled images as `kclr.runs.keys.other_images` tells of them."""
     return {"name": f"{name} with its labels", "content": content, "count": count}
 
 

@@ -5,7 +5,6 @@ The directory has a run's files, so that `kclr.load_run` opens it, and its filte
 probed, exported and copied like those of any run. It appears whole or not at all.
 """
 
-import hashlib
 import json
 import math
 import time
@@ -18,6 +17,7 @@ from kclr.data.labels import Labelled
 from kclr.drawing.filters import filter_order, filters_png
 from kclr.errors import RunError
 from kclr.runs.directories import RUN, check_ours, mark
+from kclr.runs.keys import key_of
 from kclr.runs.paths import atomic, write_csv
 from kclr.runs.run import Run, load_run, write_arrays
 from kclr.spec.transfer import TransferSpec
@@ -55,8 +55,7 @@ def supervised_run(
         "train": train.model_dump(mode="json"),
         "seed": seed,
     }
-    facts = json.dumps([made_of, digest, count], sort_keys=True)
-    key = hashlib.sha256(facts.encode()).hexdigest()
+    key = key_of([made_of, digest, count])
     try:
         found = load_run(path)
         if {layer.facts.get("key") for layer in found.layers} == {key}:

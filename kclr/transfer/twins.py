@@ -5,8 +5,6 @@ What is found here is the part of `results.json` under `end_to_end`; `kclr.trans
 the table of it, together with the arms' accuracies.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +12,7 @@ from kclr.data.labels import Labelled
 from kclr.errors import interrupted
 from kclr.pooling import Pooling
 from kclr.probing.judging import stack_features
+from kclr.runs.keys import key_of
 from kclr.runs.paths import is_full
 from kclr.runs.records import JudgedLayers
 from kclr.runs.run import Run
@@ -86,7 +85,7 @@ def _judged(run, images, seed, results, name, tell):
     channels = run.layers[0].kernel.shape[2]
     training, test = images(channels)
     facts = [images_digest(training, test), fingerprint(run), dict(PROBE), seed]
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    key = key_of(facts)
     place = _place(name)
     known = results.read_json(place, JudgedLayers)
     if known is None or known["key"] != key:

@@ -10,8 +10,8 @@ from kclr.cli import main
 from kclr.data.sources import as_images
 from kclr.errors import SpecError
 from kclr.events import Listener
-from kclr.keys import layers_made, sources
-from kclr.learned import PlainLayer
+from kclr.runs.keys import layers_made
+from kclr.runs.run import PlainLayer
 from kclr.spec import parse_spec
 from kclr.stack import train as train_and_export
 
@@ -80,8 +80,8 @@ def test_the_key_of_a_layer_has_the_kernel_that_it_starts_from_and_not_its_place
     (tmp_path / "moved").symlink_to(first.path)
     paths = (first.path, tmp_path / "moved", further.path)
     specs = [spec(f"{{start: {path}}}", FURTHER) for path in paths]
-    opened = {source: as_images(source) for source in sources(specs[0])}
-    here, moved, other = (layers_made(each, opened)[1].key for each in specs)
+    known = {source: as_images(source).identity() for source in specs[0].sources()}
+    here, moved, other = (layers_made(each, known)[1].key for each in specs)
     assert here == moved != other
 
 

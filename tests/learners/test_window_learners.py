@@ -8,11 +8,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from kclr import whitening as windows_room
 from kclr.errors import SpecError
 from kclr.events import Listener
-from kclr.keys import seed_of
 from kclr.layers import stacked
-from kclr.learned import PlainLayer
 from kclr.learners._windows import WindowLearner
 from kclr.learners.hebbian import competing_update
+from kclr.runs.keys import seed_of
+from kclr.runs.run import PlainLayer
 from kclr.spec import parse_spec
 from kclr.spec.registry import parts
 from kclr.stack import train

@@ -7,10 +7,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from kclr import whitening
 from kclr.errors import SpecError
 from kclr.layers import stacked
-from kclr.learned import PlainLayer
 from kclr.probing import baselines
 from kclr.probing.baselines import baseline, baseline_titles, run_images
-from kclr.runs.run import Run
+from kclr.runs.run import PlainLayer, Run
 
 BASELINES = tuple(baseline_titles())
 LEARNED = [name for name in BASELINES if name != "random"]

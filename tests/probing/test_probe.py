@@ -12,13 +12,12 @@ from sklearn.linear_model import RidgeClassifier
 
 from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import SpecError
-from kclr.learned import PlainLayer
 from kclr.probing.baselines import baseline
 from kclr.probing.probe import ProbeResult, as_json, probe_run, summaries
 from kclr.probing.protocol import draw, hold_out
 from kclr.report.tables import probe_table
 from kclr.runs.records import Probed
-from kclr.runs.run import Run
+from kclr.runs.run import PlainLayer, Run
 
 SPEC = """
 data: {source: photos, channels: 1, limit: 2}

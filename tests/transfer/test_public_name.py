@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kclr.transfer
-from kclr.learned import PlainLayer
+from kclr.runs.run import PlainLayer
 from kclr.transfer import starting
 
 

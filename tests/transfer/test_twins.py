@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from kclr.data.labels import load_labelled
-from kclr.learned import PlainLayer
 from kclr.probing.probe import probe_run
+from kclr.runs.run import PlainLayer
 from kclr.transfer.twins import cost, probe_layers
 
 RNG = np.random.default_rng(0)

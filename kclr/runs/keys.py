@@ -11,27 +11,18 @@ from typing import Any
 import numpy as np
 import yaml
 
-from kclr.data.fingerprints import Tell
-from kclr.data.sources import Images, as_images
 from kclr.errors import RunError, SpecError
-from kclr.health import fault
-from kclr.learned import Learned
+from kclr.health import Learned, fault
 from kclr.runs.directories import RUN, mark
 from kclr.runs.paths import atomic
 from kclr.runs.run import Run, TrainedLayer
 from kclr.runs.safe_reading import parsed
 from kclr.spec.schema import Spec
 from kclr.spec.wording import printable
-from kclr.training.distribution import ALONE, Cluster
 
 FORMAT = 3  # goes up with whatever makes the same facts give other kernels
 PICTURES = "pictures.json"  # of a run: the hash of each picture that it was trained on
 MOST_SHOWN = 8  # differences in a message
-
-
-def sources(spec) -> set:
-    """What the layers of a spec are trained on."""
-    return {layer.data or spec.data for layer in spec.stack}
 
 
 def seed_of(spec, index):
@@ -56,36 +47,57 @@ class Made:
         return {"key": self.key, "made_of": self.facts}
 
 
+def key_of(plain: Any) -> str:
+    """A hash of a plain value, of 64 hexadecimal digits: the key of whatever depends on it."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
 def made(facts, hidden=()) -> Made:
     """Facts with their hash; those named `hidden` are for people and do not count in it."""
-    counted = {key: value for key, value in facts.items() if key not in hidden}
-    return Made(hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest(), facts)
+    return Made(key_of({key: own for key, own in facts.items() if key not in hidden}), facts)
 
 
-def layers_made(spec, opened, cluster: Cluster = ALONE, tell: Tell | None = None) -> list[Made]:
+@dataclass(frozen=True)
+class Identity:
+    """What tells the images of a source from others.
+
+    Attributes:
+        fingerprint: a hash of the pictures and of the options that what is learned depends on.
+        facts: the same in plain values: options, `content` (a hash of the pictures) and `count`.
+        pictures: a hash of each picture by name; empty where they are very many.
+    """
+
+    fingerprint: str
+    facts: dict[str, Any]
+    pictures: Mapping[str, str]
+
+
+def layers_made(
+    spec: Spec, images: Mapping[Any, Identity], shared: Mapping[str, Any] | None = None
+) -> list[Made]:
     """For each layer what its kernel depends on, the layers below included.
 
     Args:
         spec: from `kclr.load_spec`.
-        opened: the `Images` of each of its sources; all of their content is hashed.
-        cluster: of those that train together.
-        tell: receives progress (hashed, total) if that takes a while.
+        images: what identifies those of each of its sources.
+        shared: how several devices share the training, by the keys that a spec has for it, where
+            kernels depend on that.
     """
     found: list[Made] = []
     for first, top in spec.trainings():
         layers = spec.stack[first : top + 1]
         below = [layer.key for layer in found[-1:]]
         settings = [layer.model_dump(mode="json", exclude={"name", "data"}) for layer in layers]
-        for index, (layer, own) in enumerate(zip(layers, settings, strict=True), start=first):
-            _by_content(layer.learner, own, "learner", index)
+        for index, (layer, plain) in enumerate(zip(layers, settings, strict=True), start=first):
+            _by_content(layer.learner, plain, "learner", index)
             if getattr(layer.learner, "start", None):
-                _by_content(layer.learner.start, own["learner"], "start", index)
-            told = own.get("train", {})
+                _by_content(layer.learner.start, plain["learner"], "start", index)
+            told = plain.get("train", {})
             for key in ("log_every", "checkpoint_seconds", "on_collapse"):
                 # Dead filters are started anew where the history has a row.
                 if not (key == "log_every" and told.get("reseed")):
                     told.pop(key, None)
-        images = opened[layers[-1].data or spec.data]
+        own = images[layers[-1].data or spec.data]
         key = f"stack.{top}.data" if layers[-1].data else "data"
         for index in range(first, top + 1):
             facts = {
@@ -95,15 +107,11 @@ def layers_made(spec, opened, cluster: Cluster = ALONE, tell: Tell | None = None
                 "layer": index - first,
                 "seed": spec.seed,
                 "below": below,
-                "fingerprint": images.fingerprint,
-                "images": {key: image_facts(images, tell)},
+                "fingerprint": own.fingerprint,
+                "images": {key: own.facts},
             }
-            if cluster.replicas > 1 and (cluster.by_file or not cluster.gather):
-                facts["shared"] = {
-                    "train.shard": "file" if cluster.by_file else "example",
-                    "train.gather": cluster.gather,
-                    "devices": cluster.replicas,
-                }
+            if shared:
+                facts["shared"] = dict(shared)
             found.append(made(facts, hidden=("images",)))
     return found
 
@@ -121,25 +129,18 @@ def _by_content(learner, settings, key, index):
         settings[key] = {"name": learner.part_name, "kernel": learner.digest(index)}
 
 
-def image_facts(images: Images, tell: Tell | None = None) -> dict[str, Any]:
-    """What tells images from others, in plain values: options, `content` (a hash) and `count`."""
-    contents = images.identify(tell)
-    about = {"name": images.name, **images.options}
-    return {**about, "content": contents.digest, "count": contents.count}
-
-
-def check_finished(run, spec, layers: Sequence[Made], opened):
+def check_finished(run: Run, spec: Spec, layers: Sequence[Made], images: Iterable[Identity]):
     """Fail if the spec would train the finished layers of a directory differently.
 
     Args:
         run: of the directory. spec: from `kclr.load_spec`. layers: from `layers_made`.
-        opened: the `Images` of each of the spec's sources.
+        images: what identifies those of the spec.
 
     Raises:
         SpecError: it would.
     """
     _check_length(run, spec)
-    known = _listed(run) | _pictures(opened)
+    known = _listed(run) | _pictures(images)
     expected = {}
     for index, layer in enumerate(spec.stack):
         expected[run.layer_directory(index, layer.name)] = layers[index]
@@ -158,17 +159,17 @@ def check_finished(run, spec, layers: Sequence[Made], opened):
         check_same(expected[trained.directory], trained.facts, where, known)
 
 
-def list_pictures(run, opened):
+def list_pictures(run: Run, images: Iterable[Identity]):
     """Keep a hash of each picture in the run, so that it can be said which ones differ later."""
     before = _listed(run)
-    now = {digest: dict(own) for digest, own in _pictures(opened).items() if own}
+    now = {digest: dict(own) for digest, own in _pictures(images).items() if own}
     if now.keys() - before.keys():
         run.write_text(PICTURES, json.dumps(before | now, indent=0) + "\n")
 
 
-def _pictures(opened) -> dict[str, Mapping[str, str]]:
+def _pictures(images) -> dict[str, Mapping[str, str]]:
     """A hash of each picture by name, by the hash of them all; none where they are very many."""
-    return {found.digest: found.pictures for found in map(Images.identify, opened.values())}
+    return {own.facts["content"]: own.pictures for own in images}
 
 
 def _listed(run) -> dict[str, Any]:
@@ -257,7 +258,7 @@ def other_images(before, now, known) -> list[str]:
     """A line for all images of which some pictures differ: how many, as well as it is known.
 
     Args:
-        before, now: facts of images (see `image_facts`) by the key that a spec has for them.
+        before, now: facts of images (see `Identity`) by the key that a spec has for them.
         known: for each `content` the hash of each picture by name.
     """
     found = []
@@ -363,7 +364,7 @@ def _train_of(plain, index) -> dict[str, Any]:
     return own if isinstance(own, dict) else {}
 
 
-def adopt(spec: Spec, out, runs: Iterable[Run], layers: Sequence[Made] | None = None) -> int:
+def adopt(spec: Spec, out, runs: Iterable[Run], layers: Sequence[Made]) -> int:
     """Reuse the lowest layers of a spec from the run that has most of them finished.
 
     Files are linked where the disk allows it, for a finished layer is never written to again.
@@ -372,13 +373,12 @@ def adopt(spec: Spec, out, runs: Iterable[Run], layers: Sequence[Made] | None = 
         spec: from `kclr.load_spec`.
         out: the run directory that the spec will be trained into with `resume`.
         runs: those that may have layers of the same settings, images and seed.
-        layers: what those of the spec are made of (see `layers_made`), where it is known.
+        layers: what those of the spec are made of (see `layers_made`).
 
     Returns:
         How many layers `out` has now.
     """
     run = Run(out)
-    layers = layers or layers_made(spec, {source: as_images(source) for source in sources(spec)})
     best: list[TrainedLayer] = []
     for other in runs:
         wanted = zip(spec.stack, layers, other.layers, strict=False)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kclr.errors import SpecError
-from kclr.keys import check_same, differences, made, other_images
+from kclr.runs.keys import check_same, differences, made, other_images
 
 BEFORE = {
     "format": 3,
