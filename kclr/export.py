@@ -20,13 +20,13 @@ import keras
 import tensorflow as tf
 
 from kclr.errors import RunError, SpecError
+from kclr.keras_backend import dtype_policy
 from kclr.layers import smallest_image, stacked
 from kclr.pooling import MapPooling, Pooling, hyphened
 from kclr.runs.directories import SAVED_MODEL, check_ours, sharing
 from kclr.runs.paths import as_path, atomic
 from kclr.runs.run import Run
 from kclr.spec.values import axes, pair, short
-from kclr.training.keras_objects import dtype_policy
 
 # What the SavedModel's functions take as it is; numpy turns images / 255 into float64.
 IMAGE_DTYPES = ("float32", "uint8", "float16", "bfloat16", "float64")

@@ -1,4 +1,5 @@
-"""Keras as kclr needs it: on TensorFlow, and knowing kclr's classes.
+"""Keras as kclr needs it: on TensorFlow, in which precision, compiled or not, and knowing kclr's
+classes.
 
 `import kclr` does not import Keras, but `.keras` files of kclr must load after it. So kclr's
 classes are registered with Keras at once if Keras is already imported, otherwise when it is.
@@ -8,7 +9,8 @@ import importlib
 import importlib.util
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from kclr.errors import RunError
 
@@ -42,13 +44,42 @@ def require_tensorflow(what: str) -> None:
         )
 
 
-def xla() -> bool:
-    """Whether XLA may compile what no spec and no caller asks it to: not with KCLR_XLA=0.
+def compiles(
+    asked: bool | str = "auto", precision="float32", able: bool = True, on_gpu: bool = False
+) -> bool:
+    """Whether XLA compiles some work; numbers are the same up to rounding.
 
-    It makes steps faster and the first one slow, so that a training of few steps is done sooner
-    without it. Numbers are the same up to rounding.
+    Measured on a CPU: XLA wins in float32, oneDNN wins bfloat16 convolutions. The first step is
+    slow with it, so that a training of few steps is done sooner without: KCLR_XLA=0 turns off what
+    is not asked for.
+
+    Args:
+        asked: True, False, or "auto" for what was measured to be faster.
+        precision: the dtype policy, or the dtype that its convolutions compute in.
+        able: whether XLA takes it; not every layer of Keras can be compiled.
+        on_gpu: whether it may be compiled where there is a GPU: Keras offers no XLA there together
+            with determinism, which a training needs.
     """
-    return os.environ.get("KCLR_XLA") != "0"
+    if asked != "auto":
+        return bool(asked)
+    if not able or precision != "float32" or os.environ.get("KCLR_XLA") == "0":
+        return False
+    import tensorflow as tf
+
+    return on_gpu or not tf.config.list_physical_devices("GPU")
+
+
+@contextmanager
+def dtype_policy(precision: str) -> Iterator[None]:
+    """While the block runs, Keras builds layers with this dtype policy, as "mixed_bfloat16"."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def register_classes() -> None:

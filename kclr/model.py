@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from kclr.data.patches import PatchTripletGenerator
-from kclr.keras_backend import xla
+from kclr.keras_backend import compiles
 from kclr.layers import SharedPatches
 from kclr.losses import ContrastiveLoss, ObjectiveState, share_of_replica
 from kclr.pooling import pool_maps
@@ -217,8 +217,7 @@ class TripletModel(keras.Model):
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         if isinstance(loss, ContrastiveLoss):
             self._compare = loss.with_statistics
-            on_cpu = not tf.config.list_physical_devices("GPU")
-            if xla() and on_cpu and not self.jit_compile and not self.run_eagerly:
+            if compiles(able=not self.jit_compile and not self.run_eagerly):
                 # Or else mining would write its (embeddings, embeddings) to memory many times over.
                 self._compare = tf.function(loss.with_statistics, jit_compile=True, autograph=False)
         self._hold_state()

@@ -6,9 +6,10 @@ import sys
 
 import keras
 import pytest
+import tensorflow as tf
 
 import kclr
-from kclr.keras_backend import require_tensorflow
+from kclr.keras_backend import compiles, require_tensorflow
 from kclr.layers import ContrastiveConvBlock
 
 PROGRAM = """
@@ -29,6 +30,27 @@ def test_a_model_loads_where_kclr_is_imported_before_keras(tmp_path, first):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "variable", "arguments", "expected"),
+    [
+        ([], "1", {}, True),
+        ([], "1", {"precision": "mixed_bfloat16"}, False),
+        ([], "1", {"able": False}, False),
+        ([], "0", {}, False),
+        ([], "0", {"asked": True, "able": False}, True),
+        ([], "1", {"asked": False}, False),
+        (["one"], "1", {}, False),
+        (["one"], "1", {"on_gpu": True}, True),
+    ],
+)
+def test_xla_compiles_what_is_faster_with_it_and_what_is_asked_for(
+    monkeypatch, gpus, variable, arguments, expected
+):
+    monkeypatch.setenv("KCLR_XLA", variable)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    assert compiles(**arguments) is expected
 
 
 def test_another_backend_is_named_with_the_cure(monkeypatch):

@@ -8,12 +8,12 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from kclr.data.labels import Labelled, load_labelled
 from kclr.data.sources import Images
 from kclr.errors import SpecError
 from kclr.health import Learned
+from kclr.keras_backend import compiles, dtype_policy
 from kclr.layers import ContrastiveConvBlock, SharedPatches, stacked
 from kclr.model import TripletModel
 from kclr.pooling import Pooling
@@ -28,7 +28,6 @@ from kclr.probing.protocol import (
 )
 from kclr.runs.run import PlainLayer
 from kclr.spec import schema
-from kclr.training.keras_objects import dtype_policy
 
 
 class Probe(keras.callbacks.Callback):
@@ -153,7 +152,8 @@ class Probe(keras.callbacks.Callback):
         started = time.perf_counter()
         encoder = self._current()
         if self._features is None or self._features.model is not encoder:
-            self._features = Features(encoder, self.pooling, _compiles(encoder))
+            jit = compiles(precision=encoder.compute_dtype, able=_ours(encoder))
+            self._features = Features(encoder, self.pooling, jit)
         made = self._features(images)
         np.nan_to_num(made, copy=False, posinf=0, neginf=0)  # of weights that left the numbers
         labels = np.asarray(images.labels)
@@ -229,18 +229,10 @@ def _channels(encoder):
     return shape[-1] if len(shape) == 4 and shape[-1] in (1, 3) else None
 
 
-def _compiles(encoder):
-    """Whether XLA is known to be right and faster: kclr's own layers in float32, without a GPU.
-
-    On a GPU TensorFlow may not offer it together with determinism.
-    """
+def _ours(encoder):
+    """Whether it has kclr's own layers alone, which XLA is known to compile."""
     known = (ContrastiveConvBlock, keras.layers.InputLayer)
-    parts = getattr(encoder, "layers", [encoder])
-    return (
-        all(isinstance(part, known) for part in parts)
-        and encoder.compute_dtype == "float32"
-        and not tf.config.list_physical_devices("GPU")
-    )
+    return all(isinstance(part, known) for part in getattr(encoder, "layers", [encoder]))
 
 
 class StackProbe:

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from kclr.errors import SpecError
-from kclr.keras_backend import xla
+from kclr.keras_backend import compiles
 from kclr.layers import ContrastiveConvBlock, smallest_image
 from kclr.pooling import Pooling, pool_maps, signed_power
 from kclr.probing.memory import MEMORY, room
@@ -24,20 +24,17 @@ class Features:
             are concatenated.
         pooling: how a map becomes a vector; lists in it have one item for each of the model's
             outputs.
-        jit: bool, compile with XLA. For convolution blocks that takes a third of the time of the
-            plain graph; not every layer of Keras can be compiled.
+        jit: bool, or "auto": whether XLA compiles the model. For convolution blocks that takes a
+            third of the time of the plain graph; not every layer of Keras can be compiled.
     """
 
-    def __init__(self, model, pooling: Pooling, jit=True):
+    def __init__(self, model, pooling: Pooling, jit: bool | str = "auto"):
         self.model, self._pooling = model, pooling
         # Means of bfloat16 maps take XLA a sixth of the time. Beside a GPU it may be forbidden.
-        self._cells = tf.function(
-            _cells,
-            jit_compile=xla() and not tf.config.list_physical_devices("GPU"),
-            autograph=False,
-        )
+        self._cells = tf.function(_cells, jit_compile=compiles(), autograph=False)
+        jit = compiles(jit, getattr(model, "compute_dtype", "float32"), on_gpu=True)
         # XLA compiles anew for every shape.
-        self._compiled = tf.function(self._pooled, jit_compile=jit and xla(), autograph=False)
+        self._compiled = tf.function(self._pooled, jit_compile=jit, autograph=False)
         self._plain = tf.function(self._pooled, autograph=False, reduce_retracing=True)
 
     def _pooled(self, inputs):
@@ -91,12 +88,8 @@ class Features:
 
 
 def features(model, images, pooling: Pooling | None = None, batch_size=256, memory=MEMORY):
-    """The features of images, computed once (see `Features`).
-
-    XLA compiles what computes in float32; convolutions in bfloat16 are faster without it.
-    """
-    jit = getattr(model, "compute_dtype", "float32") == "float32"
-    return Features(model, pooling or Pooling(), jit)(images, batch_size, memory)
+    """The features of images, computed once (see `Features`)."""
+    return Features(model, pooling or Pooling())(images, batch_size, memory)
 
 
 def _cells(maps, pool, grid):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kclr.data.labels import Labelled
+from kclr.keras_backend import dtype_policy
 from kclr.layers import stacked
 from kclr.pooling import Pooling
 from kclr.probing.features import features
 from kclr.probing.protocol import Score, probe
-from kclr.training.keras_objects import dtype_policy
 
 
 @dataclass(frozen=True)

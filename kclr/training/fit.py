@@ -14,7 +14,7 @@ from kclr.data.sources import as_images, skipped_words
 from kclr.errors import CollapseError
 from kclr.events import Listener
 from kclr.health import SMALLER_STEPS, Learned, check_input, check_learned, fault, varies
-from kclr.keras_backend import xla
+from kclr.keras_backend import compiles, dtype_policy
 from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches, stacked
 from kclr.layers.fast import several_replicas
 from kclr.losses import ContrastiveLoss
@@ -27,7 +27,7 @@ from kclr.spec.wording import any_of
 from kclr.training.callbacks import CollapseGuard, KeepMetrics, StepHistory
 from kclr.training.checkpoints import TrainingState, restored, state_variables
 from kclr.training.distribution import ALONE, Cluster, is_seed, value_of
-from kclr.training.keras_objects import dtype_policy, keras_augmentation, keras_optimizer
+from kclr.training.keras_objects import keras_augmentation, keras_optimizer
 from kclr.training.reseeding import Reseed
 from kclr.whitening import WindowStatistics, contrast_normalized, idle_filters, standardizing, zca
 
@@ -216,17 +216,8 @@ class _Training:
         patches = top.patches
         rest = each_axis(lambda own, step: own % step, patches.stride or 1, top.block.strides)
         self.shared = bool(sizes.grid and not patches.augment and rest == (0, 0))
-        jit = top.train.jit
-        if jit == "auto":
-            # Measured on a CPU: XLA wins in float32, oneDNN wins bfloat16 convolutions. On a GPU
-            # Keras offers no XLA together with determinism.
-            jit = (
-                xla()
-                and top.train.precision == "float32"
-                and not patches.augment
-                and cluster.replicas == 1
-                and not tf.config.list_physical_devices("GPU")
-            )
+        able = cluster.replicas == 1 and not patches.augment
+        jit = compiles(top.train.jit, top.train.precision, able)
         encoder = self.blocks[-1]
         if self.shared:
             encoder = SharedPatches(encoder, patches.patch_size, patches.stride, slices=jit)

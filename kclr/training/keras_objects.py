@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from kclr.errors import Finding, SpecError, reason
+from kclr.keras_backend import dtype_policy
 from kclr.spec.findings import refusal
 from kclr.spec.keras_parts import KINDS, KerasObject, Optimizer, Schedule
 from kclr.spec.schema import Patches, Spec
@@ -152,17 +153,6 @@ def _keras_object(module, class_name, config, place):
     except (TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).replace(f"{class_name}.__init__() ", "")
         raise SpecError.at(place, f"Keras rejects this {class_name}: {reason}") from None
-
-
-@contextlib.contextmanager
-def dtype_policy(name):
-    """While the block runs, Keras builds layers with this dtype policy, as "mixed_bfloat16"."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 @contextlib.contextmanager

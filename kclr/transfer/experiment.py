@@ -15,13 +15,14 @@ import yaml
 from kclr.data.labels import Labelled, folder_of
 from kclr.errors import interrupted
 from kclr.events import is_watched
+from kclr.keras_backend import dtype_policy
 from kclr.probing.protocol import draw
 from kclr.runs.directories import TRACE, TRANSFER, writing
 from kclr.runs.keys import Made, check_same, made
 from kclr.runs.paths import is_full, remove
 from kclr.spec.findings import refusal
 from kclr.spec.transfer import MOST_LAYERS, TransferSpec
-from kclr.training.keras_objects import dtype_policy, globals_kept
+from kclr.training.keras_objects import globals_kept
 from kclr.transfer.arms import Arm, arms
 from kclr.transfer.checks import code_findings, findings
 from kclr.transfer.pretraining import Pretraining, fingerprint, images_digest, labelled

@@ -16,12 +16,12 @@ import yaml
 from kclr.data.labels import Labelled
 from kclr.drawing.filters import filter_order, filters_png
 from kclr.errors import RunError
+from kclr.keras_backend import dtype_policy
 from kclr.runs.directories import RUN, check_ours, mark
 from kclr.runs.keys import key_of
 from kclr.runs.paths import atomic, write_csv
 from kclr.runs.run import Run, load_run, write_arrays
 from kclr.spec.transfer import TransferSpec
-from kclr.training.keras_objects import dtype_policy
 from kclr.transfer.arms import first_convolutions
 from kclr.transfer.lsuv import kernel_name
 from kclr.transfer.training import arm_seed, fit, new_classifier, steps_per_epoch

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
+from kclr.keras_backend import dtype_policy
 from kclr.layers import stacked
 from kclr.pooling import Pooling
 from kclr.probing.features import features
 from kclr.probing.memory import room
-from kclr.training.keras_objects import dtype_policy
 
 
 def layer(kernel, name="conv1", **block):

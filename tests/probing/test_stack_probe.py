@@ -13,13 +13,13 @@ import kclr
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError
 from kclr.events import Bars, JsonLines, Listener, describe
+from kclr.keras_backend import dtype_policy
 from kclr.layers import stacked
 from kclr.pooling import Pooling
 from kclr.probing.features import features
 from kclr.probing.protocol import probe, validation_rows
 from kclr.report.tables import print_run
 from kclr.spec import parse_spec
-from kclr.training.keras_objects import dtype_policy
 
 LAYERS = """
 data: photos

@@ -8,12 +8,12 @@ import yaml
 
 from kclr.data.checks import load_checked
 from kclr.errors import SpecError
+from kclr.keras_backend import dtype_policy
 from kclr.spec import keras_arguments, keras_parts, parse_spec
 from kclr.spec.checks import colour_findings
 from kclr.spec.keras_arguments import ARGUMENTS
 from kclr.training.keras_objects import (
     augmentation_problem,
-    dtype_policy,
     keras_augmentation,
     keras_optimizer,
 )

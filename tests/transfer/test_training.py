@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError, SpecError
+from kclr.keras_backend import dtype_policy
 from kclr.spec.transfer import Classifier, parse_transfer
-from kclr.training.keras_objects import dtype_policy
 from kclr.transfer.training import (
     check_training,
     fit,
