@@ -59,7 +59,7 @@ from kclr.runs.keys import (
 from kclr.runs.paths import atomic, remove
 from kclr.runs.run import PlainLayer, Run, TrainedLayer, write_arrays
 from kclr.runs.safe_reading import sha256
-from kclr.spec.checks import colour_findings
+from kclr.spec.checks import augmentation_findings
 from kclr.spec.findings import load_spec, refusal
 from kclr.spec.geometry import LayerGeometry, cut_around, layer_geometry
 from kclr.spec.schema import Spec
@@ -289,7 +289,7 @@ def _check_augmentations(spec, opened, name):
     for index, layer in enumerate(spec.stack):
         place = ("stack", index, "patches", "augment")
         channels = opened[layer.data or spec.data].channels
-        found = colour_findings(layer.patches.augment, channels, *place)
+        found = augmentation_findings(layer.patches.augment, channels, *place)
         if not found and layer.patches.augment:
             size = layer_geometry(spec.stack, index).image_patch
             problem = augmentation_problem(layer.patches, size, channels)

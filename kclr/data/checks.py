@@ -7,7 +7,7 @@ from kclr.data.source_tfds import LabelledTfds
 from kclr.data.sources import source as named_source
 from kclr.data.sources import split_source
 from kclr.errors import Finding, SpecError
-from kclr.spec.checks import colour_findings, image_findings, least_image, whitening_findings
+from kclr.spec.checks import augmentation_findings, image_findings, least_image, whitening_findings
 from kclr.spec.findings import Draft, read_draft
 from kclr.spec.geometry import output_size
 from kclr.spec.registry import parts
@@ -66,7 +66,7 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
         shape = looked[source]
         if shape:
             place = ("stack", index, "patches", "augment")
-            for finding in colour_findings(layer.patches.augment, shape[2], *place):
+            for finding in augmentation_findings(layer.patches.augment, shape[2], *place):
                 findings += [finding] if draft is None or draft.trusted(*finding.path) else []
         if shape and (draft is None or draft.sizes_trusted(index, below=True)):
             for finding in image_findings(spec, index, shape[0], shape[1]):

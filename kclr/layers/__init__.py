@@ -2,6 +2,14 @@
 
 from kclr.layers.block import ContrastiveConvBlock, Decorrelation
 from kclr.layers.frozen import smallest_image, stacked
+from kclr.layers.jitter import SensorJitter
 from kclr.layers.shared import SharedPatches
 
-__all__ = ["ContrastiveConvBlock", "Decorrelation", "SharedPatches", "smallest_image", "stacked"]
+__all__ = [
+    "ContrastiveConvBlock",
+    "Decorrelation",
+    "SensorJitter",
+    "SharedPatches",
+    "smallest_image",
+    "stacked",
+]

@@ -5,7 +5,14 @@ from typing import Any
 
 from kclr.errors import Finding, SpecError
 from kclr.spec.geometry import cut_around, layer_geometry, output_size, window
-from kclr.spec.keras_parts import COLOURED, COLOURED_ARGUMENTS, NOT_COMPILED, KerasObject
+from kclr.spec.keras_parts import (
+    COLOURED,
+    COLOURED_ARGUMENTS,
+    GRAY_OR_COLOURED,
+    NOT_COMPILED,
+    OF_IMAGES,
+    KerasObject,
+)
 from kclr.spec.overrides import override
 from kclr.spec.registry import parts
 from kclr.spec.schema import Spec
@@ -282,28 +289,79 @@ def device_findings(spec: Spec) -> list[Finding]:
     return findings
 
 
-def colour_findings(augment: Iterable[KerasObject], channels: int, *path) -> list[Finding]:
-    """Colour augmentations of gray images.
+def augmentation_findings(
+    augment: Iterable[KerasObject], channels: int, *path, series: bool = False, unit: bool = True
+) -> list[Finding]:
+    """Augmentations that the images do not take, or that would spoil them.
 
     Args:
         augment: the augmentations.
         channels: of the images.
         *path: the key path of the augmentations in the spec.
+        series: whether each image is a series, of height 1.
+        unit: whether the values of a network's input are from 0 to 1.
     """
     findings = []
-    for index, augmentation in enumerate(augment if channels != 3 else ()):
-        name, place = augmentation.class_name, (*path, index)
-        words = (
-            f"{name} changes colours, but the images are gray. Use RandomBrightness or "
-            "RandomContrast, or set data.channels to 3."
-        )
-        if name in COLOURED:
-            findings.append(Finding(place, words))
-        for key in COLOURED_ARGUMENTS.get(name, ()):
-            if augmentation.config.get(key) is not None:
-                words = f"{name} changes colours with it, but the images are gray. Remove it."
-                findings.append(Finding((*place, "config", key), words))
+    for index, augmentation in enumerate(augment):
+        place = (*path, index)
+        if refused := _unfit(augmentation, channels, series, unit):
+            findings.append(Finding(place, refused))
+            continue
+        for key, words in _unfit_arguments(augmentation, channels, series):
+            findings.append(Finding((*place, "config", key), words))
     return findings
+
+
+def _images_are(channels, series):
+    if series:
+        return "the data are series"
+    return "the images are gray" if channels == 1 else f"the images have {channels} channels"
+
+
+def _unfit(augmentation, channels, series, unit) -> str | None:
+    """Why images do not take an augmentation at all."""
+    name, many = augmentation.class_name, series or channels not in (1, 3)
+    if (name in COLOURED and (series or channels != 3)) or (name in GRAY_OR_COLOURED and many):
+        cure = "Use SensorJitter."
+        if not many:
+            cure = "Use RandomBrightness or RandomContrast, or set data.channels to 3."
+        return f"{name} changes colours, but {_images_are(channels, series)}. {cure}"
+    if series and name in OF_IMAGES:
+        return (
+            f"{name} is for images of two dimensions, but the data are series. Use SensorJitter, "
+            "or RandomTranslation with a height_factor of 0."
+        )
+    ranged = "value_range" in (augmentation.arguments(name) or ())
+    if ranged and not unit and augmentation.config.get("value_range") is None:
+        return (
+            f"{name} takes values from 0 to 1, but those of the data are scaled otherwise. Use "
+            "SensorJitter or GaussianNoise, or add its value_range."
+        )
+    return None
+
+
+def _unfit_arguments(augmentation, channels, series):
+    """The arguments that images do not take, each with the reason."""
+    name, config = augmentation.class_name, augmentation.config
+    for key in COLOURED_ARGUMENTS.get(name, ()) if series or channels != 3 else ():
+        if config.get(key) is not None:
+            images = _images_are(channels, series)
+            yield key, f"{name} changes colours with it, but {images}. Remove it."
+    if not series:
+        return
+    if name == "RandomFlip" and config.get("mode") == "vertical":
+        yield "mode", "vertical: a series has no up and down. Use horizontal, which reverses time."
+    moved = config.get("height_factor", 0)
+    if name == "RandomTranslation" and any(moved if isinstance(moved, (list, tuple)) else [moved]):
+        yield (
+            "height_factor",
+            f"{shown(moved)} moves a series off itself. Use 0; width_factor shifts it in time.",
+        )
+    blurred = config.get("kernel_size", 3)
+    height, width = blurred if isinstance(blurred, (list, tuple)) else (blurred, blurred)
+    if name == "RandomGaussianBlur" and height != 1:
+        words = f"{shown(blurred)} blurs a series with what is above and below it, nothing. "
+        yield "kernel_size", f"{words}Use [1, {width}]."
 
 
 def compile_findings(spec: Spec) -> list[Finding]:

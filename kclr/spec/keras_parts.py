@@ -34,6 +34,15 @@ RESIZING = ("RandomCrop", "ZeroPadding2D")
 AUGMENTATIONS = tuple(name for name in ARGUMENTS["keras.layers"] if name not in RESIZING)
 
 
+# kclr's own among the augmentations, with the kinds of their arguments (see `keras_arguments`).
+OWN_LAYERS = {
+    "SensorJitter": (
+        "gain=factor offset=factor time_drop=strength band_drop=share seed=seed? name=text? "
+        "dtype=float32? trainable=flag"
+    ),
+}
+
+
 # Augmentations of Keras that cannot be used, and why.
 REFUSED = {
     "Equalization": "equalizes all images of a batch together. Use AutoContrast.",
@@ -45,6 +54,18 @@ COLOURED = ("RandomColorDegeneration", "RandomHue", "RandomSaturation")
 
 
 COLOURED_ARGUMENTS = {"RandomColorJitter": ("saturation_factor", "hue_factor")}
+
+
+# Those that take gray images and such of three colours, and no others.
+GRAY_OR_COLOURED = ("AugMix", "RandAugment", "RandomGrayscale")
+
+
+# Those that are of two dimensions: on a series, an image of height 1, they do nothing, or they mix
+# it with what is outside.
+OF_IMAGES = (
+    "RandomElasticTransform", "RandomErasing", "RandomPerspective", "RandomRotation",
+    "RandomSharpness", "RandomShear",
+)  # fmt: skip
 
 
 # Those that XLA does not compile.
@@ -257,7 +278,8 @@ class KerasObject(ByName):
         """The names in the config of a class, each with its kind (see `keras_arguments`); None if
         the class is not from Keras."""
         name = {known.lower(): known for known in cls.names}.get(class_name.lower())
-        return _kinds(ARGUMENTS[cls.package][name]) if name else None
+        own = OWN_LAYERS if cls.package == "keras.layers" else {}
+        return _kinds((own | ARGUMENTS[cls.package])[name]) if name else None
 
     @field_validator("class_name")
     @classmethod
@@ -407,8 +429,14 @@ class Optimizer(KerasObject):
 
 
 class Augmentation(KerasObject):
-    """A random Keras image layer that keeps the size of its input."""
+    """A random Keras image layer that keeps the size of its input.
+
+    Beside Keras' own there is `SensorJitter`, for series and for images of any channels. Its `gain`
+    and `offset`, a number from 0 to 1 or the two ends, change each channel by itself; `time_drop`
+    is the longest share of the width that is replaced by its mean, and `band_drop` the probability
+    that a channel becomes 0.
+    """
 
     package: ClassVar[str] = "keras.layers"
     example: ClassVar[str] = "RandomFlip"
-    names: ClassVar[tuple[str, ...]] = AUGMENTATIONS
+    names: ClassVar[tuple[str, ...]] = (*AUGMENTATIONS, *OWN_LAYERS)

@@ -35,7 +35,7 @@ class ImageLayer(KerasObject):
 
     package: ClassVar[str] = "keras.layers"
     example: ClassVar[str] = "RandomFlip"
-    names: ClassVar[tuple[str, ...]] = (*keras_parts.AUGMENTATIONS, *keras_parts.RESIZING)
+    names: ClassVar[tuple[str, ...]] = (*keras_parts.Augmentation.names, *keras_parts.RESIZING)
 
 
 class Classifier(ByName):

@@ -11,7 +11,7 @@ import numpy as np
 from kclr.errors import Finding, SpecError, reason
 from kclr.keras_backend import dtype_policy
 from kclr.spec.findings import refusal
-from kclr.spec.keras_parts import KINDS, KerasObject, Optimizer, Schedule
+from kclr.spec.keras_parts import KINDS, OWN_LAYERS, KerasObject, Optimizer, Schedule
 from kclr.spec.schema import Patches, Spec
 from kclr.spec.values import Size, pair
 
@@ -144,9 +144,10 @@ def augmentation_problem(patches: Patches, size: Size, channels: int) -> str | N
 
 
 def _keras_object(module, class_name, config, place):
-    """An object of Keras, or of a registered class, from its serialised form."""
+    """An object of Keras, of kclr, or of a registered class, from its serialised form."""
     try:
-        known = keras.saving.get_registered_object(class_name) or getattr(module, class_name, None)
+        name = f"kclr>{class_name}" if class_name in OWN_LAYERS else class_name
+        known = keras.saving.get_registered_object(name) or getattr(module, class_name, None)
         if known is None:
             raise ValueError(f"{class_name} is not registered with Keras in this process")
         return known(**config)

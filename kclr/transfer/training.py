@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from kclr.errors import RunError, SpecError
-from kclr.spec.checks import colour_findings
+from kclr.spec.checks import augmentation_findings
 from kclr.spec.transfer import TransferTrain
 from kclr.training.checkpoints import Interruptible
 from kclr.training.keras_objects import keras_augmentation, keras_optimizer
@@ -66,7 +66,7 @@ def check_training(train: TransferTrain, shape):
     augment = augmentation(train)
     if augment is None:
         return
-    for finding in colour_findings(train.augment, shape[2], *_PLACE):
+    for finding in augmentation_findings(train.augment, shape[2], *_PLACE):
         raise SpecError.at(finding.path, finding.message)
     try:
         changed = tuple(augment(tf.zeros((1, *shape)), training=True).shape[1:])

@@ -1,5 +1,7 @@
 """Optimizers, schedules and augmentations of specs as Keras applies them."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from kclr.data.checks import load_checked
 from kclr.errors import SpecError
 from kclr.keras_backend import dtype_policy
 from kclr.spec import keras_arguments, keras_parts, parse_spec
-from kclr.spec.checks import colour_findings
+from kclr.spec.checks import augmentation_findings
 from kclr.spec.keras_arguments import ARGUMENTS
 from kclr.training.keras_objects import (
     augmentation_problem,
@@ -78,7 +80,7 @@ def test_whole_numbers_stand_for_numbers():
 
 def augmentation_of(name):
     """The shortest config of an augmentation, and for a jitter all that it does."""
-    kinds = dict(word.split("=") for word in ARGUMENTS["keras.layers"][name].split())
+    kinds = keras_parts.Augmentation.arguments(name)
     config = {
         key: FACTORS.get(key, FACTORS.get(name, 0.3))
         for key, kind in kinds.items()
@@ -95,7 +97,7 @@ def test_what_check_passes_keras_applies(name, channels):
         pytest.skip(f"Keras {keras.__version__} has no {name}")
     patches = augmentation_of(name)
     images = np.random.default_rng(0).random((6, 9, 9, channels), "float32")
-    cannot = bool(colour_findings(patches.augment, channels))
+    cannot = bool(augmentation_findings(patches.augment, channels))
     assert not cannot or channels == 1
     for precision in ("float32", "mixed_bfloat16", "mixed_float16"):
         with dtype_policy(precision):
@@ -116,6 +118,115 @@ def test_what_check_passes_keras_applies(name, channels):
         assert changed.shape == images.shape
         assert changed.dtype == ("bfloat16" if precision == "mixed_bfloat16" else "float32")
         assert np.isfinite(keras.ops.cast(changed, "float32")).all()
+
+
+@pytest.mark.parametrize("name", keras_parts.Augmentation.names)
+def test_what_check_passes_for_many_channels_and_series_keras_applies(name):
+    if not hasattr(keras.layers, name) and name not in keras_parts.OWN_LAYERS:
+        pytest.skip(f"Keras {keras.__version__} has no {name}")
+    patches = augmentation_of(name)
+    for shape in ((9, 9, 2), (9, 9, 6), (1, 40, 1), (1, 40, 3), (1, 40, 6)):
+        if augmentation_findings(patches.augment, shape[2], series=shape[0] == 1):
+            continue
+        images = np.random.default_rng(0).random((6, *shape), "float32")
+        try:
+            changed = keras_augmentation(patches.augment)(images, training=True)
+        except Exception:
+            assert OLDER, (name, shape)
+            continue
+        assert changed.shape == images.shape
+        assert np.isfinite(changed).all()
+
+
+def refused(augment, channels, **how):
+    written = yaml.safe_dump(augment, default_flow_style=True, width=1e6)
+    patches = layer_of(f"patches: {{augment: {written}}}").patches
+    found = augmentation_findings(patches.augment, channels, **how)
+    return {".".join(map(str, each.path)): each.message for each in found}
+
+
+def test_colours_of_many_channels_and_of_series_are_refused_with_what_to_use():
+    hue = {"class_name": "RandomHue", "config": {"factor": 0.2}}
+    jitter = {
+        "class_name": "RandomColorJitter",
+        "config": {"brightness_factor": 0.3, "hue_factor": 0.1},
+    }
+    augment = [hue, jitter, "RandomGrayscale", "RandAugment", "SensorJitter"]
+    assert refused(augment, 3) == {}
+    assert refused(augment, 6) == {
+        "0": "RandomHue changes colours, but the images have 6 channels. Use SensorJitter.",
+        "1.config.hue_factor": "RandomColorJitter changes colours with it, but the images have 6 "
+        "channels. Remove it.",
+        "2": "RandomGrayscale changes colours, but the images have 6 channels. Use SensorJitter.",
+        "3": "RandAugment changes colours, but the images have 6 channels. Use SensorJitter.",
+    }
+    three_axes = refused(augment, 3, series=True)  # of an acceleration, and no colours
+    assert (
+        three_axes["0"] == "RandomHue changes colours, but the data are series. Use SensorJitter."
+    )
+    assert [*three_axes] == ["0", "1.config.hue_factor", "2", "3"]
+
+
+def test_what_is_up_and_down_of_images_is_refused_for_series():
+    def written(name, **config):
+        return {"class_name": name, "config": config}
+
+    good = [
+        written("RandomFlip", mode="horizontal"),
+        written("RandomTranslation", height_factor=0, width_factor=0.2),
+        written("RandomZoom", height_factor=0, width_factor=0.2),
+        written("RandomGaussianBlur", kernel_size=[1, 5]),
+        written("GaussianNoise", stddev=0.1),
+        "SensorJitter",
+    ]
+    assert refused(good, 1, series=True) == {}
+    bad = [
+        written("RandomFlip", mode="vertical"),
+        written("RandomTranslation", height_factor=[0, 0.1], width_factor=0.2),
+        written("RandomGaussianBlur", kernel_size=5),
+        "RandomGaussianBlur",
+        written("RandomRotation", factor=0.1),
+    ]
+    assert refused(bad, 1) == {}
+    assert refused(bad, 1, series=True) == {
+        "0.config.mode": "vertical: a series has no up and down. Use horizontal, which reverses "
+        "time.",
+        "1.config.height_factor": "[0, 0.1] moves a series off itself. Use 0; width_factor shifts "
+        "it in time.",
+        "2.config.kernel_size": "5 blurs a series with what is above and below it, nothing. Use "
+        "[1, 5].",
+        "3.config.kernel_size": "3 blurs a series with what is above and below it, nothing. Use "
+        "[1, 3].",
+        "4": "RandomRotation is for images of two dimensions, but the data are series. Use "
+        "SensorJitter, or RandomTranslation with a height_factor of 0.",
+    }
+
+
+def test_a_range_of_0_to_1_is_refused_where_values_are_scaled_otherwise():
+    contrast = {"class_name": "RandomContrast", "config": {"factor": 0.2}}
+    ranged = {"class_name": "RandomContrast", "config": {"factor": 0.2, "value_range": [-3, 3]}}
+    augment = [contrast, ranged, "SensorJitter", "RandomFlip"]
+    assert refused(augment, 6) == {}
+    assert refused(augment, 6, unit=False) == {
+        "0": "RandomContrast takes values from 0 to 1, but those of the data are scaled otherwise. "
+        "Use SensorJitter or GaussianNoise, or add its value_range."
+    }
+
+
+@pytest.mark.parametrize("name", keras_parts.OWN_LAYERS)
+def test_kclrs_own_layers_take_what_check_takes(name):
+    layer = keras.saving.get_registered_object(f"kclr>{name}")
+    known = {*inspect.signature(layer).parameters, "name", "dtype", "trainable"} - {"kwargs"}
+    assert {*keras_parts.Augmentation.arguments(name)} == known
+    config = {"gain": [-1, 1], "offset": 1, "time_drop": [0, 1], "band_drop": 1, "seed": 3}
+    augment = [{"class_name": name, "config": config}, f"kclr>{name}"]
+    written = yaml.safe_dump(augment, default_flow_style=True, width=1e6)
+    patches = layer_of(f"patches: {{augment: {written}}}").patches
+    made = keras_augmentation(patches.augment).layers
+    assert [type(each) for each in made] == [layer, layer]
+    assert made[0].get_config()["gain"] == [-1, 1]
+    with pytest.raises(SpecError, match=r"band_drp: unknown argument of SensorJitter\. Did you"):
+        layer_of(f"patches: {{augment: [{{class_name: {name}, config: {{band_drp: 1}}}}]}}")
 
 
 def test_what_xla_does_not_compile_is_known():
