@@ -169,8 +169,7 @@ def _train(options):
             )
     out = _out(options, spec, "runs")
     listener = listener_for(options.json)
-    with _interruptible(options, out), contextlib.closing(listener):
-        listener.preparing()
+    with _interruptible(options, out), listener:
         _import_tensorflow()
         from kclr.stack import train
 
@@ -359,12 +358,12 @@ def _probe(options):
 
 
 def _transfer(options):
+    from kclr.events import listener_for
     from kclr.transfer.checks import load_transfer
-    from kclr.transfer.progress import listener_for
 
     spec = load_transfer(options.spec, options.overrides, options.allow_code)
     out = _out(options, spec, "transfers")
-    with _interruptible(options, out):
+    with _interruptible(options, out), listener_for(options.json) as listener:
         _import_tensorflow()
         from kclr.transfer import claims
         from kclr.transfer.experiment import failures, print_results, run_experiment
@@ -375,7 +374,7 @@ def _transfer(options):
             text=Path(options.spec).read_text(encoding="utf-8"),
             resume=options.resume,
             overwrite=options.overwrite,
-            listener=listener_for(options.json),
+            listener=listener,
             allow_code=options.allow_code,
         )
     if not options.json:
@@ -387,13 +386,13 @@ def _transfer(options):
 def _search(options):
     if importlib.util.find_spec("keras_tuner") is None:
         raise RunError("kclr search needs keras-tuner: pip install 'kclr[search]'")
-    from kclr.search.listening import listener_for
+    from kclr.events import listener_for
 
     spec, plain = _load_with_plain(options)
     out = _out(options, spec, "searches")
     text = Path(options.spec).read_text(encoding="utf-8")
     listener = listener_for(options.json)
-    with _interruptible(options, out), contextlib.closing(listener):
+    with _interruptible(options, out), listener:
         _import_tensorflow()
         from kclr.search import running
         from kclr.search.results import print_results
@@ -410,9 +409,7 @@ def _search(options):
         found = running.run_search(
             spec, plain, out, text, resume, overwrite, listener, options.spec
         )
-    if found and options.json:
-        print(json.dumps({"event": "finished", "search": str(out), "best": found["best"]}))
-    elif found:
+    if found and not options.json:
         print_results(found, out)
 
 

@@ -1,6 +1,7 @@
-"""Progress of long work: who receives it, and how it is shown.
+"""Progress of long work: what happened is an `Event`, and a `Listener` hears it.
 
-Bars on a terminal, lines elsewhere, JSON for machines.
+There are three: bars on a terminal, lines elsewhere, JSON for machines. They know no domain: what a
+training, an experiment or a search says, in words and facts, is written where it does its work.
 """
 
 import contextlib
@@ -8,65 +9,77 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+EVERY_SECONDS = 15.0  # at least, since the last line, before one about a step
+
+
+_STYLES = {"warned": "yellow", "done": "bold", "failed": "red"}  # of lines that stay
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in long work.
+
+    Attributes:
+        kind: `begun`: work that takes `total` steps begins, of which `done` are done. `item`: a
+            part of it begins. `step`: it goes on; there may be many of these. `row`: a row of its
+            history is complete. `warned`: something is wrong, and the work continues. `done` and
+            `failed`: a part has ended. `closed`: the work has ended, well or early.
+        name: of the event in JSON, "" if it is not for machines.
+        of: what it is about, such as a layer, a unit or a trial.
+        words: the event in plain English, "" if it is not for people; a function that returns it
+            if that takes time and few will ask.
+        facts: the event's fields in JSON.
+        done: int, how many steps of the work that has begun are done; None if that has not changed.
+        total: int, the steps of the work, if `kind` is `begun`.
+    """
+
+    kind: Literal["begun", "item", "step", "row", "warned", "done", "failed", "closed"]
+    name: str = ""
+    of: str = ""
+    words: str | Callable[[], str] = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    done: int | None = None
+    total: int | None = None
+
+    def in_words(self) -> str:
+        """The words."""
+        return self.words if isinstance(self.words, str) else self.words()
+
+    def line(self) -> str:
+        """What it is about and the words, or "" if it is not for people."""
+        words = self.in_words()
+        return f"{self.of}: {words}" if self.of and words else words
 
 
 class Listener:
-    """Receives a training's progress events and does nothing; override the methods you need."""
+    """Hears the events of long work and does nothing; override `heard`.
 
-    def preparing(self):
-        """TensorFlow and the images are being loaded."""
+    A `with` block that ends closes it.
+    """
 
-    def hashing(self, done, total):
-        """`done` of `total` pictures are hashed, to identify them. Not called if that is quick."""
+    def heard(self, event: Event) -> None:
+        """Receive an event. It may come from another thread."""
 
-    def images(self, name, census):
-        """What the source called `name` holds: `kclr.data.census.Census`, None where it is not of
-        files. Called before the first layer that is trained on it."""
+    def __enter__(self):
+        return self
 
-    def layer(self, index, layer, sizes):
-        """Layer `index` (from 0) of the spec begins."""
-
-    def kept(self, index, layer):
-        """Layer `index` was already finished and is kept."""
-
-    def decoding(self, done, total):
-        """Picture `done` of `total` is decoded, of large ones that `memory` does not hold. Called
-        before the training begins."""
-
-    def started(self, total, done, patches):
-        """The training begins: `total` steps of `patches` patches, of which `done` are done."""
-
-    def probes(self, blocks, start) -> list:
-        """Callbacks to train with: `kclr.callbacks.Probe`s, or others that say, as these do, how
-        many `seconds` they took. `blocks` are those that are trained, from the image upwards, and
-        `start` the steps that are done."""
-        return []
-
-    def stepped(self, step, metrics):
-        """`step` steps are done; `metrics` are means since the last row."""
-
-    def row(self, row):
-        """A row of the layer's history is complete."""
-
-    def warned(self, message):
-        """A warning; the training continues."""
-
-    def learned(self, index, layer, facts):
-        """Layer `index` is finished and on disk."""
-
-    def finished(self, run):
-        """The whole run is finished and on disk."""
-
-    def close(self):
-        """The training ended early."""
-
-
-EVERY_SECONDS = 15.0  # at least, between two lines of a layer that is being trained
+    def __exit__(self, *error):
+        self.heard(Event("closed"))
 
 
 def listener_for(json_lines=False) -> Listener:
@@ -76,6 +89,14 @@ def listener_for(json_lines=False) -> Listener:
     return Bars() if redraws() else Lines()
 
 
+def watched(verbose: bool | str = "auto") -> Listener:
+    """The listener that prints progress, or one that does not: as `verbose` says; with "auto", one
+    that does if output is seen at once, on a terminal or in a notebook."""
+    if verbose == "auto":
+        verbose = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return listener_for() if verbose else Listener()
+
+
 def redraws() -> bool:
     """Whether standard error is a terminal that can redraw.
 
@@ -83,14 +104,6 @@ def redraws() -> bool:
     """
     in_notebook = "JPY_PARENT_PID" in os.environ or "COLAB_RELEASE_TAG" in os.environ
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not in_notebook
-
-
-def is_watched(verbose: bool | str = "auto") -> bool:
-    """Whether to print progress: the value of `verbose`; with "auto", whether output is seen at
-    once, on a terminal or in a notebook."""
-    if verbose == "auto":
-        return sys.stderr.isatty() or "ipykernel" in sys.modules
-    return bool(verbose)
 
 
 @contextlib.contextmanager
@@ -103,195 +116,95 @@ def status(words) -> Iterator[Callable[[str], None]]:
         yield shown.update
 
 
-def print_event(event, out=None, **facts) -> None:
-    """Print a JSON object on a line of its own, on standard output or `out`."""
-    print(json.dumps({"event": event, **facts}), file=out, flush=True)
-
-
 class JsonLines(Listener):
     """One JSON object a line on standard output, each with the key `event`."""
 
-    def hashing(self, done, total):
-        print_event("hashing", done=done, pictures=total)
+    def __init__(self):
+        self._out = sys.stdout  # as it is now: keras-tuner's own prints are sent elsewhere
 
-    def decoding(self, done, total):
-        print_event("decoding", layer=self._name, done=done, pictures=total)
-
-    def layer(self, index, layer, sizes):
-        self._name = layer.name
-        print_event("layer", layer=layer.name, index=index)
-
-    def images(self, name, census):
-        print_event("images", source=name, **(census.as_dict() if census else {}))
-
-    def kept(self, index, layer):
-        print_event("kept", layer=layer.name, index=index)
-
-    def started(self, total, done, patches):
-        print_event("started", layer=self._name, steps=total, done=done)
-
-    def row(self, row):
-        print_event("row", layer=self._name, **row)
-
-    def warned(self, message):
-        print_event("warning", layer=self._name, message=message)
-
-    def learned(self, index, layer, facts):
-        print_event("learned", layer=layer.name, index=index, **facts)
-
-    def finished(self, run):
-        print_event("finished", run=str(run.path))
+    def heard(self, event):
+        if event.name:
+            print(json.dumps({"event": event.name, **event.facts}), file=self._out, flush=True)
 
 
 class Lines(Listener):
-    """A line for each layer's start, progress and end, for logs, pipes and notebooks.
+    """A line for each event, and at times for a step: for logs, pipes and notebooks.
 
-    Warnings go to standard error.
+    Warnings and failures go to standard error.
     """
 
-    _hashing = False
-    _told = 0.0
+    def __init__(self):
+        self._out, self._errors = sys.stdout, sys.stderr
+        self._printed = -EVERY_SECONDS
 
-    def hashing(self, done, total):
-        if not self._hashing:
-            print(f"hashing {total:,} pictures", flush=True)
-        self._hashing = True
-
-    def decoding(self, done, total):
+    def heard(self, event):
         now = time.perf_counter()
-        if now - self._told >= EVERY_SECONDS:
-            self._told = now
-            print(f"{self._name}: decoded picture {done:,} of {total:,}", flush=True)
-
-    def layer(self, index, layer, sizes):
-        self._name, self._told = layer.name, -EVERY_SECONDS  # so the first word comes at once
-        print(f"{layer.name}: preparing", flush=True)
-
-    def images(self, name, census):
-        if census:
-            print(f"{name}: {census}", flush=True)
-
-    def kept(self, index, layer):
-        print(f"{layer.name}: already finished, kept", flush=True)
-
-    def started(self, total, done, patches):
-        since = f" after step {done:,}" if done else ""
-        print(f"{self._name}: training {total:,} steps{since}", flush=True)
-        self._total, self._patches, self._done = total, patches, done
-        self._since = self._told = time.perf_counter()
-
-    def stepped(self, step, metrics):
-        now = time.perf_counter()
-        if now - self._told < EVERY_SECONDS or step >= self._total:
+        if event.kind == "step" and now - self._printed < EVERY_SECONDS:
             return
-        self._told = now
-        speed = (step - self._done) * self._patches / (now - self._since)
-        print(
-            f"{self._name}: step {step:,} of {self._total:,}, loss {float(metrics['loss']):.3f}, "
-            f"{speed:,.0f} patches/s",
-            flush=True,
-        )
-
-    def warned(self, message):
-        print(f"{self._name}: {message}", file=sys.stderr, flush=True)
-
-    def learned(self, index, layer, facts):
-        print(f"{layer.name}: {describe(facts)}", flush=True)
+        if line := event.line():
+            out = self._errors if event.kind in ("warned", "failed") else self._out
+            print(line, file=out, flush=True)
+            self._printed = now
 
 
 class Bars(Listener):
-    """A bar for each layer: loss, active share, the last probe, patches per second, time left."""
+    """A bar for work whose steps are counted, a spinner for other work, and lines that stay."""
 
     def __init__(self):
         # A descriptor of its own: standard error is shut while TensorFlow starts.
         self._console = Console(file=os.fdopen(os.dup(2), "w", encoding="utf-8"))
-        self._status = self._console.status("loading TensorFlow")
+        self._spinner = self._console.status("preparing")
+        self._spinner.start()
         self._bar: Progress | None = None
 
-    def preparing(self):
-        self._status.start()
+    def heard(self, event):
+        if event.kind in ("begun", "closed"):
+            self._end_bar()
+        if event.kind == "begun":
+            self._begin_bar(event.total)
+        if event.kind in ("begun", "item", "step"):
+            self._show(event)
+        elif event.kind in _STYLES:
+            self._print(event, _STYLES[event.kind])
+        elif event.kind == "closed":
+            self._spinner.stop()
+        if self._bar and event.done is not None:
+            self._bar.update(self._task, completed=event.done)
+            if self._bar.finished:
+                self._end_bar()
+                self._spinner.update(escape(event.line()))
+                self._spinner.start()
 
-    def hashing(self, done, total):
-        self._status.update(f"hashing pictures: {done:,} of {total:,}")
-
-    def decoding(self, done, total):
-        self._status.update(f"{self._name}: decoded picture {done:,} of {total:,}")
-
-    def layer(self, index, layer, sizes):
-        self._name = layer.name
-        self._status.update(f"{layer.name}: preparing")
-        self._status.start()
-
-    def images(self, name, census):
-        if census:
-            self._console.print(escape(f"{name}: {census}"), highlight=False)
-
-    def kept(self, index, layer):
-        self._console.print(f"[bold]{layer.name}[/]: already finished, kept", highlight=False)
-
-    def started(self, total, done, patches):
-        self._status.stop()
+    def _begin_bar(self, total):
+        self._spinner.stop()
         self._bar = Progress(
             TextColumn("[bold]{task.description}[/]"),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            TextColumn("{task.fields[facts]}"),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[words]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
+            speed_estimate_period=600,
         )
-        self._task = self._bar.add_task(self._name, total=total, completed=done, facts="")
-        self._patches, self._done, self._since = patches, done, time.perf_counter()
-        self._probed = None
+        self._task = self._bar.add_task("", total=total, words="")
         self._bar.start()
 
-    def stepped(self, step, metrics):
-        speed = (step - self._done) * self._patches / (time.perf_counter() - self._since)
-        facts = [f"loss {float(metrics['loss']):.3f}"]
-        if "active_share" in metrics:
-            facts.append(f"active {float(metrics['active_share']):.0%}")
-        if "contrast_accuracy" in metrics:
-            facts.append(f"contrast accuracy {float(metrics['contrast_accuracy']):.0%}")
-        if self._probed is not None:
-            facts.append(f"probe {self._probed:.1%}")
-        facts.append(f"{speed:,.0f} patches/s")
-        assert self._bar
-        self._bar.update(self._task, completed=step, facts="  ".join(facts))
-
-    def row(self, row):
-        self._probed = row.get("probe_accuracy", self._probed)
-
-    def warned(self, message):
-        self._console.print(f"[yellow]{self._name}: {escape(message)}[/]", highlight=False)
-
-    def learned(self, index, layer, facts):
-        self.close()
-        self._status.update("drawing and exporting")
-        self._console.print(f"[bold]{layer.name}[/]: {describe(facts)}", highlight=False)
-
-    def close(self):
-        """Take the bar away, as after an interruption."""
-        self._status.stop()
+    def _end_bar(self):
         if self._bar:
             self._bar.stop()
+            self._bar = None
 
+    def _show(self, event):
+        if self._bar:
+            of = escape(event.of) if event.of else None  # None leaves it as it is
+            self._bar.update(self._task, description=of, words=escape(event.in_words()))
+        elif line := event.line():
+            self._spinner.update(escape(line))
 
-def describe(facts) -> str:
-    """A finished layer in a line."""
-    words = f"{facts['seconds']:.1f} s"
-    if "steps" in facts:
-        words = (
-            f"{facts['steps']:,} steps in {words}, {facts['patches_per_second']:,.0f} patches/s, "
-            f"loss {facts['loss']:.3f}, effective rank {facts['effective_rank']:.1f}"
-        )
-    if "probe_accuracy" in facts:
-        words += f", probe {facts['probe_accuracy']:.1%} ({facts['probe_seconds']:.1f} s)"
-    for key, noun in (("dead_filters", "dead"), ("duplicate_filters", "duplicate")):
-        if facts[key]:
-            words += f", {facts[key]} {noun} filter{'s' if facts[key] > 1 else ''}"
-    if facts.get("skipped_images"):
-        count = facts["skipped_images"]
-        words += f", {count} image{'s' if count > 1 else ''} skipped"
-    return words
+    def _print(self, event, style):
+        if words := event.in_words():
+            of = f"[{style}]{escape(event.of)}:[/] " if event.of else ""
+            self._console.print(f"{of}{escape(words)}", highlight=False, soft_wrap=True)

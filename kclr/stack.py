@@ -9,9 +9,10 @@ import importlib.util
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -32,7 +33,7 @@ from kclr.drawing.filters import (
     top_patches,
 )
 from kclr.errors import Finding, RunError
-from kclr.events import Listener, is_watched, listener_for
+from kclr.events import Listener, watched
 from kclr.health import Learned, check_images, check_learned
 from kclr.layers import stacked
 from kclr.probing.callback import StackProbe, probe_columns
@@ -67,6 +68,7 @@ from kclr.training import checkpoints
 from kclr.training.distribution import ALONE, Cluster, open_cluster
 from kclr.training.fit import train_layers
 from kclr.training.keras_objects import augmentation_problem, check_keras_objects, globals_kept
+from kclr.training.progress import LayerProgress, finished, hashing, images_found
 from kclr.version import hardware, versions
 from kclr.whitening import input_windows
 
@@ -86,6 +88,7 @@ def train(
     bare: bool = False,
     images=None,
     verbose: bool | str = "auto",
+    callbacks: Callable[..., Sequence[Any]] | None = None,
 ) -> Run:
     """Train every layer of a spec, export the stack, and write all of it to a run directory.
 
@@ -96,13 +99,15 @@ def train(
         resume: continue the run in `out`; finished layers are kept, an unfinished one continues
             from its last checkpoint.
         overwrite: first remove the run in `out`.
-        listener: receives progress events, instead of the output of `verbose`.
+        listener: receives progress events (see `kclr.events`), instead of the output of `verbose`.
         name: of the spec, in messages.
         probe: of the spec's section `probe`, if its labelled images have already been read.
         bare: train the layers without pictures, exports and summary.
         images: instead of the spec's `data`, anything that `kclr.PatchTripletGenerator` takes: an
             array of (count, height, width, channels), a list of images, a tf.data.Dataset, ...
         verbose: whether to print progress: True, False, or "auto": on a terminal and in a notebook.
+        callbacks: function that returns Keras callbacks for the training of a layer: see
+            `kclr.training.fit.train_layers`. It is called for each, of the chief.
 
     Returns:
         The finished `Run`. With `train.distribute: multi-worker` every worker calls this, and only
@@ -119,8 +124,10 @@ def train(
     if images is not None:
         spec = spec.model_copy(update={"data": as_source(images)})
     if listener is None:
-        with contextlib.closing(listener_for() if is_watched(verbose) else Listener()) as listener:
-            return train(spec, out, text, resume, overwrite, listener, name, probe, bare)
+        with watched(verbose) as listener:
+            return train(
+                spec, out, text, resume, overwrite, listener, name, probe, bare, callbacks=callbacks
+            )
     if spec.export.onnx and not bare:
         export.require_onnx()
     if spec.tensorboard and not importlib.util.find_spec("tensorboard"):
@@ -141,15 +148,20 @@ def train(
             _follow(spec, opened, cluster)
             return Run(out)
         probe = probe or (StackProbe(spec.probe) if spec.probe else None)
-        return _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, bare)
+        return _lead(
+            spec, out, text, resume, overwrite, listener, opened, cluster, probe, bare, callbacks
+        )
 
 
-def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, bare):
+def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, bare, callbacks):
     """Open the run; find each layer, write it, draw it; export."""
     pictures = [place for source in opened if (place := source.place())]
     with writing(out, RUN, resume, overwrite, apart=pictures) as place:
         run = Run(place)
-        known = {source: images.identity(listener.hashing) for source, images in opened.items()}
+        known = {
+            source: images.identity(lambda *count: listener.heard(hashing(*count)))
+            for source, images in opened.items()
+        }
         made = layers_made(spec, known, cluster.shared)
         _begin(run, spec, text, made, known.values(), bare)
         told: dict[Images, int] = {}  # pictures that were said to be skipped
@@ -157,19 +169,20 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
             if _kept(run, spec, first, top, cluster, listener):
                 continue
             images = opened[spec.stack[top].data or spec.data]
-            learned = _found(run, spec, first, top, images, made, cluster, listener, probe, told)
+            recorder = _Recorder(run, spec, first, top, listener, probe, callbacks)
+            learned = _found(run, spec, first, top, images, made, cluster, recorder, told)
             for index, found in enumerate(learned, start=first):
                 layer, rows_of = spec.stack[index], spec.stack[top].name
                 with _writing_layer(run, index, layer, found, made[index], rows_of) as trained:
                     if not bare:
                         sizes = layer_geometry(spec.stack, index)
                         _draw(trained, run.layers[:index], sizes, images, spec.seed)
-                listener.learned(index, layer, found.facts)
+                LayerProgress(listener, layer.name).learned(index, found.facts)
             checkpoints.forget(run.checkpoint(top, spec.stack[top].name))
         if not bare:
             _finish(run, spec, opened)
         cluster.from_chief()
-        listener.finished(run)
+        listener.heard(finished(run))
     return run
 
 
@@ -194,42 +207,51 @@ def _kept(run, spec, first, top, cluster, listener) -> bool:
     _tell(cluster, run.layers[:first], finished)
     if finished:
         for index, layer in layers:
-            listener.kept(index, layer)
+            LayerProgress(listener, layer.name).kept(index)
     else:
         for directory in directories:
             check_ours(directory, LAYER)  # before hours of training
     return finished
 
 
-def _found(run, spec, first, top, images, made, cluster, listener, probe, told) -> list[Learned]:
+def _found(run, spec, first, top, images, made, cluster, recorder, told) -> list[Learned]:
     """Learn layers, with a look at the images before and at what was learned after."""
-    layer, layers = spec.stack[top], spec.stack[first : top + 1]
-    listener.layer(top, layer, layer_geometry(spec.stack, top))
+    layer = spec.stack[top]
+    progress = LayerProgress(recorder, layer.name)
+    progress.preparing(top)
     checkpoint = run.checkpoint(top, layer.name)
     key_file = checkpoint.with_suffix(".key").relative_to(run.path)
     run.write_text(key_file, json.dumps(made[top].written()) + "\n")
-    below = run.layers[:first]
-    recorder = _Recorder(run, layers, below, listener, spec.tensorboard, probe)
     if images not in told:
         told[images] = 0
-        listener.images(images.name, images.census)
+        recorder.heard(images_found(images.name, images.census))
         for words in images.look():
-            recorder.warned(words)
-    check_images(images, layer.learner.contrastive, recorder.warned)
-    learned = learn(spec, first, top, below, images, checkpoint, recorder, cluster)
+            progress.warned(words)
+    check_images(images, layer.learner.contrastive, progress.warned)
+    below = run.layers[:first]
+    learned = learn(
+        spec, first, top, below, images, checkpoint, recorder, cluster, recorder.callbacks
+    )
     if len(images.skipped) > told[images]:
-        recorder.warned(skipped_words(images.skipped))
+        progress.warned(skipped_words(images.skipped))
         told[images] = len(images.skipped)
-    for own, found in zip(layers, learned, strict=True):
-        check_learned(found, own, recorder.warned)
+    for own, found in zip(spec.stack[first : top + 1], learned, strict=True):
+        check_learned(found, own, progress.warned)
         found.facts.setdefault("skipped_images", len(images.skipped))
-    if probe:
-        learned[-1] = recorder.probed(learned[-1])
+    learned[-1] = recorder.probed(learned[-1])
     return learned
 
 
 def learn(
-    spec: Spec, first, top, below, images, checkpoint, listener: Listener, cluster: Cluster = ALONE
+    spec: Spec,
+    first,
+    top,
+    below,
+    images,
+    checkpoint,
+    listener: Listener,
+    cluster: Cluster = ALONE,
+    callbacks=None,
 ) -> list[Learned]:
     """Learn the layers `first` to `top` of a spec, one or several at once, and write nothing but a
     checkpoint.
@@ -240,15 +262,18 @@ def learn(
         images: from `kclr.data.sources.as_images`.
         checkpoint: path of the training's state, which is continued if it exists.
         listener: receives progress events. cluster: the devices.
+        callbacks: for learners that take steps; see `train_layers`.
 
     Raises:
         RunError: the training failed.
     """
     layer, sizes, seed = spec.stack[top], layer_geometry(spec.stack, top), seed_of(spec, top)
-    if first == top and not (layer.learner.contrastive and cluster.replicas > 1):
-        return [layer.learner.learn(layer, sizes, below, images, seed, checkpoint, listener)]
-    layers = spec.stack[first : top + 1]
-    return train_layers(layers, sizes, below, images, seed, checkpoint, listener, cluster)
+    of_run = (sizes, below, images, seed, checkpoint, listener)
+    if not layer.learner.contrastive:
+        return [layer.learner.learn(layer, *of_run)]
+    if first == top and cluster.replicas == 1:
+        return [layer.learner.learn(layer, *of_run, callbacks)]
+    return train_layers(spec.stack[first : top + 1], *of_run, cluster, callbacks)
 
 
 def _follow(spec, opened, cluster):
@@ -320,64 +345,61 @@ def _check_batches(spec, cluster, name):
 
 
 class _Recorder(Listener):
-    """Writes a layer's history as it grows, and passes everything on."""
+    """Writes a layer's history as it grows, and passes everything on; adds the run's probe."""
 
-    def __init__(self, run, layers, below, listener, tensorboard, probe):
-        self._run, self._layers, self._below, self._listener = run, layers, below, listener
-        self._name, self._probe, self._total = layers[-1].name, probe, None
+    def __init__(self, run, spec, first, top, listener, probe, callbacks):
+        self._run, self._below, self._layer = run, run.layers[:first], spec.stack[top]
+        self._listener, self._probe, self._callbacks = listener, probe, callbacks
+        self._name, self._total = self._layer.name, None
         self._events = None
-        if tensorboard:
+        if spec.tensorboard:
             place = run.path / "tensorboard" / self._name
             self._events = tf.summary.create_file_writer(str(place))
 
-    def decoding(self, done, total):
-        if self._total is None:  # later ones are decoded beside the steps
-            self._listener.decoding(done, total)
+    def heard(self, event):
+        if event.kind == "begun":
+            self._total = event.total
+            # Rows that were written after the checkpoint will be written again.
+            self._run.trim(
+                "metrics.jsonl",
+                lambda row: row.get("layer") != self._name or row["step"] <= event.done,
+            )
+        elif event.kind == "row":
+            self._run.append("metrics.jsonl", event.facts)
+            if self._events:
+                with self._events.as_default(step=event.facts["step"]):
+                    for name, value in event.facts.items():
+                        if name != "layer":
+                            tf.summary.scalar(name, value)
+        elif event.name == "decoding" and self._total is not None:
+            return  # these are decoded beside the steps
+        self._listener.heard(event)
 
-    def probes(self, blocks, start):
+    def callbacks(self, layers, blocks, start):
+        """The run's probe and the user's callbacks (see `train_layers`)."""
+        own = [*self._callbacks(layers, blocks, start)] if self._callbacks else []
         if self._probe is None:
-            return self._listener.probes(blocks, start)
-        train = self._layers[-1].train
+            return own
 
         def told(result):
             # The history has a row of these steps, which will hold it.
-            if result["step"] % train.log_every and result["step"] != self._total:
-                self.row({"step": result["step"]} | probe_columns(result))
+            if result["step"] % self._layer.train.log_every and result["step"] != self._total:
+                row = {"step": result["step"]} | probe_columns(result)
+                LayerProgress(self, self._name).row(row)
 
-        own = self._probe.of_training(self._below, self._layers, blocks, start, told)
-        return [own, *self._listener.probes(blocks, start)]
+        return [self._probe.of_training(self._below, layers, blocks, start, told), *own]
 
     def probed(self, learned: Learned) -> Learned:
         """What was learned, with the last accuracy of the probe and the seconds of all."""
+        if self._probe is None:
+            return learned
         rows = [row for row in self._run.rows(self._name) if "probe_accuracy" in row]
-        rows = rows or [self._probe.of_layer(self._below, self._layers[-1], learned)]
+        rows = rows or [self._probe.of_layer(self._below, self._layer, learned)]
         facts = {
             "probe_accuracy": rows[-1]["probe_accuracy"],
             "probe_seconds": round(sum(row["probe_seconds"] for row in rows), 3),
         }
         return replace(learned, facts=learned.facts | facts)
-
-    def started(self, total, done, patches):
-        self._total = total
-        # Rows that were written after the checkpoint will be written again.
-        self._run.trim(
-            "metrics.jsonl", lambda row: row.get("layer") != self._name or row["step"] <= done
-        )
-        self._listener.started(total, done, patches)
-
-    def stepped(self, step, metrics):
-        self._listener.stepped(step, metrics)
-
-    def warned(self, message):
-        self._listener.warned(message)
-
-    def row(self, row):
-        self._run.append("metrics.jsonl", {"layer": self._name, **row})
-        if self._events:
-            with self._events.as_default(step=row["step"]):
-                for name, value in row.items():
-                    tf.summary.scalar(name, value)
-        self._listener.row(row)
 
 
 @contextlib.contextmanager

@@ -299,8 +299,9 @@ class _EnoughError(Exception):
 
 
 class _FirstRow(Listener):
-    def row(self, row):
-        raise _EnoughError(row)
+    def heard(self, event):
+        if event.kind == "row":
+            raise _EnoughError(event.facts)
 
 
 def _repeated(run, spec, layers, most, tell) -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""How a training is shown where nothing can be drawn over: a line at times, and never a bar."""
+"""How long work is shown: bars on a terminal, lines where nothing can be drawn over, JSON."""
 
 import contextlib
 import sys
@@ -6,9 +6,7 @@ import sys
 import pytest
 
 from kclr import events
-from kclr.search import listening
-from kclr.spec import parse_spec
-from kclr.transfer import progress as transfer_progress
+from kclr.events import Event
 from kclr.transfer.starting import InitializedLayer, InitializeReport
 
 
@@ -29,34 +27,58 @@ def test_a_notebooks_terminal_gets_lines_and_no_bars(terminal, monkeypatch, name
     monkeypatch.setenv(name, value)
     assert not events.redraws()
     assert type(events.listener_for()) is events.Lines
-    assert type(transfer_progress.listener_for()) is transfer_progress.Lines
-    assert type(listening.listener_for()) is listening.Lines
 
 
-def test_a_long_layer_says_where_it_is_and_a_short_one_does_not(monkeypatch, capsys):
-    (layer,) = parse_spec("stack: [{}]").stack
+STEP = Event("step", of="conv1", words="step 5", facts={"step": 5}, done=5)
+
+
+def test_a_step_is_a_line_only_where_there_was_none_for_a_while(monkeypatch, capsys):
     lines = events.Lines()
-    lines.layer(0, layer, None)
-    lines.started(1000, 0, 16)
-    capsys.readouterr()
-    monkeypatch.setattr(events, "EVERY_SECONDS", 1e9)
-    lines.stepped(499, {"loss": 0.25})
-    assert capsys.readouterr().out == ""
+    lines.heard(Event("begun", "started", "conv1", "training 10 steps", done=0, total=10))
+    lines.heard(STEP)
     monkeypatch.setattr(events, "EVERY_SECONDS", 0)
-    lines.stepped(500, {"loss": 0.25})
-    lines.stepped(1000, {"loss": 0.25})
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("conv1: step 500 of 1,000, loss 0.250, ")
+    lines.heard(Event("row", "row", facts={"step": 5}))
+    lines.heard(STEP)
+    assert capsys.readouterr().out == "conv1: training 10 steps\nconv1: step 5\n"
 
 
-def test_decoding_of_large_pictures_is_told_at_times(capsys):
-    (layer,) = parse_spec("stack: [{}]").stack
+def test_the_first_step_is_a_line_at_once(capsys):
     lines = events.Lines()
-    lines.layer(0, layer, None)
-    capsys.readouterr()
-    for done in range(1, 9):
-        lines.decoding(done, 8)
-    assert capsys.readouterr().out == "conv1: decoded picture 1 of 8\n"
+    lines.heard(STEP)
+    lines.heard(STEP)
+    assert capsys.readouterr().out == "conv1: step 5\n"
+
+
+@pytest.mark.parametrize("kind", ["warned", "failed"])
+def test_what_went_wrong_goes_to_standard_error(kind, capsys):
+    events.Lines().heard(Event(kind, of="conv1", words="out of [memory]"))
+    assert capsys.readouterr() == ("", "conv1: out of [memory]\n")
+
+
+def test_a_machine_gets_what_has_a_name_and_nobody_works_out_words_for_it(capsys):
+    with events.JsonLines() as heard:
+        heard.heard(STEP)
+        heard.heard(Event("row", "row", words=lambda: 1 / 0, facts={"loss": 0.5}))
+    assert capsys.readouterr().out == '{"event": "row", "loss": 0.5}\n'
+
+
+def test_a_bar_goes_when_it_is_full_and_what_is_said_in_lines_stays(capfd):
+    with events.Bars() as bars:
+        bars.heard(Event("item", of="conv1", words="preparing"))
+        assert bars._bar is None
+        bars.heard(Event("begun", of="conv1", words="training", done=0, total=10))
+        bars.heard(STEP)
+        (task,) = bars._bar.tasks
+        assert (task.completed, task.total, task.fields["words"]) == (5, 10, "step 5")
+        bars.heard(Event("warned", of="mine [b]", words="on [/device:CPU:0] [bold] x"))
+        bars.heard(Event("step", words="step 10", done=10))
+        assert bars._bar is None
+        bars.heard(Event("done", of="conv1", words="10 steps"))
+        bars.heard(Event("begun", words="another", done=0, total=10))
+    assert bars._bar is None
+    lines = capfd.readouterr().err.splitlines()
+    assert "mine [b]: on [/device:CPU:0] [bold] x" in lines
+    assert "conv1: 10 steps" in lines
 
 
 def test_words_while_something_is_loaded_are_left_out_where_they_would_pile_up(capfd):

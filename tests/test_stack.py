@@ -259,8 +259,9 @@ def test_pictures_that_cannot_be_read_are_counted_and_named(tmp_path):
     class Heard(kclr.events.Listener):
         warnings = ()
 
-        def warned(self, message):
-            self.warnings += (message,)
+        def heard(self, event):
+            if event.kind == "warned":
+                self.warnings += (event.words,)
 
     heard = Heard()
     text = ONE_LAYER.replace("data: photos", f"data: folder:{tmp_path / 'pictures'}")

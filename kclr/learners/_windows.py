@@ -98,6 +98,7 @@ class WindowLearner(Part):
         import numpy as np
 
         from kclr.data.sources import as_images
+        from kclr.training.progress import LayerProgress
         from kclr.whitening import idle_filters
 
         start = time.perf_counter()
@@ -111,7 +112,7 @@ class WindowLearner(Part):
             np.random.default_rng(seed),
             block.whitening,
             block.whitening_epsilon,
-            listener.decoding,
+            LayerProgress(listener, layer.name).decoding,
         )
         dead, alike = idle_filters(answers)
         facts = {

@@ -17,8 +17,12 @@ class Contrastive(Part):
     contrastive: ClassVar[bool] = True
     whitening_above: ClassVar[str] = "standardize"  # the default above the first layer
 
-    def learn(self, layer, sizes, below, images, seed, checkpoint, listener) -> Learned:
+    def learn(
+        self, layer, sizes, below, images, seed, checkpoint, listener, callbacks=None
+    ) -> Learned:
         """Train one layer on the frozen output of those below; see `train_layers`."""
         from kclr.training.fit import train_layers
 
-        return train_layers([layer], sizes, below, images, seed, checkpoint, listener)[0]
+        return train_layers(
+            [layer], sizes, below, images, seed, checkpoint, listener, callbacks=callbacks
+        )[0]

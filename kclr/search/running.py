@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ from keras_tuner.errors import FatalError
 
 from kclr.data.sources import as_images
 from kclr.errors import RunError
-from kclr.events import is_watched
+from kclr.events import Event, Listener, watched
 from kclr.runs.directories import SEARCH, writing
 from kclr.runs.keys import check_same, key_of, made
 from kclr.runs.paths import atomic
 from kclr.runs.records import Best, read_record
 from kclr.runs.run import Run
 from kclr.search.hypermodel import check_search
-from kclr.search.listening import SearchListener, listener_for
 from kclr.search.results import best_of, rows_of, write_results
 from kclr.search.space import Stage, declare, stages, trial_spec, with_values
 from kclr.search.trials import Trials, take_over
@@ -28,6 +28,7 @@ from kclr.search.tuner import RESTORE, RUN, StackTuner, make_oracle
 from kclr.search.workers import Watch, leading, watch_chief
 from kclr.spec.schema import Spec
 from kclr.training.keras_objects import check_keras_objects, globals_kept
+from kclr.training.progress import hashing
 
 BEST = "best.json"  # of a stage, when it has ended
 # What may be changed before a search goes on.
@@ -42,7 +43,7 @@ def run_search(
     text: str,
     resume: bool = False,
     overwrite: bool = False,
-    listener: SearchListener | None = None,
+    listener: Listener | None = None,
     name: str = "spec",
     verbose: bool | str = "auto",
 ) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def run_search(
         out: the search's directory.
         text: the spec as the user wrote it, kept as `spec.yaml`.
         resume: continue the search in `out`. overwrite: remove it first.
-        listener: receives progress events, instead of the output of `verbose`.
+        listener: receives progress events (see `kclr.events`), instead of the output of `verbose`.
         name: of the spec, in messages.
         verbose: whether to print progress: True, False, or "auto": on a terminal and in a notebook.
 
@@ -68,26 +69,28 @@ def run_search(
         SpecError: the spec does not match Keras or the contents of `out`.
         RunError: the search cannot continue, or all trials failed.
     """
-    if listener is None:
-        listener = listener_for() if is_watched(verbose) else SearchListener()
-    try:
+    with listener or watched(verbose) as listener:
         check_search(spec, name)
         check_keras_objects(spec, name)
-        if role() == "worker":
-            watch = watch_chief(Path(out))
-            if watch:
-                _stages(spec, plain, Path(out), listener, watch)
-            return {}
-        tell = listener.training.hashing
-        with begun(spec, plain, out, text, resume, overwrite, tell) as run:
-            with leading(run.path) if role() == "chief" else contextlib.nullcontext():
-                found = _stages(spec, plain, run.path, listener)
-            return write_results(run, spec, plain, found)
-    except FatalError as error:
-        # Our own words or those of what nobody foresaw, and not keras-tuner's wrapping.
-        raise (error.__cause__ or error) from (error.__cause__ and error.__cause__.__cause__)
-    finally:
-        listener.close()
+        try:
+            if role() == "worker":
+                if watch := watch_chief(Path(out)):
+                    _stages(spec, plain, Path(out), listener, watch)
+                return {}
+
+            def tell(done, total):
+                listener.heard(replace(hashing(done, total), name=""))
+
+            with begun(spec, plain, out, text, resume, overwrite, tell) as run:
+                with leading(run.path) if role() == "chief" else contextlib.nullcontext():
+                    found = _stages(spec, plain, run.path, listener)
+                written = write_results(run, spec, plain, found)
+            facts = {"search": str(run.path), "best": written["best"]}
+            listener.heard(Event("done", "finished", facts=facts))
+            return written
+        except FatalError as error:
+            # Our own words or those of what nobody foresaw, and not keras-tuner's wrapping.
+            raise (error.__cause__ or error) from (error.__cause__ and error.__cause__.__cause__)
 
 
 def role() -> str:
@@ -145,7 +148,7 @@ def _stages(spec, plain, place, listener, watch: Watch | None = None):
         declare(hyperparameters, search, stage.paths)
         oracle = make_oracle(search, hyperparameters, spent)
         tuner = StackTuner(oracle, trials, own, listener, watch)
-        listener.stage(stage.name, search.trials, len(oracle.end_order))
+        listener.heard(stage_begins(stage.name, search.trials, len(oracle.end_order)))
         last = stage == searched[-1]
         if watch:
             tuner.search()
@@ -168,6 +171,13 @@ def _stages(spec, plain, place, listener, watch: Watch | None = None):
             with atomic(own / BEST) as temporary:
                 temporary.write_text(json.dumps(best) + "\n")
     return found
+
+
+def stage_begins(layer, trials, done) -> Event:
+    """The search of a layer begins: at most `trials` trials, of which `done` ended before."""
+    words = f"up to {trials} trials" + (f", {done} already ended" if done else "")
+    facts = {"layer": layer, "trials": trials, "done": done}
+    return Event("begun", "stage", layer, words, facts, done, trials)
 
 
 def _directory(place, stage: Stage, plain):

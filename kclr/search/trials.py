@@ -29,7 +29,8 @@ from kclr.training.keras_objects import globals_kept
 
 
 class Paused(KeyboardInterrupt):
-    """A training has taken the steps of its round; its checkpoint is on disk."""
+    """A training has taken the steps of its round; its checkpoint is on disk. The argument is a
+    dict of the metrics at that step."""
 
 
 class Trials:
@@ -115,11 +116,14 @@ class Trials:
     def _train(self, spec: Spec, out, share, listener, shared):
         if shared:
             take_over(spec, out, [shared])
-        told, paused = _Told(listener or Listener(), out, spec, share, self._probe), False
+        pause, paused = _pausing(spec, out, share, self._probe), False
         try:
-            train(spec, out, resume=True, listener=told, probe=self._probe, bare=True)
-        except Paused:
-            paused = True
+            train(
+                spec, out, resume=True, listener=listener or Listener(), probe=self._probe,
+                bare=True, callbacks=pause,
+            )  # fmt: skip
+        except Paused as reached:
+            paused, metrics = True, reached.args[0]
         run, top = Run(out), spec.stack[-1]
         finished = [
             run.layers[last].facts
@@ -134,7 +138,7 @@ class Trials:
             own = {"steps": steps, "seconds": spent}
             own["probe_seconds"] = sum(row.get("probe_seconds", 0) for row in rows)
             seconds += _training_seconds(own)
-            facts = facts | told.metrics | {"steps": own["steps"]}
+            facts = facts | metrics | {"steps": own["steps"]}
         else:
             facts = facts | run.layers[-1].facts
         numbers = {k: v for k, v in facts.items() if isinstance(v, (int, float))}
@@ -152,53 +156,28 @@ def _reason(error):
     return str(error)
 
 
-class _Told(Listener):
-    """Passes on how it goes, and pauses the topmost layer's training at a share of its steps.
+def _pausing(spec: Spec, out, share, probe: StackProbe | None):
+    """Callbacks that pause the topmost layer's training at a share of its steps (see `train`)."""
 
-    Attributes:
-        metrics: those at the pause.
-    """
-
-    def __init__(self, listener, out, spec, share, probe):
-        self._listener, self._out, self._spec = listener, out, spec
-        self._share, self._probe = share, probe
-        self.metrics: dict[str, float] = {}
-
-    def layer(self, index, layer, sizes):
-        self._index = index
-        self._listener.layer(index, layer, sizes)
-
-    def started(self, total, done, patches):
-        self._listener.started(total, done, patches)
-
-    def stepped(self, step, metrics):
-        self._listener.stepped(step, metrics)
-
-    def warned(self, message):
-        self._listener.warned(message)
-
-    def probes(self, blocks, start):
-        last = self._index == len(self._spec.stack) - 1
-        if self._share is None or self._share >= 1 or not last:
+    def callbacks(layers, blocks, start):
+        if share is None or share >= 1 or layers[-1].name != spec.stack[-1].name:
             return []
         measure = None
-        if self._probe:
-            layers = self._spec.stack[-len(blocks) :]
-            below = Run(self._out).layers[: len(self._spec.stack) - len(blocks)]
-            probe = self._probe.of_training(below, layers, blocks, start, None)
-            measure = probe.measure
-        return [_Pause(self._share, start, measure, self.metrics)]
+        if probe:
+            below = Run(out).layers[: len(spec.stack) - len(blocks)]
+            measure = probe.of_training(below, layers, blocks, start, None).measure
+        return [_Pause(share, start, measure)]
+
+    return callbacks
 
 
 class _Pause(keras.callbacks.Callback):
-    """Ends a training between two steps, where its state can be saved, and says how it stands."""
+    """Ends a training between two steps, where its state can be saved."""
 
-    seconds = 0.0
-
-    def __init__(self, share, start, measure, metrics):
+    def __init__(self, share, start, measure):
         super().__init__()
         self._share, self._step, self._measure = share, start, measure
-        self._metrics, self._logs = metrics, {}
+        self._logs = {}
 
     def on_train_begin(self, logs=None):
         self._until = math.ceil((self._step + self.params["steps"]) * self._share)
@@ -206,10 +185,8 @@ class _Pause(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._start + batch >= self._until:
-            self._metrics |= {name: float(value) for name, value in self._logs.items()}
-            if self._measure:
-                self._metrics |= probe_columns(self._measure())
-            raise Paused
+            metrics = {name: float(value) for name, value in self._logs.items()}
+            raise Paused(metrics | (probe_columns(self._measure()) if self._measure else {}))
 
     def on_train_batch_end(self, batch, logs=None):
         self._logs = logs or {}

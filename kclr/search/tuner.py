@@ -18,12 +18,11 @@ from keras_tuner.engine.trial import TrialStatus
 from keras_tuner.errors import FailedTrialError, FatalRuntimeError
 
 from kclr.errors import RunError, SpecError, interrupted, reason
-from kclr.events import Listener
+from kclr.events import Event, Listener
 from kclr.runs.directories import RUN as RUN_FILES
 from kclr.runs.directories import TRACE, discard, write_trace
 from kclr.runs.paths import atomic, remove
 from kclr.runs.records import OracleState, TrialResult, TunersTrial, read_record
-from kclr.search.listening import SearchListener
 from kclr.search.trials import Trials, copy_run
 from kclr.spec.search import Search
 
@@ -272,13 +271,14 @@ class StackTuner(keras_tuner.Tuner):
         oracle,
         trials: Trials,
         place: Path,
-        listener: SearchListener,
+        listener: Listener,
         watch: "Watch | None" = None,
     ):
         self._trials, self._listener, self._place = trials, listener, place
         self._idle = False
         with _quiet():
             super().__init__(oracle, directory=str(place.parent), project_name=place.name)
+        self._ended = len(oracle.end_order)
         if watch:
             self.oracle.stub = watch.asking(self.oracle.stub)
 
@@ -307,7 +307,7 @@ class StackTuner(keras_tuner.Tuner):
             share = Fraction(values["tuner/epochs"], tuner.factor ** (tuner.rounds - 1))
         if "tuner/trial_id" in values:
             copy_run(self._run(values["tuner/trial_id"]), run)
-        self._listener.trial(trial.trial_id, own)
+        self._listener.heard(trial_begins(trial.trial_id, own))
         heard = _Heard(self._listener, trial.trial_id)
         trace = self._place / f"trial_{trial.trial_id}" / TRACE
         remove(trace)
@@ -335,7 +335,9 @@ class StackTuner(keras_tuner.Tuner):
     def on_trial_end(self, trial):
         """As keras-tuner's, with an event for the listener."""
         super().on_trial_end(trial)
-        self._listener.ended(trial.trial_id, result_of(self._place, trial.trial_id))
+        self._ended += 1
+        result = result_of(self._place, trial.trial_id)
+        self._listener.heard(trial_ended(trial.trial_id, result, self._ended))
 
     def save(self):
         """The oracle's state; the tuner has none."""
@@ -360,9 +362,9 @@ class StackTuner(keras_tuner.Tuner):
 
 
 class _Heard(Listener):
-    """Passes on how the trainings of a trial go, and keeps their warnings for its row."""
+    """Passes on how far the trainings of a trial are, and keeps their warnings for its row."""
 
-    def __init__(self, listener: SearchListener, trial_id):
+    def __init__(self, listener: Listener, trial_id):
         self._listener, self._trial = listener, trial_id
         self._warnings: list[str] = []
 
@@ -371,18 +373,42 @@ class _Heard(Listener):
         """What the trial's row says of it."""
         return {"warnings": self._warnings} if self._warnings else {}
 
-    def layer(self, index, layer, sizes):
-        self._listener.training.layer(index, layer, sizes)
+    def heard(self, event):
+        if event.kind == "warned":
+            self._warnings.append(event.in_words())
+            self._listener.heard(trial_warned(self._trial, event.in_words()))
+        elif event.kind in ("begun", "item", "step"):
+            self._listener.heard(Event("step", of=f"trial {self._trial}", words=event.line))
 
-    def started(self, total, done, patches):
-        self._listener.training.started(total, done, patches)
 
-    def stepped(self, step, metrics):
-        self._listener.training.stepped(step, metrics)
+def trial_begins(trial_id, values) -> Event:
+    """A trial begins, with these values."""
+    facts = {"trial": trial_id, "values": values}
+    return Event("item", "trial", f"trial {trial_id}", facts=facts)
 
-    def warned(self, message):
-        self._warnings.append(message)
-        self._listener.warned(self._trial, message)
+
+def trial_warned(trial_id, message) -> Event:
+    """Something is wrong with a trial's training, which continues."""
+    facts = {"trial": trial_id, "message": message}
+    return Event("warned", "warning", f"trial {trial_id}", message, facts)
+
+
+def trial_ended(trial_id, result, ended=None) -> Event:
+    """A trial has ended; `result` has the key `score`, or `failed` with the reason. So many of the
+    stage have `ended`; None if that is not known."""
+    kind: Any = "failed" if "failed" in result else "done"
+    facts = {"trial": trial_id, **result}
+    return Event(kind, "ended", f"trial {trial_id}", in_words(result), facts, ended)
+
+
+def in_words(result: dict[str, Any]) -> str:
+    """The result of a trial, in a line."""
+    if "failed" in result:
+        return f"failed: {' '.join(result['failed'].split())}"
+    if not result:
+        return "unfinished"
+    rest = "" if result["complete"] else f", paused at step {result['steps']:,}"
+    return f"{result['score']:.4g} in {result['seconds']:,.1f} s{rest}"
 
 
 def result_of(place: Path, trial_id) -> dict[str, Any]:

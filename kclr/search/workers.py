@@ -20,10 +20,10 @@ from typing import Any
 import tensorflow as tf
 
 from kclr.errors import RunError, reason
+from kclr.events import Listener
 from kclr.runs.paths import atomic
 from kclr.runs.safe_reading import read_json
-from kclr.search.listening import SearchListener
-from kclr.search.tuner import RESULT, result_of
+from kclr.search.tuner import RESULT, result_of, trial_ended, trial_warned
 
 STATE = "chief.json"  # in the search's directory
 
@@ -192,7 +192,7 @@ MOST_RESTARTS = 5  # of one worker
 _LOGS = "logs"
 
 
-def supervise(words: Sequence[str], out: Path, workers: int, listener: SearchListener) -> None:
+def supervise(words: Sequence[str], out: Path, workers: int, listener: Listener) -> None:
     """Run a search's trials in several processes; a worker that is killed is restarted.
 
     Several GPUs are distributed over the workers in turn.
@@ -258,8 +258,8 @@ def _tell(out, known, listener):
             trial_id = path.parent.name.removeprefix("trial_")
             result = result_of(path.parents[1], trial_id)
             for message in result.get("warnings", ()):
-                listener.warned(trial_id, message)
-            listener.ended(trial_id, result)
+                listener.heard(trial_warned(trial_id, message))
+            listener.heard(trial_ended(trial_id, result))
 
 
 def _free_port():

@@ -1,7 +1,7 @@
 """Training by contrast, of one layer or several at once: compile and fit of a `TripletModel`."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -28,6 +28,7 @@ from kclr.training.callbacks import CollapseGuard, KeepMetrics, StepHistory
 from kclr.training.checkpoints import TrainingState, restored, state_variables
 from kclr.training.distribution import ALONE, Cluster, is_seed, value_of
 from kclr.training.keras_objects import keras_augmentation, keras_optimizer
+from kclr.training.progress import LayerProgress
 from kclr.training.reseeding import Reseed
 from kclr.whitening import WindowStatistics, contrast_normalized, idle_filters, standardizing, zca
 
@@ -43,8 +44,9 @@ def train_layers(
     images,
     seed,
     checkpoint,
-    listener,
+    listener: Listener,
     cluster: Cluster = ALONE,
+    callbacks: Callable[..., Sequence[Any]] | None = None,
 ) -> list[Learned]:
     """Train layers on the frozen output of those below, from the topmost one's objective.
 
@@ -56,9 +58,12 @@ def train_layers(
         images: source of images (see `kclr.data.sources.as_images`).
         seed: int, of everything random in this training.
         checkpoint: Path of the training state; a file there is gone on from. Of the chief.
-        listener: a `Listener`, receives progress events.
+        listener: receives progress events.
         cluster: the workers that train together, all of which call this. The chief prepares, tells
             and saves, and its state is everybody's.
+        callbacks: function of `layers`, of the `ContrastiveConvBlock` in training for each, and of
+            the steps that are done, which returns Keras callbacks to train with. The `seconds` of
+            one that has them, as `kclr.callbacks.Probe` does, are not counted as training.
 
     Returns:
         For each layer a `Learned`. The facts are those of the whole training.
@@ -71,7 +76,8 @@ def train_layers(
     """
     keras.utils.set_random_seed(seed)
     top = layers[-1]
-    generator = _patches(top, sizes, images, seed, listener, cluster)
+    progress = LayerProgress(listener, top.name)
+    generator = _patches(top, sizes, images, seed, progress, cluster)
     image_count = generator.image_count
     if cluster.by_file:
         image_count = int(cluster.total(np.int32(image_count)))
@@ -79,9 +85,9 @@ def train_layers(
     with cluster.strategy.scope(), dtype_policy(top.train.precision):
         training = _Training(layers, sizes, below, generator.channels, total, cluster)
     model = training.model
-    saved = restored(model, checkpoint, total, listener.warned) if cluster.chief else None
+    saved = restored(model, checkpoint, total, progress.warned) if cluster.chief else None
     if cluster.chief and saved is None:
-        training.begin(generator, below, seed, listener)
+        training.begin(generator, below, seed, progress)
     start, seconds = (saved.step, saved.seconds) if saved else (0, 0.0)
     start = cluster.agreed(start, total)
     cluster.align(state_variables(model))
@@ -95,24 +101,26 @@ def train_layers(
         return make(start).map(lambda patches, images: (patches, images * workers + index))
 
     every = top.train.log_every
-    history = StepHistory(every, total, listener.row, start, seconds, saved.last if saved else None)
-    guard = _guard(top, training, make, listener, start, total, saved, cluster)
+    history = StepHistory(every, total, progress.row, start, seconds, saved.last if saved else None)
+    guard = _guard(top, training, make, progress, start, total, saved, cluster)
     saving = []
     if cluster.chief:
         saving = [TrainingState(checkpoint, history, top.train.checkpoint_seconds, guard)]
     told = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: listener.stepped(start + batch + 1, logs)
+        on_train_batch_end=lambda batch, logs: progress.stepped(start + batch + 1, logs)
     )
-    probes = listener.probes(training.blocks, start)
+    own = [*callbacks(layers, training.blocks, start)] if callbacks else []
     reseed = training.reseed(make, start, seed) if top.train.reseed else []
-    listener.started(total, start, top.train.batch_size * sizes.views)
+    progress.started(total, start, top.train.batch_size * sizes.views)
     with _ended_early(training, generator, make, saving):
         if start < total:
-            callbacks = [KeepMetrics(), told, guard, *reseed, *probes, history, *saving]
-            cluster.fit(model, batches, total - start, callbacks)
+            # What a probe found is in the logs of those behind it.
+            all_callbacks = [KeepMetrics(), guard, *reseed, *own, told, history, *saving]
+            cluster.fit(model, batches, total - start, all_callbacks)
     if cluster.by_file and generator.skipped:  # of this worker's part, which nobody else sees
-        listener.warned(skipped_words(generator.skipped))
-    training_seconds = history.seconds - seconds - sum(probe.seconds for probe in probes)
+        progress.warned(skipped_words(generator.skipped))
+    elsewhere = sum(getattr(callback, "seconds", 0.0) for callback in own)
+    training_seconds = history.seconds - seconds - elsewhere
     done = total - start
     if not done:
         done, training_seconds = total, seconds
@@ -131,13 +139,13 @@ def train_layers(
     return training.learned(make(), facts)
 
 
-def _guard(top, training, make, listener, start, total, saved, cluster):
+def _guard(top, training, make, progress, start, total, saved, cluster):
     """The guard against collapse, with what it had seen when the state was saved."""
     guard = CollapseGuard(
         top.objective.ceiling,
         top.train.log_every,
         action=top.train.on_collapse,
-        warn=listener.warned,
+        warn=progress.warned,
         start=start,
         total=total,
         excess=training.excess(make) if cluster.replicas == 1 else None,
@@ -147,7 +155,7 @@ def _guard(top, training, make, listener, start, total, saved, cluster):
     return guard
 
 
-def _patches(top, sizes, images, seed, listener, cluster):
+def _patches(top, sizes, images, seed, progress, cluster):
     """The patches to train on: of all images, or of this worker's part of them."""
     batch_size = top.train.batch_size
     if cluster.by_file:
@@ -163,7 +171,7 @@ def _patches(top, sizes, images, seed, listener, cluster):
         batch_size=batch_size,
         crops_per_image=top.train.crops_per_image,
         seed=seed,
-        tell=listener.decoding,
+        tell=progress.decoding,
     )
 
 
@@ -258,7 +266,7 @@ class _Training:
         self.model.build((None, *size, channels))
         self.model.optimizer.build(self.model.trainable_variables)
 
-    def begin(self, generator, below, seed, listener):
+    def begin(self, generator, below, seed, progress):
         """Set the whitening and the kernels to start from, from the image upwards."""
         self._check_input(generator, below)
         below = list(below)
@@ -271,7 +279,7 @@ class _Training:
                 )
                 wrong = fault(found)
                 if wrong and wrong[0] != "dead":  # dead filters may come to life, and are looked at
-                    check_learned(found, layer, listener.warned)
+                    check_learned(found, layer, progress.warned)
                 block.set_folded(found.kernel, found.bias)
             kernel, bias = (keras.ops.convert_to_numpy(part) for part in block.folded())
             below.append(PlainLayer(layer.name, layer.block.arguments(), kernel, bias))

@@ -14,7 +14,7 @@ import yaml
 
 from kclr.data.labels import Labelled, folder_of
 from kclr.errors import interrupted
-from kclr.events import is_watched
+from kclr.events import Listener, watched
 from kclr.keras_backend import dtype_policy
 from kclr.probing.protocol import draw
 from kclr.runs.directories import TRACE, TRANSFER, writing
@@ -23,15 +23,11 @@ from kclr.runs.paths import is_full, remove
 from kclr.spec.findings import refusal
 from kclr.spec.transfer import MOST_LAYERS, TransferSpec
 from kclr.training.keras_objects import globals_kept
+from kclr.transfer import progress
 from kclr.transfer.arms import Arm, arms
 from kclr.transfer.checks import code_findings, findings
 from kclr.transfer.pretraining import Pretraining, fingerprint, images_digest, labelled
-from kclr.transfer.progress import TransferListener, listener_for
-from kclr.transfer.results import (
-    Results,
-    failures,
-    print_results,
-)
+from kclr.transfer.results import Results, failures, print_results
 from kclr.transfer.training import (
     check_training,
     fit,
@@ -51,7 +47,7 @@ def run_experiment(
     text: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    listener: TransferListener | None = None,
+    listener: Listener | None = None,
     allow_code: bool = False,
     verbose: bool | str = "auto",
 ) -> dict[str, Any]:
@@ -63,7 +59,8 @@ def run_experiment(
         text: the spec as the user wrote it, kept as `spec.yaml`; by default the resolved spec.
         resume: continue the experiment in `out`; finished units are kept, failed ones are retried.
         overwrite: first remove the experiment in `out`.
-        listener: receives progress events, instead of the output of `verbose`.
+        listener: receives progress events (see `kclr.events`), also those of the runs that are
+            trained, instead of the output of `verbose`.
         allow_code: whether the classifier may be `MODULE:FUNCTION`, a module that is then imported
             and run, also from the working directory.
         verbose: whether to print progress: True, False, or "auto": on a terminal and in a notebook.
@@ -84,10 +81,8 @@ def run_experiment(
     if tf.config.list_physical_devices("GPU"):
         # On a CPU the operations that are used here are deterministic as they are.
         tf.config.experimental.enable_op_determinism()
-    if listener is None:
-        listener = listener_for() if is_watched(verbose) else TransferListener()
-    try:
-        listener.preparing("reading labelled images")
+    with listener or watched(verbose) as listener:
+        listener.heard(progress.preparing("reading labelled images"))
         training, test = labelled(spec.data, spec.limit, spec.test_limit, spec.seed)
         shape = training.images.shape[1:]
         check_training(spec.train, shape)
@@ -116,8 +111,6 @@ def run_experiment(
                 written["end_to_end"] = experiment.compared()
             results.write_results(written)
             return written
-    finally:
-        listener.close()
 
 
 def title(spec: TransferSpec, images, test_images) -> str:
@@ -176,7 +169,8 @@ class _Experiment:
 
     def units(self) -> list[dict[str, Any]]:
         """Every unit, made now or before: by arm, labels and seed, in the spec's order."""
-        self._listener.begun(len(self._plan), len(self._units), self._spec.train.epochs)
+        epochs = self._spec.train.epochs
+        self._listener.heard(progress.begun(len(self._plan), len(self._units), epochs))
         for arm, labels, seed in self._plan:
             if (arm.name, labels, seed) not in self._units:
                 self._units[arm.name, labels, seed] = self._attempt(arm, labels, seed)
@@ -190,7 +184,7 @@ class _Experiment:
     def compared(self) -> dict[str, Any]:
         """The runs trained layer by layer and end to end, compared."""
         return compare(
-            self._filters, self._seeds, self._images, self._results, self._listener.preparing
+            self._filters, self._seeds, self._images, self._results, self._filters.prepares
         )
 
     def _images(self, channels):
@@ -204,7 +198,7 @@ class _Experiment:
         """A unit, finished or failed, written and told."""
         unit = {"arm": arm.name, "labels": labels, "seed": seed}
         written: dict[str, Any] = {}
-        self._listener.started(unit)
+        self._listener.heard(progress.started(unit))
         path = self._results.unit_path(arm.name, labels, seed)
         remove(path.with_suffix(f".{TRACE}"))
         try:
@@ -216,13 +210,13 @@ class _Experiment:
                 raise  # so would be the next ones
             self._results.write_failure(unit, path, error)
         self._results.write_json(path.relative_to(self._results.path), unit | written)
-        tell = self._listener.failed if "failed" in unit else self._listener.finished
-        tell(unit)
+        epochs = self._spec.train.epochs
+        self._listener.heard(progress.ended(unit, (len(self._units) + 1) * epochs))
         return unit
 
     def _unit(self, arm: Arm, labels, seed):
         """Build the classifier, prepare it as the arm does, train and test it."""
-        spec, training = self._spec, self._training
+        spec, training, epochs = self._spec, self._training, self._spec.train.epochs
         unit = {"arm": arm.name, "labels": labels, "seed": seed}
         rows = draw(training.labels, labels, seed)
         images, answers = training.images[rows], training.labels[rows]
@@ -238,7 +232,9 @@ class _Experiment:
                 spec.train,
                 steps,
                 seed,
-                lambda row: self._listener.epoch(unit, row),
+                lambda row: self._listener.heard(
+                    progress.epoch(unit, row, epochs, before=len(self._units) * epochs)
+                ),
             )
         trained = sum(math.prod(weight.shape) for weight in model.trainable_variables)
         return unit | {
@@ -247,7 +243,7 @@ class _Experiment:
             "seconds": round(math.fsum(row["seconds"] for row in history), 3),
             "parameters": model.count_params(),
             "trained_parameters": trained,
-            "steps": steps * spec.train.epochs,
+            "steps": steps * epochs,
             "start": [dataclasses.asdict(row) for row in report.rows] if report else [],
             "history": history,
         }

@@ -21,6 +21,7 @@ from kclr.spec.transfer import TransferSpec
 from kclr.stack import train as train_run
 from kclr.transfer.arms import Start, arms
 from kclr.transfer.checks import pretrained_spec
+from kclr.transfer.progress import preparing
 from kclr.transfer.results import Results
 from kclr.transfer.supervised import supervised_run
 from kclr.transfer.training import arm_seed
@@ -67,6 +68,10 @@ class Pretraining:
         self._place = Path(spec.pretrained or "")
         self.twins = any(arms()[name].needs == "end-to-end" for name in spec.arms)
         self._known: dict[tuple, Any] = {}
+
+    def prepares(self, words):
+        """Say that a longer step begins."""
+        self._listener.heard(preparing(words))
 
     def train(self, seeds):
         """Train the runs that the spec names; one that fails will fail its arms.
@@ -143,13 +148,13 @@ class Pretraining:
             self._results.path / (f"{name}-{later}" if later else name),
             text=None if twin else path.read_text(encoding="utf-8"),
             resume=True,
-            listener=self._listener.pretraining(),
+            listener=self._listener,
             name=str(path),
         )
 
     def _baseline(self, name, seed):
         """Layers with the run's geometry and other kernels, new ones for each repeat."""
-        self._listener.preparing(f"{name}: filters")
+        self.prepares(f"{name}: filters")
         run = self.run(seed)
         return baseline(name, run.layers, self._once(self._run_images, seed), arm_seed(seed))
 
@@ -161,7 +166,7 @@ class Pretraining:
         training, test, made_of = self._once(self._supervised_images)
         path = self._results.path / "supervised" / f"seed-{seed}"
         return supervised_run(
-            self._spec, path, training, test, made_of, count, seed, self._listener.preparing
+            self._spec, path, training, test, made_of, count, seed, self.prepares
         ).layers
 
     def supervised_digest(self) -> tuple[str, int]:
@@ -175,7 +180,7 @@ class Pretraining:
 
     def _supervised_images(self):
         other: Any = self._spec.supervised
-        self._listener.preparing(f"reading {other.data}")
+        self.prepares(f"reading {other.data}")
         training, test = labelled(
             other.data, other.limit, self._spec.test_limit, self._spec.seed, self._channels
         )

@@ -39,8 +39,9 @@ class Heard(Listener):
     def __init__(self):
         self.kept_layers = []
 
-    def kept(self, index, layer):
-        self.kept_layers.append(layer.name)
+    def heard(self, event):
+        if event.name == "kept":
+            self.kept_layers.append(event.of)
 
 
 @pytest.fixture(scope="module")

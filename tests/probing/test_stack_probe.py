@@ -12,7 +12,7 @@ import pytest
 import kclr
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError
-from kclr.events import Bars, JsonLines, Listener, describe
+from kclr.events import JsonLines, Listener
 from kclr.keras_backend import dtype_policy
 from kclr.layers import stacked
 from kclr.pooling import Pooling
@@ -20,6 +20,7 @@ from kclr.probing.features import features
 from kclr.probing.protocol import probe, validation_rows
 from kclr.report.tables import print_run
 from kclr.spec import parse_spec
+from kclr.training.progress import describe
 
 LAYERS = """
 data: photos
@@ -112,8 +113,8 @@ class Killed(Listener):
     def __init__(self, step):
         self.step_to_end = step
 
-    def stepped(self, step, metrics):
-        if step == self.step_to_end:
+    def heard(self, event):
+        if event.kind == "step" and event.done == self.step_to_end:
             raise RunError("ended")
 
 
@@ -193,19 +194,9 @@ def test_show_has_the_figure_and_its_cost(plain, probed, capsys):
     assert "prob" not in capsys.readouterr().out.split("\n", 1)[1].split("not finished")[0]
 
 
-def test_a_finished_layer_and_the_bar_say_it(probed):
+def test_a_finished_layer_says_it(probed):
     facts = probed.layers[0].facts
     assert f"probe {facts['probe_accuracy']:.1%} (" in describe(facts)
-    bars = Bars()
-    bars.layer(0, parse_spec(LAYERS).stack[0], None)
-    bars.started(12, 0, 64)
-    bars.stepped(3, {"loss": 1.0})
-    assert "probe" not in bars._bar.tasks[0].fields["facts"]
-    bars.row({"step": 4, "probe_accuracy": 0.513})
-    bars.row({"step": 5, "loss": 1.0})
-    bars.stepped(6, {"loss": 1.0})
-    assert "probe 51.3%" in bars._bar.tasks[0].fields["facts"]
-    bars.close()
 
 
 def test_machines_are_told_too(followed):

@@ -92,8 +92,8 @@ def test_lines_are_added_to_a_file_in_a_store(bucket):
 
 def test_a_run_in_a_store_is_that_on_disk_and_goes_on_from_its_checkpoint(bucket, tmp_path):
     class Stop(Listener):
-        def stepped(self, step, metrics):
-            if step == 3:
+        def heard(self, event):
+            if event.kind == "step" and event.done == 3:
                 raise KeyboardInterrupt
 
     here = kclr.train(parse_spec(SPEC), tmp_path / "run", bare=True).layers[0]

@@ -14,10 +14,11 @@ from PIL import Image
 
 import kclr
 from kclr.errors import RunError, SpecError
+from kclr.events import Lines
 from kclr.search import trials as trials_module
-from kclr.search.listening import Lines
 from kclr.search.running import run_search
 from kclr.spec import load_spec, parse_spec
+from kclr.training.progress import LayerProgress
 from tests.search.conftest import QUICK
 
 
@@ -174,7 +175,7 @@ def test_warnings_of_trainings_are_told_and_stay_in_the_trials_row(
     whole = trials_module.train
 
     def train(spec, out, listener, **options):
-        listener.warned("3 pictures were skipped")
+        LayerProgress(listener, "conv1").warned("3 pictures were skipped")
         return whole(spec, out, listener=listener, **options)
 
     monkeypatch.setattr(trials_module, "train", train)

@@ -32,8 +32,8 @@ class Stop(Listener):
     def __init__(self, step):
         self._step = step
 
-    def stepped(self, step, metrics):
-        if step == self._step:
+    def heard(self, event):
+        if event.kind == "step" and event.done == self._step:
             raise KeyboardInterrupt
 
 
@@ -93,7 +93,7 @@ def test_an_interrupted_training_at_once_ends_with_the_same_layers(
     if when == "between":
         after_step(step, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        train(parse_spec(TWO), tmp_path / "cut", listener=Stop(step if when == "within" else None))
+        train(parse_spec(TWO), tmp_path / "cut", listener=Stop(step if when == "within" else -1))
     monkeypatch.undo()
     resumed = train(parse_spec(TWO), tmp_path / "cut", resume=True)
     for found, expected in zip(arrays(resumed), arrays(at_once), strict=True):

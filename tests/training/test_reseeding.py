@@ -153,8 +153,8 @@ class Stop(Listener):
     def __init__(self, step):
         self._step = step
 
-    def stepped(self, step, metrics):
-        if step == self._step:
+    def heard(self, event):
+        if event.kind == "step" and event.done == self._step:
             raise KeyboardInterrupt
 
 

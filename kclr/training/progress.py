@@ -1,0 +1,109 @@
+"""What the training of a run says on its way: events in words and facts."""
+
+import time
+from functools import partial
+
+from kclr.events import Event, Listener
+
+
+def hashing(done, total) -> Event:
+    """`done` of `total` pictures are hashed, to identify them."""
+    words = f"hashing pictures: {done:,} of {total:,}"
+    return Event("step", "hashing", words=words, facts={"done": done, "pictures": total})
+
+
+def images_found(name, census) -> Event:
+    """What the source called `name` holds: a `kclr.data.census.Census`, None if it has no files."""
+    facts = {"source": name, **(census.as_dict() if census else {})}
+    return Event("done", "images", name, str(census or ""), facts)
+
+
+def finished(run) -> Event:
+    """The whole run is finished and on disk."""
+    return Event("done", "finished", facts={"run": str(run.path)})
+
+
+class LayerProgress:
+    """What is said about a layer.
+
+    Args:
+        listener: hears it.
+        layer: the layer's name; the topmost one's if several are trained at once.
+    """
+
+    def __init__(self, listener: Listener, layer: str | None):
+        self._listener, self._layer = listener, layer or ""  # a checked spec names all
+        self._probed: float | None = None
+
+    def _say(self, kind, name, words, facts, **counted):
+        # The facts of a layer from another run have a `layer` of their own.
+        facts = {"layer": self._layer} | facts | {"layer": self._layer}
+        self._listener.heard(Event(kind, name, self._layer, words, facts, **counted))
+
+    def preparing(self, index):
+        """Layer `index` (from 0) of the spec begins."""
+        self._say("item", "layer", "preparing", {"index": index})
+
+    def decoding(self, done, total):
+        """Picture `done` of `total` is decoded, of large ones that `memory` does not hold."""
+        words = f"decoded picture {done:,} of {total:,}"
+        self._say("step", "decoding", words, {"done": done, "pictures": total})
+
+    def started(self, total, done, patches):
+        """Its training begins: `total` steps of `patches` patches, of which `done` are done."""
+        self._total, self._start, self._patches = total, done, patches
+        self._since = time.perf_counter()
+        words = f"training {total:,} steps" + (f" after step {done:,}" if done else "")
+        self._say("begun", "started", words, {"steps": total, "done": done}, total=total, done=done)
+
+    def stepped(self, step, metrics):
+        """`step` steps are done; `metrics` are means since the last row."""
+        self._probed = metrics.get("probe_accuracy", self._probed)
+        words = partial(self._step_in_words, step, metrics)  # which waits for the device
+        self._say("step", "", words, {"step": step, **metrics}, done=step)
+
+    def _step_in_words(self, step, metrics):
+        words = [f"step {step:,} of {self._total:,}", f"loss {float(metrics['loss']):.3f}"]
+        for name, said in (("active_share", "active"), ("contrast_accuracy", "contrast accuracy")):
+            if name in metrics:
+                words.append(f"{said} {float(metrics[name]):.0%}")
+        if self._probed is not None:
+            words.append(f"probe {self._probed:.1%}")
+        seconds = time.perf_counter() - self._since
+        words.append(f"{(step - self._start) * self._patches / seconds:,.0f} patches/s")
+        return ", ".join(words)
+
+    def row(self, row):
+        """A row of its history is complete."""
+        self._say("row", "row", "", row)
+
+    def warned(self, message):
+        """Something is wrong, and the work continues."""
+        self._say("warned", "warning", message, {"message": message})
+
+    def kept(self, index):
+        """Layer `index` was already finished and is kept."""
+        self._say("done", "kept", "already finished, kept", {"index": index})
+
+    def learned(self, index, facts):
+        """Layer `index` is finished and on disk."""
+        self._say("done", "learned", describe(facts), {"index": index, **facts})
+
+
+def describe(facts) -> str:
+    """A finished layer in a line."""
+    words = f"{facts['seconds']:.1f} s"
+    if "steps" in facts:
+        words = (
+            f"{facts['steps']:,} steps in {words}, {facts['patches_per_second']:,.0f} patches/s, "
+            f"loss {facts['loss']:.3f}, effective rank {facts['effective_rank']:.1f}"
+        )
+    if "probe_accuracy" in facts:
+        words += f", probe {facts['probe_accuracy']:.1%} ({facts['probe_seconds']:.1f} s)"
+    for key, noun in (("dead_filters", "dead"), ("duplicate_filters", "duplicate")):
+        if facts[key]:
+            words += f", {facts[key]} {noun} filter{'s' if facts[key] > 1 else ''}"
+    if facts.get("skipped_images"):
+        count = facts["skipped_images"]
+        words += f", {count} image{'s' if count > 1 else ''} skipped"
+    return words
