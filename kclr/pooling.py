@@ -10,7 +10,6 @@ from keras import ops
 
 from kclr.errors import SpecError
 from kclr.layers import ContrastiveConvBlock
-from kclr.layers.block import whole_pair
 from kclr.spec.values import by, pair, short
 
 POOLS = ("mean", "max", "grid", "flatten")
@@ -245,7 +244,7 @@ class MapPooling(keras.layers.Layer):
             raise ValueError(f"pool must be one of {', '.join(POOLS)}; got {pool!r}")
         (self.power,) = power_of_each(power, 1)
         self.pool = pool
-        self.grid_size = short(*whole_pair(grid_size, "grid_size"))
+        self.grid_size = short(*pair(grid_size, "grid_size"))
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def call(self, inputs):

@@ -1,13 +1,12 @@
 """PatchTripletGenerator: a tf.data pipeline from images to batches of overlapping patches."""
 
-import numbers
 import warnings
 from functools import cached_property
 
 from kclr.data import pool, sampling
 from kclr.data.sources import Images, as_images
 from kclr.spec.geometry import places
-from kclr.spec.values import Pair, axes, by, each_axis, pair, short, with_next
+from kclr.spec.values import Pair, axes, by, each_axis, pair, short, whole, with_next
 from kclr.spec.wording import shown
 
 # Crops that say what a layer's input is like, for its whitening and for its picture.
@@ -73,14 +72,14 @@ class PatchTripletGenerator:
         crops_per_image=1,
         tell=None,
     ):
-        self.patch_size = _pair("patch_size", patch_size, 1)
-        self.max_shift = None if max_shift is None else _pair("max_shift", max_shift, 0)
-        self.stride = None if max_shift is not None else _pair("stride", stride, 1)
+        self.patch_size = pair(patch_size, "patch_size", 1)
+        self.max_shift = None if max_shift is None else pair(max_shift, "max_shift", 0)
+        self.stride = None if max_shift is not None else pair(stride, "stride", 1)
         self.crop_size = self._crop_size(crop_size)
-        self.batch_size = _whole("batch_size", batch_size, 2)
-        self.crops_per_image = _whole("crops_per_image", crops_per_image, 1)
-        self.seed = _whole("seed", seed, None) % (1 << 63)
-        memory = None if memory is None else _whole("memory", memory, 1)
+        self.batch_size = whole(batch_size, "batch_size", 2)
+        self.crops_per_image = whole(crops_per_image, "crops_per_image", 1)
+        self.seed = whole(seed, "seed", None) % (1 << 63)
+        memory = None if memory is None else whole(memory, "memory", 1)
         self.images = as_images(images)
         tile = pair(self.images.tile or self.crop_size)
         if tile[0] < self.crop_size[0] or tile[1] < self.crop_size[1]:
@@ -114,7 +113,7 @@ class PatchTripletGenerator:
         least = each_axis(lambda own, step: own + step, patch, reach)
         if self.stride and max(patch) > 1:
             least = with_next(patch, reach)
-        crop = least if given is None else _pair("crop_size", given, 1)
+        crop = least if given is None else pair(given, "crop_size", 1)
         # A grid may be a single row, or column.
         line = bool(self.stride) and max(places(patch, reach, crop)) > 1
         for where, own, step, side, needed in axes(
@@ -217,7 +216,7 @@ class PatchTripletGenerator:
             with values in [0, 1].
         """
         if epochs is not None:
-            epochs = _whole("epochs", epochs, 1)
+            epochs = whole(epochs, "epochs", 1)
         return self._dataset(start, epochs, self._triplets)
 
     def __iter__(self):
@@ -226,7 +225,7 @@ class PatchTripletGenerator:
     def _dataset(self, start, epochs, cut, share=(0, 1)):
         import tensorflow as tf
 
-        start = _whole("start", start, 0)
+        start = whole(start, "start", 0)
         part = self._part(*share)
         with tf.device("CPU:0"):
             if self._chunks is None:
@@ -373,21 +372,3 @@ class PatchTripletGenerator:
         return sampling.gather_windows(
             pixels, tf.reshape(corners, [-1]), tf.reshape(widths, [-1]), self.patch_size
         )
-
-
-def _pair(name, value, least) -> Pair:
-    """`value`, one number or two, as a height and a width."""
-    two = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-    if len(two) != 2:
-        raise ValueError(f"{name} is {value!r}. Use a whole number, or two: (height, width).")
-    height, width = (_whole(name, side, least) for side in two)
-    return height, width
-
-
-def _whole(name, value, least):
-    """`value` as an int; otherwise an error says what it should be."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise ValueError(f"{name} is {value!r}. Use a whole number.")
-    if least is not None and value < least:
-        raise ValueError(f"{name} is {value}. Use {least} or more.")
-    return int(value)

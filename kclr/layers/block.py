@@ -1,13 +1,13 @@
 """Contrast of the windows that a convolution sees, for normalising each of them by its own."""
 
 import math
-import numbers
 
 import keras
 import numpy as np
 from keras import ops
 
 from kclr.layers.fast import FusedBatchNormalization, convolution, several_replicas
+from kclr.spec.values import pair, whole
 
 
 def window_deviation(inputs, size, strides, padding, epsilon):
@@ -88,25 +88,6 @@ class Decorrelation(keras.regularizers.Regularizer):
         return {"factor": self.factor}
 
 
-def whole(value, name):
-    """A whole number above 0, as an int.
-
-    Raises:
-        ValueError: the value is none; the message names it.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{name} must be a whole number above 0; got {value!r}")
-    return int(value)
-
-
-def whole_pair(value, name):
-    """The same of one number for both, or of two: a height and a width."""
-    pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-    if len(pair) != 2:
-        raise ValueError(f"{name} must be a whole number above 0, or two of them; got {value!r}")
-    return tuple(whole(number, name) for number in pair)
-
-
 def _choice(value, name, choices):
     if value not in choices:
         known = ", ".join(map(repr, choices))
@@ -184,11 +165,11 @@ class ContrastiveConvBlock(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.filters = whole(filters, "filters")
-        self.kernel_size = whole_pair(kernel_size, "kernel_size")
-        self.strides = whole_pair(strides, "strides")
+        self.kernel_size = pair(kernel_size, "kernel_size")
+        self.strides = pair(strides, "strides")
         self.padding = _choice(padding, "padding", ("valid", "same"))
-        self.pool_size = whole_pair(pool_size, "pool_size")
-        self.pool_strides = whole_pair(
+        self.pool_size = pair(pool_size, "pool_size")
+        self.pool_strides = pair(
             pool_size if pool_strides is None else pool_strides, "pool_strides"
         )
         self.activation = keras.activations.get(activation)

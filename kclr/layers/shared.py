@@ -3,8 +3,7 @@
 import keras
 from keras import ops
 
-from kclr.layers.block import whole_pair
-from kclr.spec.values import short
+from kclr.spec.values import pair, short
 
 
 @keras.saving.register_keras_serializable(package="kclr")
@@ -31,8 +30,8 @@ class SharedPatches(keras.layers.Layer):
     def __init__(self, block, patch_size, stride, slices=False, **kwargs):
         super().__init__(**kwargs)
         self.block, self.slices = block, bool(slices)
-        self.patch_size = whole_pair(patch_size, "patch_size")
-        self.stride = whole_pair(stride, "stride")
+        self.patch_size = pair(patch_size, "patch_size")
+        self.stride = pair(stride, "stride")
         if any(own % step for own, step in zip(self.stride, block.strides, strict=True)):
             raise ValueError(
                 f"patches at every {stride} px cannot share a convolution with strides "

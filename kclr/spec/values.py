@@ -1,5 +1,6 @@
 """Values that several keys of a spec take, each with its own error message."""
 
+import numbers
 import re
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -76,10 +77,35 @@ class Sides:
         return short(*size)
 
 
-def pair(size: Size) -> Pair:
-    """Height and width of a size."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
+def whole(value: Any, name: str, least: int | None = 1) -> int:
+    """A whole number that somebody gave as the argument `name`.
+
+    Raises:
+        ValueError: it is none, or less than `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ValueError(f"{name} is {value!r}. Use a whole number.")
+    if least is not None and value < least:
+        raise ValueError(f"{name} is {value}. Use {least} or more.")
+    return int(value)
+
+
+def pair(size: Any, name: str = "", least: int = 1) -> Pair:
+    """Height and width of a size: of one number, or of two.
+
+    Args:
+        size: a `Size`. name: of the argument that somebody gave it as; it is checked then. least:
+            of each side.
+
+    Raises:
+        ValueError: it is not a size.
+    """
+    two = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    if not name:
+        return two  # type: ignore[return-value]
+    if len(two) != 2:
+        raise ValueError(f"{name} is {size!r}. Use a whole number, or two: (height, width).")
+    return whole(two[0], name, least), whole(two[1], name, least)
 
 
 def short(height: int, width: int) -> Size:

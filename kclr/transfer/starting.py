@@ -18,6 +18,7 @@ import numpy as np
 from kclr import kernels
 from kclr.errors import SpecError
 from kclr.runs.run import load_run
+from kclr.spec.values import by, pair, short
 from kclr.spec.wording import printable
 from kclr.transfer.lsuv import few_images, kernel_name, lsuv, output_stds, watched
 
@@ -333,9 +334,12 @@ def _notes(below, call):
     block = getattr(below[0], "block", None)
     if not block:
         return []
-    trained = int(np.ravel(block.get("pool_strides") or block["pool_size"])[-1])
-    pooled = round(below[1].output.shape[2] / call.inputs[0].shape[2])
-    return [] if trained == pooled else [f"maps pooled by {pooled}, in the run by {trained}"]
+    trained = pair(block.get("pool_strides") or block["pool_size"])
+    before, after = below[1].output.shape, call.inputs[0].shape
+    pooled = round(before[1] / after[1]), round(before[2] / after[2])
+    if trained == pooled:
+        return []
+    return [f"maps pooled by {by(short(*pooled))}, in the run by {by(short(*trained))}"]
 
 
 def _start(convolution, layer, kept, factor):

@@ -10,6 +10,7 @@ from sklearn.datasets import load_sample_image
 
 from kclr.errors import RunError, SpecError
 from kclr.initializers import ContrastiveKernel
+from kclr.transfer import starting
 from kclr.transfer.classifiers import build_classifier
 from kclr.transfer.starting import initialize, lsuv
 
@@ -707,3 +708,18 @@ def test_a_layer_whose_output_does_not_vary_keeps_its_kernel():
     scaled = lsuv(model, IMAGES)
     assert scaled[1].std_after == 0
     np.testing.assert_array_equal(model.layers[2].kernel, before)
+
+
+@pytest.mark.parametrize(
+    ("pool", "size", "noted"),
+    [
+        ([2, 1], (4, 8), []),
+        ([2, 1], (8, 8), ["maps pooled by 1, in the run by 2x1"]),
+        ([2, 2], (4, 8), ["maps pooled by 2x1, in the run by 2"]),
+        (2, (4, 4), []),
+    ],
+)
+def test_maps_that_are_pooled_otherwise_on_either_side_are_noted(pool, size, noted):
+    layer = SimpleNamespace(block={"pool_size": pool, "pool_strides": pool})
+    below = layer, SimpleNamespace(output=np.zeros((1, 8, 8, 3)))
+    assert starting._notes(below, SimpleNamespace(inputs=[np.zeros((1, *size, 3))])) == noted
