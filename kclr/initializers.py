@@ -42,9 +42,12 @@ from kclr.runs.run import Run
 
 @keras.saving.register_keras_serializable(package="kclr")
 class ContrastiveKernel(keras.initializers.Initializer):
-    """The kernel of a run's layer, for `kernel_initializer` of a `Conv2D` on images in [0, 1].
+    """The kernel of a run's layer, for `kernel_initializer` of a `Conv2D` or a `Conv1D`.
 
-    A layer of the same shape gets the run's exact kernel. For another shape:
+    The layer's input is what the run's network saw: images in [0, 1], say, or with `raw` the
+    numbers as they are in the files. The kernel of a `Conv1D`, (length, channels in, filters), is
+    taken as one of height 1, as a run of series has. A layer of the same shape gets the run's
+    exact kernel. For another shape:
 
     - another kernel size: the kernel is resampled (`kclr.kernels.resample`). A larger kernel
         responds to the enlarged image as before; a smaller one approximately;
@@ -58,7 +61,8 @@ class ContrastiveKernel(keras.initializers.Initializer):
 
     Args:
         run: the directory of a run; what `kclr.load_run` returns; a kernel, float (height, width,
-            channels in, filters); or a pair of such a kernel and its bias.
+            channels in, filters) or (length, channels in, filters); or a pair of such a kernel and
+            its bias.
         layer: index (from 0; negative from the end) or name of the run's layer. Not used with a
             kernel array.
         adapt: True adapts any difference, False refuses a layer of another shape; a collection of
@@ -78,21 +82,44 @@ class ContrastiveKernel(keras.initializers.Initializer):
 
             (`kclr.transfer.initialize` does this for a whole model.) An array with more than 4
                 channels is also taken as reading filters.
+        raw: True lets the layer read raw numbers, as they are in the run's files: the run's
+            scaling, `(raw - shift) / spread` of each channel, is folded into the kernel, and into
+            the bias by `ContrastiveBias(run, raw=True)`, which is needed with it. Exact for
+            `padding="valid"`. With "same" it is not at the borders: what is added there is a raw 0,
+            and not the 0 of scaled numbers. In place of True also (shift, spread), each a number or
+            one for each channel. Filters of `extra` are divided by `spread` too.
+        depthwise: True for `depthwise_initializer` of a `DepthwiseConv2D` or `SeparableConv2D`, or
+            of their forms for series. Such a kernel, (height, width, channels in, multiplier), has
+            filters of one channel, so the run's must have been learned on one (`data.channels: 1`):
+            each channel gets the same `multiplier` filters. The pointwise kernel of a separable
+            convolution has no counterpart in a run.
 
     Raises:
         RunError: the run or its layer does not exist, is damaged, or cannot be read.
         SpecError: an argument is not valid; or, when called, the shape differs in a way that is not
-            to be adapted, or is not that of a `Conv2D`. A shape does not show groups, or a
-            depthwise kernel with a multiplier of 2 or more.
+            to be adapted, or is not that of a convolution. A shape does not show groups, or,
+            without `depthwise`, a depthwise kernel with a multiplier of 2 or more.
     """
 
     def __init__(
-        self, run, layer=0, *, adapt=True, scale=None, extra="glorot_uniform", inputs=None
+        self,
+        run,
+        layer=0,
+        *,
+        adapt=True,
+        scale=None,
+        extra="glorot_uniform",
+        inputs=None,
+        raw=False,
+        depthwise=False,
     ):
         kernel, _, above = _learned(run, layer)
         self.kernel = kernels.checked(kernel, 4, SpecError, "the kernel")
-        self.above = _is_above(above, self.kernel, inputs)
+        scaling = _scaling(run, raw, self.kernel, above)
+        self.spread = None if scaling is None else scaling[1].tolist()
+        self.above = scaling is None and _is_above(above, self.kernel, inputs)
         self.inputs = _inputs(inputs, self.kernel)
+        self.depthwise = _is_depthwise(depthwise, self.kernel, inputs)
         self.adapt = _adaptations(adapt)
         self.scale = _variance_rule(scale)
         self.extra = _initializer(extra, "extra")
@@ -101,7 +128,8 @@ class ContrastiveKernel(keras.initializers.Initializer):
         """Which of the run's filters a layer gets, for `inputs` of the layer above it.
 
         Args:
-            shape: (height, width, channels in, filters) of the layer's kernel.
+            shape: (height, width, channels in, filters) of the layer's kernel, or (length,
+                channels in, filters).
 
         Returns:
             list of int, in the order of the layer's maps; all filters in their order, unless the
@@ -110,11 +138,17 @@ class ContrastiveKernel(keras.initializers.Initializer):
         Raises:
             SpecError: as when the initializer is called.
         """
-        return self._fitted(tuple(shape))[1].tolist()
+        return self._fitted(self._seen(kernels.of_image(shape)))[1].tolist()
+
+    def _seen(self, shape):
+        """The shape of what one filter sees: of a depthwise kernel a single channel."""
+        return (*shape[:2], 1, *shape[3:]) if self.depthwise and len(shape) == 4 else shape
 
     def _fitted(self, shape):
         """The kernel in a layer's shape, without filters to be drawn; its filters' indices."""
-        kernels.check_shape(self.kernel.shape, shape, self.adapt, self.inputs, self.above)
+        kernels.check_shape(
+            self.kernel.shape, shape, self.adapt, self.inputs, self.above, self.depthwise
+        )
         fitted, weights = _fit(self.kernel, shape[:3], self.inputs)
         kept = np.arange(self.kernel.shape[3])
         if shape[3] < kept.size:
@@ -124,16 +158,22 @@ class ContrastiveKernel(keras.initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         shape = tuple(shape)
-        fitted, _ = self._fitted(shape)
-        filters = shape[3]
-        fitted = fitted * _scale_factor(self.scale, (fitted**2).mean(axis=(0, 1, 2)), shape)
+        seen = self._seen(kernels.of_image(shape))
+        fitted, _ = self._fitted(seen)
+        fitted = fitted * _scale_factor(self.scale, (fitted**2).mean(axis=(0, 1, 2)), seen)
         dtype = dtype or keras.config.floatx()
+        missing = shape[-1] - fitted.shape[3]
+        spread = np.ones(1) if self.spread is None else _spread(self.spread, seen[2])
+        # A depthwise kernel's filters are the same for all channels.
+        whole = (*kernels.of_image(shape)[:3], fitted.shape[3])
+        fitted = np.broadcast_to(fitted / spread[:, None], whole).reshape(*shape[:-1], whole[3])
         learned = ops.cast(ops.convert_to_tensor(fitted.astype(np.float32)), dtype)
-        missing = filters - fitted.shape[3]
         if missing <= 0:
             return learned
-        drawn = ops.cast(self.extra(shape, dtype=dtype), dtype)
-        return ops.concatenate([learned, drawn[..., -missing:]], axis=-1)
+        drawn = ops.cast(self.extra(shape, dtype=dtype), dtype)[..., -missing:]
+        if self.spread is not None:
+            drawn = drawn / ops.cast(spread[:, None], dtype)
+        return ops.concatenate([learned, drawn], axis=-1)
 
     def get_config(self):
         return {
@@ -143,6 +183,8 @@ class ContrastiveKernel(keras.initializers.Initializer):
             "extra": keras.initializers.serialize(self.extra),
             "inputs": self.inputs,
             "above": self.above,
+            "spread": self.spread,
+            "depthwise": self.depthwise,
         }
 
     @classmethod
@@ -150,11 +192,13 @@ class ContrastiveKernel(keras.initializers.Initializer):
         if not config:
             return _without_arguments(cls, ContrastiveKernel)
         # Configs of older versions say nothing of a layer below, and took channels for an image's.
-        config = {"inputs": None, "above": False} | config
-        _check_keys(config, ["kernel", "adapt", "scale", "extra", "inputs", "above"])
+        config = {"inputs": None, "above": False, "spread": None, "depthwise": False} | config
+        options = {key: config.get(key) for key in ("adapt", "scale", "extra", "inputs")}
+        _check_keys(config, ["kernel", *options, "above", "spread", "depthwise"])
         kernel = kernels.decode(config["kernel"], 4, "kernel")
         initializer = cls.__new__(cls)
-        options = {key: config[key] for key in ("adapt", "scale", "extra", "inputs")}
+        options["raw"] = config["spread"] is not None and (0, config["spread"])
+        options["depthwise"] = config["depthwise"]
         ContrastiveKernel.__init__(initializer, kernel, **options)
         if not isinstance(config["above"], bool):
             raise SpecError("this config's above is neither true nor false")
@@ -173,9 +217,13 @@ class ContrastiveBias(keras.initializers.Initializer):
     Args:
         run, layer, adapt, scale, inputs: as for `ContrastiveKernel`; arrays must be a pair of
             kernel and bias.
-        kernel_shape: (height, width, channels in) of the layer's kernel. Which filters are kept and
-            how they are scaled depends on it, but Keras does not pass it to a bias: required with
-            `scale`, and if the layer has fewer filters than the run.
+        kernel_shape: (height, width, channels in) of the layer's kernel, or (length, channels in).
+            Which filters are kept and how they are scaled depends on it, but Keras does not pass it
+            to a bias: required with `scale` and with `depthwise`, and if the layer has fewer
+            filters than the run.
+        raw, depthwise: as for `ContrastiveKernel`. A depthwise layer has a bias for each filter of
+            each channel; that of a separable convolution belongs to its pointwise kernel, so it
+            takes another initializer.
 
     Raises:
         RunError, SpecError: as for `ContrastiveKernel`; also SpecError if `kernel_shape` is
@@ -186,7 +234,20 @@ class ContrastiveBias(keras.initializers.Initializer):
     order: Any = None
     mean_squares: Any = None
 
-    def __init__(self, run, layer=0, *, kernel_shape=None, adapt=True, scale=None, inputs=None):
+    depthwise: bool = False
+
+    def __init__(
+        self,
+        run,
+        layer=0,
+        *,
+        kernel_shape=None,
+        adapt=True,
+        scale=None,
+        inputs=None,
+        raw=False,
+        depthwise=False,
+    ):
         kernel, bias, above = _learned(run, layer)
         if bias is None:
             raise SpecError(
@@ -199,14 +260,23 @@ class ContrastiveBias(keras.initializers.Initializer):
                 f"the bias has {self.bias.size} values for {kernel.shape[3]} filters. Pass the "
                 "bias that belongs to the kernel"
             )
+        scaling = _scaling(run, raw, kernel, above)
         self.adapt = _adaptations(adapt)
         self.scale = _variance_rule(scale)
+        self.depthwise = _is_depthwise(depthwise, kernel, inputs)
+        if scaling is not None:
+            raw_bias = kernels.folded(kernel, self.bias, *scaling)[1]
+            self.bias = kernels.checked(raw_bias, 1, SpecError, "the bias for raw numbers")
         if kernel_shape is not None:
             self.kernel_shape = _kernel_shape(kernel_shape)
-            above, inputs = _is_above(above, kernel, inputs), _inputs(inputs, kernel)
-            whole = (*self.kernel_shape, kernel.shape[3])
+            above = scaling is None and _is_above(above, kernel, inputs)
+            inputs = _inputs(inputs, kernel)
+            seen = (*self.kernel_shape[:2], 1) if self.depthwise else self.kernel_shape
+            if scaling is not None:
+                _spread(scaling[1], seen[2])
+            whole = (*seen, kernel.shape[3])
             kernels.check_shape(kernel.shape, whole, self.adapt, inputs, above)
-            fitted, weights = _fit(kernel, self.kernel_shape, inputs)
+            fitted, weights = _fit(kernel, seen, inputs)
             # The kernel itself stays out: what it says about the bias is two numbers a filter,
             # and a saved model holds the kernel once already.
             self.order = kernels.most_diverse(fitted, kernel.shape[3], weights)
@@ -216,9 +286,17 @@ class ContrastiveBias(keras.initializers.Initializer):
         if len(shape) != 1:
             raise SpecError(f"a bias has one value per filter, not the shape {tuple(shape)}")
         (filters,), learned = shape, self.bias.size
+        channels = self.kernel_shape[2] if self.depthwise and self.kernel_shape else 1
+        if filters % channels:
+            raise SpecError(
+                f"a depthwise layer of {channels} channels does not have {filters} biases. Pass "
+                "its kernel_shape=(height, width, channels in)"
+            )
+        filters //= channels
         if filters != learned and "filters" not in self.adapt:
             raise SpecError(kernels.refusal("filters", f"{learned} filters", filters))
-        if self.kernel_shape is None and (self.scale or filters < learned):
+        known = self.kernel_shape is not None
+        if not known and (self.scale or self.depthwise or filters < learned):
             raise SpecError(
                 "which filters are kept and how they are scaled depends on the layer's kernel. "
                 "Pass kernel_shape=(height, width, channels in) to ContrastiveBias"
@@ -226,9 +304,10 @@ class ContrastiveBias(keras.initializers.Initializer):
         kept = self.order[:filters] if filters < learned else np.arange(learned)
         bias = self.bias[kept].astype(np.float64)
         if self.scale:
-            shape = (*self.kernel_shape, filters)
-            bias = bias * _scale_factor(self.scale, self.mean_squares[kept], shape)
+            seen = (*self.kernel_shape[:2], 1 if self.depthwise else self.kernel_shape[2], filters)
+            bias = bias * _scale_factor(self.scale, self.mean_squares[kept], seen)
         bias = np.pad(bias, (0, max(0, filters - learned))).astype(np.float32)
+        bias = np.tile(bias, channels)
         return ops.cast(ops.convert_to_tensor(bias), dtype or keras.config.floatx())
 
     def get_config(self):
@@ -240,18 +319,23 @@ class ContrastiveBias(keras.initializers.Initializer):
             "mean_squares": kernels.encode(self.mean_squares) if known else None,
             "adapt": list(self.adapt),
             "scale": self.scale and keras.initializers.serialize(self.scale),
+            "depthwise": self.depthwise,
         }
 
     @classmethod
     def from_config(cls, config):
         if not config:
             return _without_arguments(cls, ContrastiveBias)
-        keys = ["bias", "kernel_shape", "order", "mean_squares", "adapt", "scale"]
+        config = {"depthwise": False} | config  # which older versions did not know
+        keys = ["bias", "kernel_shape", "order", "mean_squares", "adapt", "scale", "depthwise"]
         _check_keys(config, keys)
         initializer = cls.__new__(cls)
         initializer.bias = kernels.decode(config["bias"], 1, "bias")
         initializer.adapt = _adaptations(config["adapt"])
         initializer.scale = _variance_rule(config["scale"])
+        if not isinstance(config["depthwise"], bool):
+            raise SpecError("this config's depthwise is neither true nor false")
+        initializer.depthwise = config["depthwise"]
         if config["kernel_shape"] is not None:
             filters = initializer.bias.size
             initializer.kernel_shape = _kernel_shape(config["kernel_shape"])
@@ -272,9 +356,9 @@ def _learned(run, layer):
     """What the arguments of an initializer mean: the kernel, the bias (None if there is none), and
     whether there is a layer below (None if nobody knows)."""
     if isinstance(run, np.ndarray):
-        return run, None, None
+        return _as_image(run), None, None
     if isinstance(run, (tuple, list)) and len(run) == 2:
-        return (*run, None)
+        return _as_image(run[0]), run[1], None
     if isinstance(run, (str, os.PathLike)):
         return _read_layer(as_path(run).expanduser(), layer)
     if not hasattr(run, "layers"):
@@ -287,6 +371,73 @@ def _learned(run, layer):
     if kernels.contrast_left_out(getattr(found, "block", None)):
         kernels.warn_of_contrast([f"the run's layer {found.name}"])
     return found.kernel, found.bias, position > 0
+
+
+def _as_image(kernel):
+    """A kernel of series, (length, channels in, filters), with a height of 1."""
+    return kernel[None] if getattr(kernel, "ndim", 4) == 3 else kernel
+
+
+def _scaling(run, raw, kernel, above):
+    """The shift and the spread that `raw` folds into kernel and bias, float64 (channels in,); None
+    for nothing.
+
+    Raises:
+        SpecError: the run does not say, or the layer does not read raw numbers.
+    """
+    if raw is False or raw is None:
+        return None
+    if above:
+        raise SpecError("raw: only a run's first layer reads raw numbers. Remove it")
+    scaling = raw
+    if raw is True:
+        source = Run(as_path(run).expanduser()) if isinstance(run, (str, os.PathLike)) else run
+        scaling = getattr(source, "scaling", None)
+        if scaling is None:
+            raise SpecError(
+                "raw=True: nothing says how the raw numbers were scaled. Pass a run, or "
+                "raw=(shift, spread)"
+            )
+    pair = (scaling.shift, scaling.spread) if hasattr(scaling, "spread") else scaling
+    try:
+        channels = kernel.shape[2]
+        shift, spread = (np.broadcast_to(np.float64(each), (channels,)) for each in pair)
+        if np.isfinite(shift).all() and np.isfinite(spread).all() and (spread > 0).all():
+            return shift, spread
+    except (TypeError, ValueError):  # not two, not numbers, or not one for each channel
+        pass
+    raise SpecError(
+        f"raw={raw!r}: use True, or (shift, spread), each a number or one for each of the "
+        f"{kernel.shape[2]} channels, with a spread above 0"
+    )
+
+
+def _spread(spread, channels):
+    """The spread of a layer's channels.
+
+    Raises:
+        SpecError: the layer has another number of channels, whose spread nobody knows.
+    """
+    spread = np.asarray(spread)
+    if len(spread) != channels and np.ptp(spread) > 0:
+        raise SpecError(
+            f"raw: the run's {len(spread)} channels are scaled differently, and the layer has "
+            f"{channels}. Make their number equal, or scale the layer's input and remove raw"
+        )
+    return spread if len(spread) == channels else np.repeat(spread[:1], channels)
+
+
+def _is_depthwise(depthwise, kernel, inputs):
+    """`depthwise`, where the run's kernel is such that it can be."""
+    if not isinstance(depthwise, bool):
+        raise SpecError(f"depthwise={depthwise!r} is neither True nor False")
+    if depthwise and (kernel.shape[2] != 1 or inputs is not None):
+        raise SpecError(
+            f"a depthwise kernel has filters of one channel, but the run's read {kernel.shape[2]} "
+            "together. Use a run that was learned on one channel (data.channels: 1), or this one "
+            "in a Conv2D or Conv1D"
+        )
+    return depthwise
 
 
 def _read_layer(path, layer):
@@ -438,7 +589,7 @@ def _scale_factor(rule, mean_squares, shape):
 
 
 def _kernel_shape(shape):
-    shape = tuple(shape)
+    shape = (1, *shape) if len(shape) == 2 else tuple(shape)
     if len(shape) != 3 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
         raise SpecError(f"kernel_shape={shape}: use (height, width, channels in) of the layer")
     return tuple(int(n) for n in shape)

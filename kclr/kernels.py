@@ -1,8 +1,8 @@
 """A convolution's kernel made to fit another convolution: size, channels, number of filters.
 
-Pure numpy functions of kernels shaped (height, width, channels in, filters), as Keras has them. All
-have one aim: as far as the new layer can see what the old one saw, it responds the same. So a
-kernel's bias stays right, and so do the layers above.
+Pure numpy functions of kernels shaped (height, width, channels in, filters), as Keras has them;
+that of a series has the height 1. All have one aim: as far as the new layer can see what the old
+one saw, it responds the same. So a kernel's bias stays right, and so do the layers above.
 """
 
 import base64
@@ -166,7 +166,34 @@ def refusal(part, own, wanted):
     return f"the run's kernel has {own}, the layer {wanted}. Make them equal, or adapt {part!r}"
 
 
-def check_shape(own, shape, adapt, inputs=None, above=False):
+def of_image(shape):
+    """The shape of a kernel, or of its start, with the height 1 where it is that of a series.
+
+    Args:
+        shape: (height, width, channels in, filters), or (length, channels in, filters).
+    """
+    return (1, *shape) if len(shape) == 3 else tuple(shape)
+
+
+def folded(kernel, bias, shift, spread):
+    """Kernel and bias that answer raw numbers as the given ones answer scaled ones.
+
+    The network sees `(raw - shift) / spread`. What a convolution without padding answers is linear,
+    so it can see the raw numbers instead: the kernel is divided by `spread`, and the bias keeps
+    what the shift took away.
+
+    Args:
+        kernel: float (height, width, channels in, filters). bias: float (filters,).
+        shift, spread: float (channels in,).
+
+    Returns:
+        float64, of the shapes of kernel and bias.
+    """
+    raw = kernel.astype(np.float64) / spread[:, None]
+    return raw, bias - np.einsum("yxcf,c->f", raw, shift)
+
+
+def check_shape(own, shape, adapt, inputs=None, above=False, depthwise=False):
     """Refuse a layer's kernel that the run's kernel cannot, or is not to, be adapted to.
 
     Args:
@@ -176,22 +203,24 @@ def check_shape(own, shape, adapt, inputs=None, above=False):
         inputs: which filters of the layer below the layer's first channels are; None for all of
             them, or an image's channels.
         above: whether the channels are filters of a layer below, and not an image's.
+        depthwise: whether the layer is known to be depthwise, so that one filter is enough.
     """
     if len(shape) != 4:
         raise SpecError(
-            f"a Conv2D's kernel is (height, width, channels in, filters), not {shape}. Use this "
-            "initializer only for keras.layers.Conv2D"
+            f"the kernel of a Conv2D is (height, width, channels in, filters) and that of a Conv1D "
+            f"(length, channels in, filters), not {shape}. Use this initializer only for these"
         )
     if shape == own:  # other filters in other places, where there are `inputs`, are no other shape
         return
     if shape[:2] != own[:2]:
-        own_size, size = ("x".join(map(str, each[:2])) for each in (own, shape))
+        first = 1 if own[0] == shape[0] == 1 else 0  # a series has no height
+        own_size, size = ("x".join(map(str, each[first:2])) for each in (own, shape))
         if "size" not in adapt:
             raise SpecError(refusal("size", f"size {own_size}", size))
-        if size == "1x1":
+        if tuple(shape[:2]) == (1, 1):
             raise SpecError(
-                f"a 1x1 kernel cannot hold the pattern of a {own_size} one. Use this initializer "
-                "for a Conv2D with a larger kernel, not for a pointwise one"
+                f"a kernel of size {size} cannot hold the pattern of one of size {own_size}. Use "
+                "this initializer for a convolution with a larger kernel, not for a pointwise one"
             )
     if shape[2] != own[2]:
         if "channels" not in adapt:
@@ -218,10 +247,11 @@ def check_shape(own, shape, adapt, inputs=None, above=False):
     if shape[3] != own[3]:
         if "filters" not in adapt:
             raise SpecError(refusal("filters", f"{own[3]} filters", shape[3]))
-        if shape[3] == 1:
+        if shape[3] == 1 and not depthwise:
             raise SpecError(
-                f"{shape} is a depthwise kernel, or a Conv2D of one filter: neither can hold "
-                f"{own[3]} filters. Use this initializer for a Conv2D of two filters or more"
+                f"{shape} is a depthwise kernel, or a convolution of one filter: neither can hold "
+                f"{own[3]} filters. Use this initializer for a convolution of two filters or more, "
+                "or depthwise=True with a run of one channel"
             )
 
 

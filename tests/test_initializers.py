@@ -281,7 +281,7 @@ def test_a_bias_that_needs_the_kernels_shape_asks_for_it():
         lambda: ContrastiveBias(pair, scale="he_normal")((16,)),
     ):
         assert "kernel_shape=(height, width, channels in) to ContrastiveBias" in refused(call)
-    for shape in ((6, 6), (6, 6, 3, 16), (0, 6, 3)):
+    for shape in ((6,), (6, 6, 3, 16), (0, 6, 3)):
         assert "kernel_shape=" in refused(
             lambda shape=shape: ContrastiveBias(pair, kernel_shape=shape)
         )
@@ -387,7 +387,7 @@ def test_arguments_that_mean_nothing_are_refused():
         assert "extra=" in refused(lambda extra=extra: ContrastiveKernel(KERNEL, extra=extra))
     zeros = ContrastiveKernel(KERNEL * 0, scale="he_normal")
     assert "zeros cannot be scaled" in refused(lambda: zeros(KERNEL.shape))
-    for kernel in (KERNEL[0], KERNEL[..., :0], KERNEL * np.inf, KERNEL.astype(str)):
+    for kernel in (KERNEL[0, 0], KERNEL[..., :0], KERNEL * np.inf, KERNEL.astype(str)):
         refused(lambda kernel=kernel: ContrastiveKernel(kernel))
 
 
@@ -527,7 +527,7 @@ def test_a_damaged_or_hostile_config_is_refused(kernel):
         {"order": [0.0, *range(1, 16)]},
         {"mean_squares": {"shape": [1], "float32": _floats(1)}},
         {"mean_squares": None},
-        {"kernel_shape": [6, 6]},
+        {"kernel_shape": [6]},
     ],
 )
 def test_a_bias_config_that_does_not_fit_together_is_refused(change):
@@ -558,3 +558,171 @@ def test_a_saved_classifier_loads_in_a_new_process_after_the_run_is_gone(run, tm
     process = Forked((), run=loads_as_expected, cwd=tmp_path, stderr=subprocess.PIPE)
     said = process.communicate()
     assert process.returncode == 0, said
+
+
+# Series, raw numbers, and depthwise kernels.
+
+SERIES = RNG.normal(size=(1, 9, 6, 16)).astype(np.float32)  # as a run of series has it
+GRAY = RNG.normal(size=(5, 5, 1, 8)).astype(np.float32)
+
+
+def answers(series, kernel, bias):
+    """A convolution without padding in float64: series (series, length, channels)."""
+    windows = np.lib.stride_tricks.sliding_window_view(series, kernel.shape[0], axis=1)
+    return np.einsum("btcl,lcf->btf", windows, kernel.astype(np.float64)) + bias
+
+
+def test_a_conv1d_starts_from_a_run_of_series_to_the_last_bit():
+    series = RNG.normal(size=(3, 30, 6)).astype(np.float32)
+    for kernel in (SERIES, SERIES[0]):
+        layer = keras.layers.Conv1D(
+            16,
+            9,
+            kernel_initializer=ContrastiveKernel((kernel, BIAS), adapt=False),
+            bias_initializer=ContrastiveBias((kernel, BIAS), kernel_shape=(9, 6)),
+        )
+        found = layer(series)
+        np.testing.assert_array_equal(layer.get_weights()[0], SERIES[0])
+        np.testing.assert_allclose(found, answers(series, SERIES[0], BIAS), atol=1e-4)
+    again = keras.layers.Conv1D.from_config(json.loads(json.dumps(layer.get_config())))
+    again.build((None, 30, 6))
+    np.testing.assert_array_equal(again.get_weights()[1], BIAS)
+
+
+def test_a_conv1d_of_another_length_or_fewer_filters_is_adapted_as_an_image_of_one_line():
+    for shape in ((12, 6, 16), (5, 6, 16), (9, 6, 7), (9, 6, 20)):
+        initializer = ContrastiveKernel(SERIES, extra="zeros")
+        wanted = numbers(initializer, (1, *shape))[0]
+        np.testing.assert_array_equal(numbers(initializer, shape), wanted)
+        assert initializer.kept(shape) == initializer.kept((1, *shape))
+    message = refused(lambda: ContrastiveKernel(SERIES, adapt=False)((12, 6, 16)))
+    assert message.startswith("the run's kernel has size 9, the layer 12.")
+    assert "size 1 cannot hold" in refused(lambda: ContrastiveKernel(SERIES)((1, 6, 16)))
+
+
+def test_a_kernel_of_images_in_a_conv1d_keeps_its_answers_to_what_is_flat():
+    kernel = numbers(ContrastiveKernel(KERNEL), (8, 3, 16))
+    wanted = KERNEL.sum(axis=(0, 1), dtype=np.float64)
+    np.testing.assert_allclose(kernel.sum(axis=0), wanted, atol=1e-3)
+    assert "size 6x6, the layer 1x8" in refused(
+        lambda: ContrastiveKernel(KERNEL, adapt=False)((8, 3, 16))
+    )
+
+
+RAW = {"shift": np.array([100.0, -5, 0, 3e3, 1, 0]), "spread": np.array([50.0, 2, 1, 700, 1e-3, 1])}
+
+
+@pytest.mark.parametrize("scale", [None, "he_normal"])
+@pytest.mark.parametrize("form", ["run", "pair"])
+def test_raw_numbers_get_the_answers_of_scaled_ones(form, scale):
+    raw = RNG.normal(size=(2, 24, 6)) * RAW["spread"] + RAW["shift"]
+    layer = SimpleNamespace(name="a", kernel=SERIES, bias=BIAS)
+    run = SimpleNamespace(layers=[layer], scaling=SimpleNamespace(dtype="float32", **RAW))
+    run, option = (run, True) if form == "run" else ((SERIES, BIAS), tuple(RAW.values()))
+    options = {"raw": option, "scale": scale}
+    kernel = numbers(ContrastiveKernel(run, **options), (9, 6, 16)).astype(np.float64)
+    bias = numbers(ContrastiveBias(run, kernel_shape=(9, 6), **options), (16,))
+    plain = [ContrastiveKernel(run, scale=scale), ContrastiveBias(run, kernel_shape=(9, 6),
+                                                                  scale=scale)]  # fmt: skip
+    wanted = answers((raw - RAW["shift"]) / RAW["spread"], numbers(plain[0], (9, 6, 16)),
+                     numbers(plain[1], (16,)))  # fmt: skip
+    np.testing.assert_allclose(answers(raw, kernel, bias), wanted, rtol=1e-4, atol=1e-2)
+    made = ContrastiveKernel(run, extra="ones", **options)
+    for each, shape in ((made, (9, 6, 20)), (ContrastiveBias(run, **(options | {"scale": None})),
+                                             (20,))):  # fmt: skip
+        again = type(each).from_config(json.loads(json.dumps(each.get_config())))
+        np.testing.assert_array_equal(numbers(again, shape), numbers(each, shape))
+    np.testing.assert_allclose(numbers(made, (9, 6, 20))[0, :, 18], 1 / RAW["spread"], rtol=1e-6)
+
+
+def test_raw_numbers_of_one_scaling_keep_their_answers_in_other_sizes_and_channels():
+    """A flat raw image of 51 (of 255) is answered as the flat scaled image of 0.2."""
+    options = {"raw": (10, 205)}
+    for shape in ((6, 6, 3, 16), (9, 9, 3, 16), (4, 4, 3, 16), (6, 6, 1, 16)):
+        kernel = numbers(ContrastiveKernel((KERNEL, BIAS), **options), shape).astype(np.float64)
+        bias = numbers(ContrastiveBias((KERNEL, BIAS), **options), (16,))
+        found = 51 * kernel.sum(axis=(0, 1, 2)) + bias
+        wanted = 0.2 * KERNEL.astype(np.float64).sum(axis=(0, 1, 2)) + BIAS
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_raw_is_refused_where_nobody_knows_the_scaling(run):
+    assert (
+        "pass a run, or raw=(shift, spread)"
+        in refused(lambda: ContrastiveKernel((KERNEL, BIAS), raw=True)).lower()
+    )
+    assert "first layer" in refused(lambda: ContrastiveKernel(run, 1, raw=True))
+    for raw in ((1,), (0, 0), (0, -1), ([1, 2], 1), ("a", 1), (np.nan, 1), 3):
+        assert "raw=" in refused(lambda raw=raw: ContrastiveKernel(KERNEL, raw=raw))
+    several = ContrastiveKernel(SERIES, raw=tuple(RAW.values()))
+    assert "scaled differently" in refused(lambda: several((9, 3, 16)))
+    assert "scaled differently" in refused(
+        lambda: ContrastiveBias((SERIES, BIAS), raw=tuple(RAW.values()), kernel_shape=(9, 3))
+    )
+
+
+@pytest.mark.parametrize("multiplier", [1, 3, 8, 10])
+def test_a_depthwise_layer_applies_the_filters_of_a_gray_run_to_each_channel(multiplier):
+    bias = RNG.normal(size=8).astype(np.float32)
+    pair, options = (GRAY, bias), {"depthwise": True, "scale": "he_normal"}
+    layer = keras.layers.DepthwiseConv2D(
+        5,
+        depth_multiplier=multiplier,
+        depthwise_initializer=ContrastiveKernel(pair, extra="zeros", **options),
+        bias_initializer=ContrastiveBias(pair, kernel_shape=(5, 5, 4), **options),
+    )
+    images = RNG.random((2, 12, 12, 4)).astype(np.float32)
+    found = np.asarray(layer(images)).reshape(2, 8, 8, 4, multiplier)
+    gray = keras.layers.Conv2D(
+        multiplier,
+        5,
+        kernel_initializer=ContrastiveKernel(pair, scale="he_normal", extra="zeros"),
+        bias_initializer=ContrastiveBias(pair, scale="he_normal", kernel_shape=(5, 5, 1)),
+    )
+    for channel in range(4) if multiplier > 1 else ():
+        wanted = gray(images[..., channel : channel + 1])
+        np.testing.assert_allclose(found[..., channel, :], wanted, atol=1e-4)
+    kernel = layer.get_weights()[0]
+    assert kernel.shape == (5, 5, 4, multiplier)
+    assert (kernel == kernel[:, :, :1]).all()
+    again = keras.layers.DepthwiseConv2D.from_config(json.loads(json.dumps(layer.get_config())))
+    again.build((None, 12, 12, 4))
+    np.testing.assert_array_equal(again.get_weights()[0], kernel)
+    np.testing.assert_array_equal(again.get_weights()[1], layer.get_weights()[1])
+
+
+@pytest.mark.parametrize("name", ["DepthwiseConv1D", "SeparableConv1D", "SeparableConv2D"])
+def test_depthwise_kernels_of_other_layers_start_from_a_gray_run(name):
+    kernel = GRAY[:1] if name.endswith("1D") else GRAY
+    options = {"depthwise_initializer": ContrastiveKernel(kernel, depthwise=True)}
+    options |= {"depth_multiplier": 8} | ({} if "Depthwise" in name else {"filters": 6})
+    layer = getattr(keras.layers, name)(kernel_size=5, **options)
+    layer.build((None, 20, 3) if name.endswith("1D") else (None, 20, 20, 3))
+    found = layer.get_weights()[0]
+    for channel in range(3):
+        wanted = kernel[0, :, 0] if name.endswith("1D") else kernel[:, :, 0]
+        np.testing.assert_array_equal(found[..., channel, :], wanted)
+
+
+def test_depthwise_refuses_filters_of_several_channels_and_says_what_to_use():
+    message = refused(lambda: ContrastiveKernel(KERNEL, depthwise=True))
+    assert message == (
+        "a depthwise kernel has filters of one channel, but the run's read 3 together. Use a run "
+        "that was learned on one channel (data.channels: 1), or this one in a Conv2D or Conv1D"
+    )
+    bias = ContrastiveBias((GRAY, BIAS[:8]), depthwise=True, kernel_shape=(5, 5, 4))
+    assert "does not have 30 biases" in refused(lambda: bias((30,)))
+    without = ContrastiveBias((GRAY, BIAS[:8]), depthwise=True)
+    assert "kernel_shape=(height, width, channels in)" in refused(lambda: without((32,)))
+    assert "neither True nor False" in refused(lambda: ContrastiveKernel(GRAY, depthwise="yes"))
+
+
+def test_configs_from_before_series_give_what_they_gave():
+    kernel, bias = ContrastiveKernel(KERNEL).get_config(), ContrastiveBias((KERNEL, BIAS))
+    for key in ("spread", "depthwise"):
+        del kernel[key]
+    older = bias.get_config()
+    del older["depthwise"]
+    found = numbers(ContrastiveKernel.from_config(kernel), KERNEL.shape)
+    np.testing.assert_array_equal(found, KERNEL)
+    np.testing.assert_array_equal(numbers(ContrastiveBias.from_config(older), (16,)), BIAS)
