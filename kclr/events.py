@@ -18,11 +18,13 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 EVERY_SECONDS = 15.0  # at least, since the last line, before one about a step
 
@@ -147,6 +149,13 @@ class Lines(Listener):
             self._printed = now
 
 
+class _Words(ProgressColumn):
+    """The words of the last event, cut off where the terminal ends: all else stays in its place."""
+
+    def render(self, task):
+        return Text(task.fields["words"], no_wrap=True, overflow="ellipsis")
+
+
 class Bars(Listener):
     """A bar for work whose steps are counted, a spinner for other work, and lines that stay."""
 
@@ -181,10 +190,10 @@ class Bars(Listener):
             TextColumn("[bold]{task.description}[/]"),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
-            TextColumn("{task.fields[words]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            _Words(),
             console=self._console,
             transient=True,
             speed_estimate_period=600,
@@ -200,7 +209,7 @@ class Bars(Listener):
     def _show(self, event):
         if self._bar:
             of = escape(event.of) if event.of else None  # None leaves it as it is
-            self._bar.update(self._task, description=of, words=escape(event.in_words()))
+            self._bar.update(self._task, description=of, words=event.in_words())
         elif line := event.line():
             self._spinner.update(escape(line))
 
