@@ -13,11 +13,17 @@ from kclr.errors import SpecError
 # Enough to know a layer's variance within a few percent; the fewest, for very large images.
 PIXELS, FEWEST_IMAGES = 2**18, 8
 
+NEEDED = {3: "(series, length, channels)", 4: "(images, height, width, channels)"}
+
+
 # Layers whose output is linear in a kernel, and the name of that kernel.
 KERNELS = {
+    "Conv1D": "kernel",
     "Conv2D": "kernel",
     "Dense": "kernel",
+    "DepthwiseConv1D": "kernel",
     "DepthwiseConv2D": "kernel",
+    "SeparableConv1D": "pointwise_kernel",
     "SeparableConv2D": "pointwise_kernel",
 }
 
@@ -43,14 +49,14 @@ def lsuv(
     are not changed and are then correct.
 
     Args:
-        model: keras.Model with one image input.
-        data: images, uint8 or float in [0, 1], (images, height, width, channels); a
-            `tf.data.Dataset` of batches of them, alone or first in a tuple; or None for photographs
-            of `data: photos`, in the model's size. Only a few are used, up to 2^18 pixels (256
-            images of 32x32) but at least 8: evenly spaced in an array, the first ones of a data
-            set.
-        layers: Keras layers to scale; None for every trainable Conv2D, Dense, DepthwiseConv2D and
-            SeparableConv2D, nested ones included.
+        model: keras.Model with one input, of images or of series.
+        data: images, uint8 or float in [0, 1], (images, height, width, channels), or series as the
+            model sees them, (series, length, channels); a `tf.data.Dataset` of batches of them,
+            alone or first in a tuple; or for images None, for photographs of `data: photos` in the
+            model's size. Only a few are used, up to 2^18 pixels (256 images of 32x32) but at least
+            8: evenly spaced in an array, the first ones of a data set.
+        layers: Keras layers to scale; None for every trainable Conv1D, Conv2D, Dense, DepthwiseConv
+            and SeparableConv, nested ones included.
         tolerance: float > 0, of the variance.
         most_iterations: int >= 0, how often a kernel is divided at most.
         orthonormal: first draw orthonormal kernels for Conv2D and Dense, as the paper does.
@@ -176,7 +182,8 @@ def few_images(model, data):
         model, data: as in `lsuv`.
 
     Returns:
-        float32 tensor (images, height, width, channels) in [0, 1]; str, what they are.
+        float32 tensor (images, height, width, channels) in [0, 1], or (series, length, channels);
+        str, what they are.
 
     Raises:
         SpecError: they are not images for this model.
@@ -185,9 +192,15 @@ def few_images(model, data):
 
     own = getattr(model, "input_shape", None)
     own = own[0] if isinstance(own, list) and len(own) == 1 else own
-    if own is not None and (not isinstance(own, tuple) or len(own) != 4):
-        raise SpecError(f"the model's input is {own}. Use a model with one image input")
+    if own is not None and (not isinstance(own, tuple) or len(own) not in (3, 4)):
+        words = f"the model's input is {own}. Use a model with one input, of images or of series"
+        raise SpecError(words)
+    series = own is not None and len(own) == 3
+    what = "series" if series else "images"
+    allowed = "floats, scaled as the model sees them" if series else "uint8, or floats in [0, 1]"
     if data is None:
+        if series:
+            raise SpecError("nothing to measure activations on. Pass data: a few series")
         if own is None:
             raise SpecError(
                 f"the input shape of {model.name} is not known. Pass data: a few images"
@@ -195,54 +208,56 @@ def few_images(model, data):
         images = _photographs(own[1] or 96, own[2] or 96, own[3] or 3)
         words = f"{len(images)} tiles of kclr's photographs"
     else:
-        images = _first_batches(data) if isinstance(data, tf.data.Dataset) else _spread(data)
-        words = f"{len(images)} of the given images"
+        read = _first_batches if isinstance(data, tf.data.Dataset) else _spread
+        images = read(data, 3 if series else 4)
+        words = f"{len(images)} of the given {what}"
     if images.dtype == np.uint8:
         images = images.astype(np.float32) / 255
     if not np.issubdtype(images.dtype, np.floating) or not np.isfinite(images).all():
-        raise SpecError(f"images are {images.dtype}, or not finite. Use uint8, or floats in [0, 1]")
-    if images.min() < -0.01 or images.max() > 1.01:
+        raise SpecError(f"{what} are {images.dtype}, or not finite. Use {allowed}")
+    if not series and (images.min() < -0.01 or images.max() > 1.01):
         span = f"{images.min():.4g} to {images.max():.4g}"
-        raise SpecError(f"image values are from {span}. Use uint8, or floats in [0, 1]")
+        raise SpecError(f"image values are from {span}. Use {allowed}")
     if own is not None and any(
         side not in (None, given) for side, given in zip(own[1:], images.shape[1:], strict=True)
     ):
-        raise SpecError(f"images are {images.shape[1:]}, but the model takes {own[1:]}")
+        raise SpecError(f"{what} are {images.shape[1:]}, but the model takes {own[1:]}")
     images = tf.convert_to_tensor(images.astype(np.float32))
     if not model.built:
         model(images[:1], training=False)
     return images, words
 
 
-def _count(height, width):
-    return max(FEWEST_IMAGES, PIXELS // (height * width))
+def _count(*sides):
+    return max(FEWEST_IMAGES, PIXELS // math.prod(sides))
 
 
-def _spread(data):
+def _spread(data, axes):
     shape = np.shape(data)
-    if len(shape) not in (3, 4) or 0 in shape:
-        raise SpecError(f"data has shape {shape}; (images, height, width, channels) is needed")
-    count = min(shape[0], _count(*shape[1:3]))
+    if len(shape) not in (axes - 1, axes) or 0 in shape:
+        raise SpecError(f"data has shape {shape}; {NEEDED[axes]} is needed")
+    count = min(shape[0], _count(*shape[1 : axes - 1]))
     chosen = np.linspace(0, shape[0] - 1, count).astype(int)
     images = np.stack([np.asarray(data[index]) for index in chosen])
-    return images[..., None] if images.ndim == 3 else images
+    return images[..., None] if images.ndim == axes - 1 else images
 
 
-def _first_batches(dataset):
+def _first_batches(dataset, axes):
     batches: list[np.ndarray] = []
     for batch in dataset:
         images = np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch)
-        if images.ndim != 4:
+        if images.ndim != axes:
             raise SpecError(
-                f"the data set returns arrays of shape {images.shape}; batches of images are "
-                "needed: (images, height, width, channels). Add .batch(128)"
+                f"the data set returns arrays of shape {images.shape}; batches are needed: "
+                f"{NEEDED[axes]}. Add .batch(128)"
             )
         batches.append(images)
-        if sum(map(len, batches)) >= _count(*images.shape[1:3]):
-            break
+        most = _count(*images.shape[1:-1])
+        if sum(map(len, batches)) >= most:
+            return np.concatenate(batches)[:most]
     if not batches:
-        raise SpecError("the data set is empty. Pass a few images")
-    return np.concatenate(batches)[: _count(*batches[0].shape[1:3])]
+        raise SpecError("the data set is empty. Pass one with a few images or series")
+    return np.concatenate(batches)
 
 
 def _photographs(height, width, channels):

@@ -27,10 +27,11 @@ __all__ = ["InitializeReport", "InitializedLayer", "initialize", "lsuv"]
 # Layers and operations that leave every channel in its place, so that the next convolution still
 # sees the maps of the last one. Every layer whose name starts with Random does too.
 KEEPING_CHANNELS = """
-Activation ActivityRegularization AlphaDropout AveragePooling2D BatchNormalization CenterCrop
-Cropping2D Dropout ELU GaussianDropout GaussianNoise GroupNormalization Identity
-LayerNormalization LeakyReLU MaxPooling2D Normalization PReLU RMSNormalization ReLU Rescaling
-Resizing SpatialDropout2D UpSampling2D ZeroPadding2D
+Activation ActivityRegularization AlphaDropout AveragePooling1D AveragePooling2D BatchNormalization
+CenterCrop Cropping1D Cropping2D Dropout ELU GaussianDropout GaussianNoise GroupNormalization
+Identity LayerNormalization LeakyReLU MaxPooling1D MaxPooling2D Normalization PReLU
+RMSNormalization ReLU Rescaling Resizing SensorJitter SpatialDropout1D SpatialDropout2D
+UpSampling1D UpSampling2D ZeroPadding1D ZeroPadding2D
 Abs Absolute Add AveragePool Celu Clip Divide Elu Gelu HardSigmoid HardSilu HardTanh LeakyRelu
 MaxPool Maximum Minimum Mish Multiply Negative Pad Relu Relu6 Selu Sigmoid Silu Softplus Softsign
 Sqrt Square Subtract Tanh TrueDivide
@@ -98,12 +99,13 @@ class InitializeReport:
 def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> InitializeReport:
     """Initialize the first convolutions of a Keras model from a run, in place.
 
-    The run's first layer is copied to the first `Conv2D` that sees the image, each further one to
-    the first `Conv2D` that sees the maps of the previous one, in the order in which the model runs
-    them. Only layers that keep the channels may be between them: activations, pools, normalisation,
-    dropout, padding. Depthwise, grouped and 1x1 convolutions are skipped (1x1 if the run's kernel
-    is larger). After one of these, a sum or a concatenation, no convolution sees what the run's
-    layer saw: the transfer ends there, and the report names the layer.
+    The run's first layer is copied to the first `Conv2D` that sees the image (`Conv1D`, where the
+    model takes series), each further one to the first that sees the maps of the previous one, in
+    the order in which the model runs them. Only layers that keep the channels may be between them:
+    activations, pools, normalisation, dropout, padding. Depthwise, grouped and 1x1 convolutions are
+    skipped (1x1 if the run's kernel is larger). After one of these, a sum or a concatenation, no
+    convolution sees what the run's layer saw: the transfer ends there, and the report names the
+    layer.
 
     Kernels are adapted as in `kclr.initializers.ContrastiveKernel`: their size, the image's
     channels, and, if the model has fewer filters, the most diverse ones are kept. A further layer
@@ -118,7 +120,8 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
     were kept, the weights above would be so small that Adam's first steps would erase them.
 
     Args:
-        model: keras.Model with one image input. Compile it afterwards.
+        model: keras.Model with one input, of images or of series, scaled as the run's network sees
+            them. Compile it afterwards.
         run: a run's directory, or what `kclr.load_run` returns: an object whose `layers` have
             `name`, `kernel` and `bias` (None for none).
         layers: how many of the run's layers to copy, or their names, from the image upwards. None
@@ -126,7 +129,7 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
         freeze: make the copied convolutions not trainable, including filters that the run does not
             have.
         scale: give layers unit variance, as above; False keeps the run's values.
-        data: a few images to measure activations on; see `lsuv`.
+        data: a few images or series to measure activations on; see `lsuv`.
 
     Returns:
         InitializeReport.
@@ -301,11 +304,11 @@ def _places(learned, calls):
 def _misfit(layer, call, first):
     """Why a run's layer cannot be copied to a layer of the model, or None if it can."""
     name, kind = call.operation.path, type(call.operation).__name__
-    if "Conv2D" not in [cls.__name__ for cls in type(call.operation).__mro__]:
+    if {"Conv1D", "Conv2D"}.isdisjoint(cls.__name__ for cls in type(call.operation).__mro__):
         return f"{name} is a {kind}"
     if call.operation.groups > 1:
         return f"{name} is a grouped convolution"
-    height, width, channels, filters = call.operation.kernel.shape
+    height, width, channels, filters = kernels.of_image(call.operation.kernel.shape)
     if height * width == 1 and layer.kernel.shape[:2] != (1, 1):
         return f"{name} is 1x1"
     if filters == 1:
@@ -316,10 +319,10 @@ def _misfit(layer, call, first):
             return f"{name} sees {channels} channels, not those of an image"
         return None
     for between in call.through:
-        maps = [each for each in between.inputs if len(each.shape) == 4]
+        maps = [each for each in between.inputs if len(each.shape) == len(call.output.shape)]
         if not _keeps(between.operation) or len(maps) != 1:
             return f"{name} comes after {between.operation.name}"
-    if channels != call.sees[0].kernel.shape[3]:
+    if channels != call.sees[0].kernel.shape[-1]:
         return f"{name} sees {channels} channels"
     return None
 
@@ -335,8 +338,9 @@ def _notes(below, call):
     if not block:
         return []
     trained = pair(block.get("pool_strides") or block["pool_size"])
-    before, after = below[1].output.shape, call.inputs[0].shape
-    pooled = round(before[1] / after[1]), round(before[2] / after[2])
+    maps = (below[1].output, call.inputs[0])
+    before, after = ((1, *each.shape[1:-1])[-2:] for each in maps)  # series have no height
+    pooled = round(before[0] / after[0]), round(before[1] / after[1])
     if trained == pooled:
         return []
     return [f"maps pooled by {by(short(*pooled))}, in the run by {by(short(*trained))}"]
@@ -356,7 +360,7 @@ def _start(convolution, layer, kept, factor):
     import keras
 
     kernel = np.asarray(layer.kernel, np.float64) * factor
-    shape = tuple(convolution.kernel.shape)
+    shape = kernels.of_image(tuple(convolution.kernel.shape))
     own, words = kernel.shape, []
     if own[:2] != shape[:2]:
         words.append(f"{own[0]}x{own[1]} → {shape[0]}x{shape[1]} resampled")
@@ -380,7 +384,7 @@ def _start(convolution, layer, kept, factor):
     elif shape[3] > own[3]:
         words.append(f"{own[3]} → {shape[3]}, the new ones as they were")
     start = np.array(keras.ops.convert_to_numpy(convolution.kernel))
-    start[..., : filters.size] = fitted[..., filters]
+    start[..., : filters.size] = fitted[..., filters].reshape(*start.shape[:-1], filters.size)
     convolution.kernel.assign(start)
     if layer.bias is not None and convolution.use_bias:
         bias = np.array(keras.ops.convert_to_numpy(convolution.bias))

@@ -419,7 +419,7 @@ def test_a_model_without_a_first_convolution_is_refused():
     assert "is 1x1" in refused(lambda: initialize(pointwise, FIRST))
     image, vector = keras.Input((8, 8, 3)), keras.Input((3,))
     two = keras.Model([image, vector], keras.layers.Flatten()(image))
-    assert "one image input" in refused(lambda: initialize(two, FIRST))
+    assert "one input, of images" in refused(lambda: initialize(two, FIRST))
     features = keras.Sequential([keras.Input((8, 8, 64)), keras.layers.Conv2D(16, 3)])
     assert "64 channels" in refused(lambda: initialize(features, FIRST))
 
@@ -684,7 +684,7 @@ def test_lsuv_scales_only_the_layers_that_it_is_given():
     assert changed == [False, False, True, False, False, False]
     assert [each.layer for each in scaled] == [model.layers[2]]
     message = refused(lambda: lsuv(model, IMAGES, [model.layers[1]]))
-    assert "is not one of Conv2D, Dense" in message
+    assert "is not one of Conv1D, Conv2D, Dense" in message
 
 
 def test_lsuv_stops_after_the_most_iterations():
@@ -723,3 +723,69 @@ def test_maps_that_are_pooled_otherwise_on_either_side_are_noted(pool, size, not
     layer = SimpleNamespace(block={"pool_size": pool, "pool_strides": pool})
     below = layer, SimpleNamespace(output=np.zeros((1, 8, 8, 3)))
     assert starting._notes(below, SimpleNamespace(inputs=[np.zeros((1, *size, 3))])) == noted
+
+
+STROKES = run_layer("strokes", 1, 9, 6, 16)
+GAITS = run_layer("gaits", 1, 5, 16, 24)
+STROKES.block = GAITS.block = {"pool_size": [1, 2], "pool_strides": [1, 2]}
+OF_SERIES = SimpleNamespace(layers=[STROKES, GAITS])
+SERIES = 3 * RNG.normal(size=(40, 64, 6)).astype(np.float32)
+
+
+def of_series(*filters, sizes=(9, 5), channels=6, pool=2):
+    layers = [keras.Input((64, channels))]
+    for count, size in zip(filters, sizes, strict=False):
+        layers += [
+            keras.layers.Conv1D(count, size),
+            keras.layers.MaxPooling1D(pool),
+            keras.layers.ReLU(),
+        ]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(4)]
+    return keras.Sequential(layers, name="of_series")
+
+
+def test_a_model_of_series_answers_as_the_runs_own():
+    model = of_series(16, 24)
+    report = initialize(model, OF_SERIES, scale=False, data=SERIES)
+    first, second = (each for each in model.layers if isinstance(each, keras.layers.Conv1D))
+    np.testing.assert_array_equal(first.kernel, STROKES.kernel[0])
+    maps = convolved(SERIES[:, None], STROKES.kernel, STROKES.bias)[:, 0]
+    np.testing.assert_allclose(output_of(model, first, SERIES), maps, atol=1e-4)
+    maps = np.maximum(maps[:, :56].reshape(40, 28, 2, 16).max(axis=2), 0)
+    maps = convolved(maps[:, None], GAITS.kernel, GAITS.bias)[:, 0]
+    np.testing.assert_allclose(output_of(model, second, SERIES), maps, atol=1e-4)
+    assert [row.adaptation for row in report.rows] == ["as learned", "as learned"]
+    assert report.data == "40 of the given series"
+
+
+def test_a_smaller_model_of_series_is_adapted_and_has_unit_variance():
+    model = of_series(7, 12, sizes=(12, 3))
+    report = initialize(model, OF_SERIES, data=tf.data.Dataset.from_tensor_slices(SERIES).batch(8))
+    first, second, *_ = report.rows
+    assert "1x9 → 1x12 resampled; 16 → 7 most diverse" in first.adaptation
+    assert "reads the 7 kept of 16 maps" in second.adaptation
+    assert [row.std_after for row in report.rows] == pytest.approx([1, 1, 1], abs=0.05)
+    learned = np.asarray(ContrastiveKernel(STROKES.kernel)((12, 6, 7)))
+    kernel = np.asarray(model.layers[0].kernel)
+    np.testing.assert_allclose(kernel / learned, (kernel / learned).flat[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (None, "Pass data: a few series"),
+        (SERIES[:, :32], "series are (32, 6), but the model takes (64, 6)"),
+        (SERIES * np.nan, "not finite. Use floats, scaled as the model sees them"),
+        (SERIES[0, 0], "(series, length, channels) is needed"),
+        (tf.data.Dataset.from_tensor_slices(SERIES), "Add .batch(128)"),
+    ],
+)
+def test_data_that_are_no_series_for_the_model_are_refused(data, words):
+    assert words in refused(lambda: initialize(of_series(8), OF_SERIES, data=data))
+
+
+def test_series_in_a_model_of_other_channels_or_pools_are_said():
+    model = of_series(16, 24, channels=2, pool=4)
+    report = initialize(model, OF_SERIES, data=SERIES[..., :2])
+    assert "6 → 2 channels" in report.rows[0].adaptation
+    assert "maps pooled by 1x4, in the run by 1x2" in report.rows[1].adaptation
