@@ -21,15 +21,17 @@ import tensorflow as tf
 
 from kclr.errors import RunError, SpecError
 from kclr.keras_backend import dtype_policy
-from kclr.layers import smallest_image, stacked
+from kclr.layers import ContrastiveConvBlock, smallest_image, stacked
 from kclr.pooling import MapPooling, Pooling, hyphened
 from kclr.runs.directories import SAVED_MODEL, check_ours, sharing
 from kclr.runs.paths import as_path, atomic
 from kclr.runs.run import Run
-from kclr.spec.values import axes, pair, short
+from kclr.scaling import Scaling
+from kclr.spec.values import axes, grid_of_series, pair, short
 
 # What the SavedModel's functions take as it is; numpy turns images / 255 into float64.
 IMAGE_DTYPES = ("float32", "uint8", "float16", "bfloat16", "float64")
+RAW_DTYPES = (*IMAGE_DTYPES, "uint16", "int16")  # those of a run of other numbers
 
 
 def stack_model(run_or_layers, layers=None) -> keras.Model:
@@ -40,9 +42,12 @@ def stack_model(run_or_layers, layers=None) -> keras.Model:
         layers: int, only that many, from the image upwards; all by default.
 
     Returns:
-        Functional model from float images (batch, height, width, channels) in [0, 1], of any size
-        from `smallest_image(model)` on, to the top layer's map. It is float32 whatever Keras'
-        dtype policy is. `model.get_layer("conv1").output` is the map of a layer below.
+        Functional model from images (batch, height, width, channels), of any size from
+        `smallest_image(model)` on, to the top layer's map. It is float32 whatever Keras' dtype
+        policy is. `model.get_layer("conv1").output` is the map of a layer below. Of a run of 8-bit
+        pictures it takes floats in [0, 1]; of other runs raw numbers, as the run has seen them,
+        which its first layer scales. Of a run of series it takes (batch, length, channels), and
+        returns (batch, length, filters).
 
     Raises:
         SpecError: there are fewer layers.
@@ -60,8 +65,10 @@ def stack_model(run_or_layers, layers=None) -> keras.Model:
                 f"filters on {below} channels. Train the layer again, or restore its files."
             )
         below = filters
+    facts = found[0].facts if hasattr(found[0], "facts") else {}
+    scaling = Scaling(**facts["scaling"]) if facts.get("scaling") else None
     with dtype_policy("float32"):
-        return stacked(found, channels)
+        return stacked(found, channels, scaling=scaling, series=bool(facts.get("series")))
 
 
 def _number_of_layers(found, layers):
@@ -81,13 +88,15 @@ def write_keras(model, path):
         model.save(temporary)
 
 
-def write_saved_model(model, path, pooling: Pooling | None = None):
+def write_saved_model(model, path, pooling: Pooling | None = None, scaling=None):
     """Write a SavedModel that TensorFlow runs without kclr.
 
     The result of `tf.saved_model.load(path)`, which must be kept alive, has these functions, for
     one or more images of any size from `smallest_image(model)` on: uint8 in 0..255, or float32,
     float64, float16 or bfloat16 in [0, 1]. They always compute in float32, and refuse other dtypes
-    and channels (ValueError) and smaller images (ValueError or InvalidArgumentError).
+    and channels (ValueError) and smaller images (ValueError or InvalidArgumentError). If the run
+    has learned from other numbers than 8-bit ones, they take these raw numbers in any of these
+    dtypes, uint16 or int16, and there is a signature for the run's own dtype instead of uint8.
 
     - `features(images)`, also as `serve`: float32 (batch, height, width, filters), the map.
     - `embed(images)`: float32 (batch, length), the pooled map (see `kclr.pooling.Pooling`), or
@@ -105,34 +114,42 @@ def write_saved_model(model, path, pooling: Pooling | None = None):
         model: from `stack_model`.
         path: of the directory.
         pooling: what `embed` returns; by default the mean of each cell of a 2x2 grid.
+        scaling: of the run, as `run.scaling`; needed if it is not that of 8-bit pictures.
 
     Raises:
         RunError: `path` is a directory that kclr did not write, or it cannot be written.
     """
     check_ours(path, SAVED_MODEL)
     smallest, channels = smallest_image(model), model.input_shape[-1]
+    series = len(model.input_shape) == 3
+    smallest_sides = smallest[1:] if series else smallest
+    raw = any(layer.name == "kclr_scaling" for layer in model.layers)
+    own_dtype = scaling.dtype if scaling is not None else "uint8"
+    dtypes = RAW_DTYPES if raw else IMAGE_DTYPES
 
     pooling = pooling or Pooling()
     both = _with_embeddings(model, pooling)
 
     def traced(output):
         part = keras.Model(both.input, both.output[output])
-        spec = [_image_spec(channels)]
+        spec = [_image_spec(model)]
         return tf.function(lambda image: part(image, training=False), spec, autograph=False)
 
     maps, vectors = traced("features"), traced("embeddings")  # once for all dtypes
 
     def in_float32(image):
-        size = tf.shape(image)[1:3]
+        size = tf.shape(image)[1:-1]
         words = (
             f"images must be at least {smallest[0]} x {smallest[1]} px (height x width); these are"
         )
+        if series:
+            words = f"series must have at least {smallest[1]} samples; these have"
         # TensorFlow convolves before it checks unless told; an empty map can crash its process.
         with tf.control_dependencies(
-            [tf.debugging.Assert(tf.reduce_all(size >= smallest), [words, size])]
+            [tf.debugging.Assert(tf.reduce_all(size >= smallest_sides), [words, size])]
         ):
             image = tf.identity(image)
-        if image.dtype == tf.uint8:
+        if image.dtype == tf.uint8 and not raw:
             # TensorFlow would turn a division by 255 into a product, which rounds twice.
             image = tf.gather([value / 255 for value in range(256)], tf.cast(image, tf.int32))
         return tf.cast(image, tf.float32)
@@ -149,15 +166,15 @@ def write_saved_model(model, path, pooling: Pooling | None = None):
     module.embed = tf.function(embed, autograph=False)
     signatures = {}
     for function, output in ((module.features, "features"), (module.embed, "embeddings")):
-        for dtype in IMAGE_DTYPES:
-            function.get_concrete_function(_image_spec(channels, dtype=dtype))
+        for dtype in dtypes:
+            function.get_concrete_function(_image_spec(model, dtype=dtype))
         name = function.python_function.__name__
-        for dtype, signature in (("float32", name), ("uint8", f"{name}_uint8")):
-            signatures[signature] = _signature(function, output, _image_spec(channels, dtype=dtype))
+        for dtype, signature in (("float32", name), (own_dtype, f"{name}_{own_dtype}")):
+            signatures[signature] = _signature(function, output, _image_spec(model, dtype=dtype))
     signatures["serving_default"] = signatures["features"]
     facts = {
         "format": 1,
-        "layers": [layer.name for layer in model.layers[1:]],
+        "layers": [layer.name for layer in model.layers if isinstance(layer, ContrastiveConvBlock)],
         "channels": channels,
         "smallest_image": smallest,
         "filters": model.output_shape[-1],
@@ -165,6 +182,8 @@ def write_saved_model(model, path, pooling: Pooling | None = None):
         "all_layers": pooling.all_layers,
         "power": pooling.power,
         **({"grid_size": pooling.grid} if pooling.pool == "grid" else {}),
+        **({"scaling": scaling.as_dict()} if raw else {}),
+        **({"series": True} if series else {}),
     }
     with _writing(path) as temporary:
         tf.saved_model.save(module, temporary, signatures=signatures)
@@ -173,9 +192,10 @@ def write_saved_model(model, path, pooling: Pooling | None = None):
         (temporary / "assets.extra" / "kclr.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def _image_spec(channels, size=None, dtype="float32"):
-    height, width = (None, None) if size is None else pair(size)
-    return tf.TensorSpec((None, height, width, channels), dtype, name="image")
+def _image_spec(model, size=None, dtype="float32"):
+    sides = [None, None] if size is None else [*pair(size)]
+    sides = sides[4 - len(model.input_shape) :]  # a series has no height
+    return tf.TensorSpec((None, *sides, model.input_shape[-1]), dtype, name="image")
 
 
 def _signature(function, output, spec):
@@ -215,7 +235,7 @@ def write_onnx(model, path, pooling: Pooling | None = None):
             str(temporary),
             format="onnx",
             verbose=False,
-            input_signature=[_image_spec(model.input_shape[-1])],
+            input_signature=[_image_spec(model)],
         )
 
 
@@ -237,7 +257,7 @@ def write_litert(model, path, size, pooling: Pooling | None = None):
     module.weights = [weight.value for weight in model.weights]
     module.serve = tf.function(
         lambda image: both(image, training=False),
-        input_signature=[_image_spec(model.input_shape[-1], size)],
+        input_signature=[_image_spec(model, size)],
         autograph=False,
     )
     with _writing(path) as temporary:
@@ -258,6 +278,8 @@ def _with_embeddings(model, pooling):
 
 
 def _check_litert_size(model, size):
+    if len(model.input_shape) == 3:
+        size = (1, pair(size)[1])
     for where, side, least in axes(short(*pair(size)), short(*smallest_image(model))):
         if side < least:
             raise SpecError(
@@ -328,13 +350,16 @@ def export_run(
         RunError: `out` holds files of a finished run, another process exports to it, or something
             could not be read or written.
     """
-    pooling = Pooling(grid_size, power, all_layers, pool=pool, grid_argument="grid_size")
     trained = run.layers
     trained = trained[: _number_of_layers(trained, layers)]
+    shown = grid_size
+    if run.series:
+        grid_size = grid_of_series(grid_size, len(trained) if all_layers else 1)
+    pooling = Pooling(grid_size, power, all_layers, pool=pool, grid_argument="grid_size")
     powers = {own for _, own in pooling.of_stack(len(trained))}
     if out is None:
         name = f"{trained[-1].directory.name}-{pool}"
-        name += hyphened(grid_size) if pool == "grid" else ""
+        name += hyphened(shown) if pool == "grid" else ""
         name += "-all-layers" * all_layers
         name += f"-power{hyphened(power)}" if powers != {1} else ""
         out = run.path / "exports" / name
@@ -352,7 +377,7 @@ def export_run(
             if path.name == "model.keras":
                 write_keras(model, path)
             elif path.name == "saved_model":
-                write_saved_model(model, path, pooling)
+                write_saved_model(model, path, pooling, run.scaling)
             elif path.name == "model.onnx":
                 write_onnx(model, path, pooling)
             else:

@@ -14,6 +14,7 @@ from kclr.keras_backend import compiles
 from kclr.layers import SharedPatches
 from kclr.losses import ContrastiveLoss, ObjectiveState, share_of_replica
 from kclr.pooling import pool_maps
+from kclr.scaling import Scaling
 from kclr.spec.values import pair
 
 
@@ -74,9 +75,11 @@ class TripletModel(keras.Model):
         augment: Keras layer or None, applied in training to patches with values in [0, 1]; needs
             patches, not crops, as input.
         augment_anchor: bool, whether the first patch of a crop is augmented too.
+        scaling: `kclr.scaling.Scaling` (or its plain values) of the images' numbers, such as a
+            generator's `scaling`. By default whole numbers are taken as 0 to 255 and scaled to [0,
+            1], and other types are used as they are.
 
-    Input of fit and evaluate: a `PatchTripletGenerator`, or a data set or arrays. Whole numbers are
-    taken as 0 to 255 and scaled to [0, 1]; other types are used as they are.
+    Input of fit and evaluate: a `PatchTripletGenerator`, or a data set or arrays.
         - `(patches, images)`: (crops, patches, height, width, channels), and int (crops,);
         - `(crops, images)`: (crops, height, width, channels), where the encoder makes the patches;
         - `(anchor, positive, negative)`: three times (triplets, height, width, channels). With
@@ -103,6 +106,7 @@ class TripletModel(keras.Model):
         head=None,
         augment=None,
         augment_anchor=True,
+        scaling=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -111,6 +115,7 @@ class TripletModel(keras.Model):
         self.encoder, self.embedding, self.head = encoder, embedding, head
         self.grid_size = grid_size
         self.augment, self.augment_anchor = augment, augment_anchor
+        self.scaling = Scaling(**scaling) if isinstance(scaling, dict) else scaling
         self.objective_state = ObjectiveState()
         self._statistics: Mapping[str, keras.metrics.Mean] = types.MappingProxyType({})
         self._predicted_rank = None
@@ -235,7 +240,9 @@ class TripletModel(keras.Model):
         if isinstance(inputs, (tuple, list)):
             inputs = ops.stack(inputs, axis=1)
         inputs = ops.convert_to_tensor(inputs)
-        if not keras.backend.is_float_dtype(inputs.dtype):
+        if self.scaling is not None and not self.scaling.usual:
+            inputs = self.scaling(inputs, self.compute_dtype)
+        elif not keras.backend.is_float_dtype(inputs.dtype):
             inputs = ops.cast(inputs, self.compute_dtype) / 255
         lead: tuple = (-1,)
         if len(inputs.shape) == 5:
@@ -337,6 +344,7 @@ class TripletModel(keras.Model):
             "head": packed(self.head),
             "augment": packed(self.augment),
             "augment_anchor": self.augment_anchor,
+            "scaling": self.scaling and self.scaling.as_dict(),
         }
 
     @classmethod

@@ -83,10 +83,11 @@ class Pooling:
 
     def maps(self, model) -> keras.Model:
         """The model that gives the maps to pool: those of all blocks of a stack, or its output."""
-        if not self.all_layers:
+        if not self.all_layers and len(model.output_shape) == 4:
             return model
         blocks = [layer.output for layer in model.layers if isinstance(layer, ContrastiveConvBlock)]
-        return keras.Model(model.input, blocks)
+        # That of a series is an image of height 1.
+        return keras.Model(model.input, blocks if self.all_layers else blocks[-1])
 
     def lengths(self, filters: Sequence[int]) -> list[int]:
         """How many numbers each of some maps with so many filters makes; not for "flatten"."""

@@ -104,7 +104,8 @@ def train(
         probe: of the spec's section `probe`, if its labelled images have already been read.
         bare: train the layers without pictures, exports and summary.
         images: instead of the spec's `data`, anything that `kclr.PatchTripletGenerator` takes: an
-            array of (count, height, width, channels), a list of images, a tf.data.Dataset, ...
+            array of (count, height, width, channels), a list of images, a tf.data.Dataset, ...;
+            series as `kclr.data.sources.as_images(array, series=True)`.
         verbose: whether to print progress: True, False, or "auto": on a terminal and in a notebook.
         callbacks: function that returns Keras callbacks for the training of a layer: see
             `kclr.training.fit.train_layers`. It is called for each, of the chief.
@@ -117,12 +118,17 @@ def train(
         SpecError: the images or Keras do not fit the spec, or `out` was trained differently.
         RunError: `out` cannot be used, or the training failed.
     """
+    given = None if images is None else as_source(images)
     if not isinstance(spec, Spec):
-        written, spec = spec, load_spec(spec)
+        # Sizes are those of series where these are given.
+        written, spec = (
+            spec,
+            load_spec(spec, ["data=series:given"] if given and given.series else ()),
+        )
         if not isinstance(written, Mapping):
             name, text = os.fspath(written), text or Path(written).read_text(encoding="utf-8-sig")
-    if images is not None:
-        spec = spec.model_copy(update={"data": as_source(images)})
+    if given is not None:
+        spec = spec.model_copy(update={"data": given})
     if listener is None:
         with watched(verbose) as listener:
             return train(
@@ -139,6 +145,10 @@ def train(
     if findings:
         raise refusal(name, findings)
     opened = {source: as_images(source) for source in spec.sources()}
+    base = opened[spec.stack[0].data or spec.data]
+    for other in opened.values():
+        if other is not base:
+            other.use_scaling(base.scaling())  # upper layers see what the first one gives
     _check_augmentations(spec, opened, name)
     if tf.config.list_physical_devices("GPU"):
         # On a CPU the operations that are used here are deterministic as they are.
@@ -147,7 +157,8 @@ def train(
         if not cluster.chief:
             _follow(spec, opened, cluster)
             return Run(out)
-        probe = probe or (StackProbe(spec.probe) if spec.probe else None)
+        if spec.probe and not probe:
+            probe = StackProbe(spec.probe, scaling=base.scaling())
         return _lead(
             spec, out, text, resume, overwrite, listener, opened, cluster, probe, bare, callbacks
         )
@@ -173,7 +184,9 @@ def _lead(spec, out, text, resume, overwrite, listener, opened, cluster, probe, 
             learned = _found(run, spec, first, top, images, made, cluster, recorder, told)
             for index, found in enumerate(learned, start=first):
                 layer, rows_of = spec.stack[index], spec.stack[top].name
-                with _writing_layer(run, index, layer, found, made[index], rows_of) as trained:
+                with _writing_layer(
+                    run, index, layer, found, made[index], rows_of, images
+                ) as trained:
                     if not bare:
                         sizes = layer_geometry(spec.stack, index)
                         _draw(trained, run.layers[:index], sizes, images, spec.seed)
@@ -404,7 +417,7 @@ class _Recorder(Listener):
 
 @contextlib.contextmanager
 def _writing_layer(
-    run, index, layer, learned: Learned, made: Made, rows_of
+    run, index, layer, learned: Learned, made: Made, rows_of, images
 ) -> Iterator[TrainedLayer]:
     """Write a finished layer, and what the block adds to it: all of it, or nothing.
 
@@ -416,6 +429,10 @@ def _writing_layer(
         digests = write_arrays(temporary, learned.kernel, learned.bias)
         facts = {"name": layer.name, "block": layer.block.arguments(), "key": made.key}
         facts |= {**learned.facts, "sha256": digests, "made_of": made.facts}
+        if not images.scaling().usual:
+            facts["scaling"] = images.scaling().as_dict()
+        if images.series:
+            facts["series"] = True
         if rows:
             columns = list(dict.fromkeys(key for row in rows for key in row))
             with (temporary / "history.csv").open("w", newline="") as file:
@@ -447,7 +464,7 @@ def _draw(trained, below, sizes: LayerGeometry, images, seed):
     batches = generator.views().take(-(-sampled.MANY // generator.batch_size))
     shown = order[:MOST_MOSAICS]
     pairs = (
-        (patches[:, 0].numpy(), encode.predict_on_batch(tf.cast(patches[:, 0], "float32") / 255))
+        (patches[:, 0].numpy(), encode.predict_on_batch(generator.scaling(patches[:, 0])))
         for patches, _ in batches
     )
     patches, responses = top_patches(pairs, jump=sizes.jump, start=0, size=size, filters=shown)

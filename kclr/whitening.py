@@ -147,7 +147,7 @@ def input_windows(below, block, shape, images, random, count, tell=None):
     done = 0
     try:
         for crops, _ in patches.crops().take(-(-count // _BATCH)):
-            maps = crops.numpy()[:, : size[0], : size[1]].astype(np.float32) / 255
+            maps = patches.scaling(crops.numpy()[:, : size[0], : size[1]])
             maps = encode.predict_on_batch(maps) if encode else maps
             kept = min(len(maps), count - done)
             windows[done : done + kept] = maps[:kept, :height, :width]

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "kclr"
 ORDER = (
     ("errors",),
     ("version",),
+    ("scaling",),
     ("keras_backend",),
     ("events",),
     ("spec",),

@@ -2,11 +2,11 @@
 
 import os
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from kclr.data.pixels import UnreadableError, to_channels
+from kclr.data.pixels import UnreadableError, between, kept_dtype
 from kclr.data.sources import Images, Source
 from kclr.errors import SpecError
 
@@ -37,23 +37,31 @@ class Arrays(Source):
     def _open_arrays(self):
         import numpy as np
 
-        images = _listed(self.images)
+        images = self._listed()
         if len(images) == 0:
             shape = f" (of shape {images.shape})" if isinstance(images, np.ndarray) else ""
             raise SpecError(f"there are no images: the {type(images).__name__}{shape} is empty.")
         if isinstance(images, np.ndarray):
             _check_numbers(images.dtype, "an array")
             _check_axes(images.shape)
+            dtypes, shapes = {images.dtype}, {images.shape[1:]}
         else:
             images = [_image(number, image) for number, image in enumerate(images)]
-        channels = {self._channels(image.shape) for image in images}
-        _check(images[0], self.range)
+            dtypes, shapes = ({getattr(one, key) for one in images} for key in ("dtype", "shape"))
+        channels = {self._channels(shape) for shape in shapes}
+        own = max(channels) if channels <= {1, 3} else self._channels(images[0].shape)
 
         def records(start):
             for number in range(start, len(images)):
                 yield f"image {number}", lambda number=number: images[number]
 
-        return self._images(records, len(images), max(channels))
+        made = self._images(records, len(images), own, dtype=kept_dtype(*dtypes), alpha=self.alpha)
+        _check(images[:1], made)
+        return made
+
+    def _listed(self):
+        """The images as an array (count, height, width, ...) or a list of such images."""
+        return _listed(self.images)
 
     def _open_dataset(self):
         import tensorflow as tf
@@ -76,8 +84,11 @@ class Arrays(Source):
         if rank == 3 and last is None:
             for element in dataset.take(1):
                 last = _image_of(element).shape[-1]
-        # (batch, height, width) looks like (height, width, channels): only the last axis tells.
-        batched = rank == 4 or (rank == 3 and last not in (1, 2, 3, 4))
+        # (batch, height, width) looks like (height, width, channels): a batch has no size of its
+        # own, or there are fewer channels than pixels on either side.
+        sides = [*spec.shape[:2]] if rank == 3 else []
+        image = last in (1, 2, 3, 4) or (None not in sides and last < min(sides, default=0))
+        batched = rank == 4 or (rank == 3 and not image)
 
         def pictures():
             for element in dataset:
@@ -92,34 +103,67 @@ class Arrays(Source):
         head = list(islice(pictures(), 16))
         if not head:
             raise SpecError("the data set is empty.")
-        for value in head:
-            _check(value, self.range)
         count = int(size) if size > 0 and not batched else None
         if size == tf.data.INFINITE_CARDINALITY:
             count = self.limit
-        return self._images(records, count, self._channels(head[0].shape))
+        dtype = kept_dtype(spec.dtype.as_numpy_dtype)
+        channels = self._channels(head[0].shape)
+        made = self._images(records, count, channels, dtype=dtype, alpha=self.alpha)
+        _check(head, made)
+        return made
 
     def _channels(self, shape):
-        """1 or 3, for an image of this shape."""
+        """The channels of an image of this shape."""
         if len(shape) not in (2, 3):
             raise SpecError(
                 f"an image of shape {shape}: expected (height, width, channels) or (height, width)."
             )
-        last = shape[-1] if len(shape) == 3 else 1
-        if last not in (1, 2, 3, 4):
-            first = " They are on the first axis: use np.moveaxis(image, 0, -1) for each."
+        if len(shape) == 2:
+            return 1
+        if _channels_first(shape):
             raise SpecError(
-                f"images with {last} channels: expected 1 or 3, as the last axis of (height, "
-                f"width, channels).{first if shape[0] in (1, 3) else ''}"
+                f"images of shape {shape}: expected (height, width, channels). If the channels are "
+                "on the first axis, use np.moveaxis(image, 0, -1) for each."
             )
-        if last in (2, 4) and not self.alpha:
-            raise SpecError(
-                f"images with {last} channels: expected 1 or 3. Use "
-                f"{'gray ones, images[..., :1]' if last == 2 else 'three, as images[..., :3]'}; "
-                "or, if the last one is transparency, use kclr.data.sources.as_images(images, "
-                "alpha=True), which composites them on white."
-            )
-        return 1 if last in (1, 2) else 3
+        return shape[-1] - (self.alpha and shape[-1] in (2, 4))
+
+
+def _channels_first(shape):
+    """Whether an image looks like one of (channels, height, width)."""
+    return shape[0] in (1, 3) and shape[1] == shape[2] and shape[2] > 4
+
+
+class SeriesArrays(Arrays):
+    """Series in a Python program's memory: (series, length), (series, length, channels), or a list
+    of (length,) or (length, channels)."""
+
+    series: ClassVar[bool] = True
+
+    def _listed(self):
+        import numpy as np
+
+        found = _listed(self.images)
+        if isinstance(found, np.ndarray):
+            if found.ndim not in (2, 3):
+                raise SpecError(
+                    f"an array of shape {found.shape}: expected (series, length, channels) or "
+                    "(series, length)."
+                )
+            return found.reshape(len(found), 1, found.shape[1], -1)
+        series = [np.asarray(one) for one in found]
+        for number, one in enumerate(series):
+            if one.ndim not in (1, 2):
+                raise SpecError(
+                    f"series {number} of the list has the shape {one.shape}: expected (length, "
+                    "channels) or (length,)."
+                )
+        return [one.reshape(1, len(one), -1) for one in series]
+
+    def _open_dataset(self):
+        raise SpecError(
+            "series cannot be read from a tf.data.Dataset. Use an array of (series, length, "
+            "channels), or a list of such series."
+        )
 
 
 def _listed(images):
@@ -168,7 +212,7 @@ def _check_axes(shape):
             f" For one image of {shape[0]}x{shape[1]} px use images[None]; for {shape[0]} gray "
             f"images of {shape[1]}x{shape[2]} px use images[..., None]"
         )
-    elif len(shape) == 4 and shape[1] in (1, 3) and shape[-1] not in (1, 2, 3, 4):
+    elif len(shape) == 4 and _channels_first(shape[1:]):
         cure = " If the channels are on the second axis, use np.moveaxis(images, 1, -1)"
     elif len(shape) in (3, 4):
         return
@@ -223,8 +267,8 @@ def _check_numbers(dtype, where):
         else ""
     )
     raise SpecError(
-        f"{where} holds {kinds.get(dtype.kind, str(dtype))} instead of image values (uint8, or "
-        f"floats between 0 and 1).{cure}"
+        f"{where} holds {kinds.get(dtype.kind, str(dtype))} instead of numbers, such as uint8, "
+        f"uint16 or float32.{cure}"
     )
 
 
@@ -237,27 +281,26 @@ def _image_of(element):
     return element
 
 
-def _check(image, limits):
-    """Refuse images whose values are all wrong for the same reason."""
+def _check(images, made):
+    """Refuse images whose first ones are all wrong for the same reason.
+
+    Args:
+        images: arrays.
+        made: `Images` of them.
+    """
     import numpy as np
 
-    try:
-        to_channels(image, 3, limits)
-    except UnreadableError as error:
-        image = np.asarray(image)
-        low, high = (float(image.min()), float(image.max())) if image.size else (0.0, 0.0)
-        cure = "Use uint8, or floats between 0 and 1"
-        if image.dtype.kind == "f" and low >= 0 and 1 < high <= 255:
-            cure += ": images / 255"
-        elif -1 <= low < 0 and high <= 1:
-            cure += ": (images + 1) / 2"
-        elif np.isnan(low + high):
-            cure += ": images[~np.isnan(images).any((1, 2, 3))] drops those that contain NaN"
-        elif low < high:
-            cure += ": (images - images.min()) / (images.max() - images.min())"
-        if low < high:
-            cure += f"; or set the values of black and white: range=({low:g}, {high:g})"
-        raise SpecError(f"the first images: {error}. {cure}.") from None
+    if made.scaled_by != "unit" or made.dtype[:5] != "float":
+        return
+    for image in map(np.asarray, images):
+        try:
+            between(image, 0, 1)
+        except UnreadableError as error:
+            low, high = float(np.nanmin(image)), float(np.nanmax(image))
+            raise SpecError(
+                f"the first images: {error}. Use scale='standard', or say which values become 0 "
+                f"and 1: scale=({low:g}, {high:g})."
+            ) from None
 
 
 def _describe(value):

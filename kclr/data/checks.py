@@ -1,22 +1,13 @@
 """Whether a spec's images exist and are large enough for its layers, without TensorFlow."""
 
-import re
-
-from kclr.data.class_folders import layout
-from kclr.data.source_tfds import LabelledTfds
+from kclr.data.labels import labels_problem
 from kclr.data.sources import source as named_source
-from kclr.data.sources import split_source
-from kclr.errors import Finding, SpecError
+from kclr.errors import Finding
 from kclr.spec.checks import augmentation_findings, image_findings, least_image, whitening_findings
 from kclr.spec.findings import Draft, read_draft
 from kclr.spec.geometry import output_size
-from kclr.spec.registry import parts
 from kclr.spec.schema import Spec
 from kclr.spec.values import Size
-from kclr.spec.wording import nearest, shown
-
-LABELLED = ("tfds", "folder", "digits")
-DIGITS = (32, 32, 1)
 
 
 def load_checked(path, overrides=()) -> Spec:
@@ -107,32 +98,17 @@ def labelled_findings(name: str, path: tuple) -> list[Finding]:
         name: what was written.
         path: where.
     """
-    scheme = split_source(name)[0]
-    if scheme not in LABELLED:
-        forms = ["tfds:NAME", "folder:PATH", "digits"]
-        close = nearest(scheme, LABELLED, forms)
-        unknown = scheme not in parts("source")
-        if unknown and "mean" not in close and re.fullmatch(r"[\w.-]{1,60}", name):
-            close = f" Did you mean tfds:{name}, or the folder folder:{name}?{close}"
-        words = f"{shown(name)} is not a labelled data set.{close}"
-        return [Finding(path, words)]
-    problem = None
-    if scheme != "digits":
+    problem = labels_problem(name)
+    if not problem:
         source = named_source(name)
-        source = LabelledTfds(name=source.name) if scheme == "tfds" else source
-        problem = source.problem()
-    if scheme == "folder" and not problem:
-        try:
-            layout(split_source(name)[1]["path"])
-        except SpecError as error:
-            problem = str(error)
+        problem = source.problem() or source.labels_problem()
     return [Finding(path, problem)] if problem else []
 
 
 def _too_small(spec):
     """Images of the probe that are too small for the layers."""
     name = spec.probe.data
-    shape = DIGITS if name == "digits" else named_source(name).image_shape()
+    shape = named_source(name).image_shape()
     if shape is None:
         return []
     size: Size = shape[:2]

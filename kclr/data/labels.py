@@ -1,25 +1,23 @@
 """Labelled images for evaluating filters, each with a training and a test split.
 
-Names are those of specs: `tfds:NAME`, `folder:PATH` with a folder for each class, and `digits`,
-scikit-learn's handwritten digits, which need no download.
+Names are those of sources whose class has a method `labelled`: `tfds:NAME`, `folder:PATH` with a
+folder for each class, `digits`, ...
 """
 
-import difflib
-import warnings
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kclr.data.class_folders import layout
-from kclr.data.pixels import to_channels
-from kclr.data.source_tfds import LabelledTfds, _read
-from kclr.data.sources import Images, split_source
+from kclr.data.sources import Images, Source, source, split_source
 from kclr.errors import RunError, SpecError
+from kclr.scaling import EIGHT_BITS, Scaling, fixed, matching
+from kclr.spec.registry import parts
+from kclr.spec.wording import nearest, shown
 
 SPLITS = ("train", "test")
 HELD_OUT = ("test", "validation", "valid", "val")  # names of the part that is kept for judging
 TEST_SHARE = 0.2  # of the images where a set comes in one part
-_DIGITS_SCALE = 4  # 8x8 px are too few for a kernel of 6 and a pool
 _MEGABYTE = 1 << 20
 
 
@@ -28,12 +26,13 @@ class Labelled:
     """Images with labels.
 
     Attributes:
-        images: uint8 (count, height, width, channels), or an opened source that is read again for
-            every pass, if the images do not fit in memory or have different sizes.
+        images: (count, height, width, channels), or an opened source that is read again for every
+            pass, if the images do not fit in memory or have different sizes.
         labels: int64 (images,), the class index of each image.
         classes: names of the classes.
         name: of the data set, in messages and tables.
         rows: numbers of the source's pictures that belong to it, ascending; None for all.
+        scaling: how the images' numbers become a network's input.
     """
 
     images: Any
@@ -41,12 +40,13 @@ class Labelled:
     classes: tuple[str, ...]
     name: str = "images"
     rows: Any = None
+    scaling: Scaling = EIGHT_BITS
 
     def __len__(self):
         return len(self.labels)
 
     def batches(self, size) -> Iterator[Any]:
-        """The images in order: uint8 (up to `size`, height, width, channels), all of one size.
+        """The images in order: (up to `size`, height, width, channels), all of one size.
 
         Raises:
             RunError: a picture cannot be read.
@@ -67,7 +67,9 @@ class Labelled:
             yield np.stack(batch)
 
 
-def load_labelled(name, split, channels=None, limit=None, data_dir=None, memory=1024) -> Labelled:
+def load_labelled(
+    name, split, channels=None, limit=None, data_dir=None, memory=1024, scaling=None
+) -> Labelled:
     """Labelled images of a data set.
 
     If the data set has no splits, a fifth of every class is kept for `test`, always the same.
@@ -75,39 +77,98 @@ def load_labelled(name, split, channels=None, limit=None, data_dir=None, memory=
     Args:
         name: `tfds:NAME` with a feature `label`; `folder:PATH` with a folder of pictures for each
             class, in `PATH/train` and `PATH/test` or in `PATH` itself, where each may hold folders
-            `train` and `test` (see `kclr.data.class_folders`); or `digits`.
+            `train` and `test` (see `kclr.data.class_folders`); `digits`; or another source with
+            labels.
         split: "train" or "test".
-        channels: 1 or 3, what the images are converted to; their own number by default.
+        channels: of the images; their own number by default.
         limit: int, use only this many, the first ones in the data set's order (which mixes the
             classes).
         data_dir: directory of all TensorFlow data sets.
         memory: megabytes of pixels to keep; the images of a larger set are read for every pass.
+        scaling: that of the run whose filters see the images; by default that of the training
+            split.
 
     Returns:
         The images of the split; `classes` are those of the whole data set.
 
     Raises:
-        SpecError: the data set does not exist or has no labels.
+        SpecError: the data set does not exist or has no labels, or its numbers are of another type
+            than the scaling's.
         RunError: a picture cannot be read.
     """
     if split not in SPLITS:
         raise SpecError(f"split {split!r}: labelled images have the splits train and test.")
-    scheme, argument = split_source(name)
-    loaders: dict[str, Callable[..., Labelled]] = {
-        "tfds": _tfds,
-        "folder": _folder,
-        "digits": _digits,
-    }
-    if scheme not in loaders:
-        near = difflib.get_close_matches(scheme, loaders, n=1)
-        cure = f"Did you mean {near[0]!r}? " if near else ""
+    problem = labels_problem(name)
+    if problem:
+        raise SpecError(problem)
+    options = {"data_dir": data_dir} if data_dir and split_source(name)[0] == "tfds" else {}
+    found = source(name, **options).labelled(split, channels)
+    images = found.images
+    dtype = images.dtype if isinstance(images, Images) else images.dtype.name
+    if scaling is None and isinstance(images, Images):
+        if fixed(images.scaled_by, dtype) is None and split == "test":
+            scaling = load_labelled(name, "train", channels, limit, data_dir, memory).scaling
+        else:
+            scaling = images.scaling()
+    if scaling is not None:
+        found = replace(found, scaling=_matched(dtype, scaling, name))
+    return _kept(found, name, limit, memory)
+
+
+def _matched(dtype, scaling, name) -> Scaling:
+    """How labelled images become the input of filters that were learned with a scaling.
+
+    Raises:
+        SpecError: their numbers mean something else.
+    """
+    found = matching(scaling, dtype)
+    if found is None:
         raise SpecError(
-            f"{name} is not a labelled data set. {cure}Use tfds:NAME, folder:PATH with a folder "
-            "for each class, or digits."
+            f"{name}: its numbers are {dtype}, but the filters were learned from {scaling.dtype}. "
+            f"Convert the labelled images to {scaling.dtype}, in the same unit."
         )
-    if scheme == "tfds" and data_dir:
-        argument["data_dir"] = data_dir
-    return _kept(loaders[scheme](split, channels, **argument), name, limit, memory)
+    return found
+
+
+def scaled(labelled: Labelled, scaling: Scaling | None = None) -> Labelled:
+    """Labelled images in memory as the float32 input of a network; 8-bit pictures stay as they are.
+
+    Args:
+        labelled: with an array of images.
+        scaling: in place of their own.
+
+    Raises:
+        SpecError: the scaling is not for their numbers.
+    """
+    own = labelled.scaling
+    if scaling is not None:
+        own = _matched(labelled.images.dtype.name, scaling, labelled.name)
+    if own.usual:
+        return replace(labelled, scaling=own)
+    return replace(labelled, images=own(labelled.images), scaling=Scaling("float32", (0,), (1,)))
+
+
+def labelled_names() -> dict[str, str]:
+    """The sources that may have labels: their names, and how they are written."""
+    found = {}
+    for name, part in parts("source").items():
+        if part.labelled is not Source.labelled:
+            argument = getattr(part, "argument", None)
+            found[name] = name + (f":{argument.upper()}" if argument else "")
+    return found
+
+
+def labels_problem(name) -> str | None:
+    """Why a name is not one of labelled images, with the cure, or None. Cheap."""
+    scheme, known = split_source(name)[0], labelled_names()
+    if scheme in known:
+        return None
+    forms = [*known.values()]
+    close = nearest(scheme, known, forms)
+    unknown = scheme not in parts("source")
+    if unknown and "mean" not in close and re.fullmatch(r"[\w.-]{1,60}", name):
+        close = f" Did you mean tfds:{name}, or the folder folder:{name}?{close}"
+    return f"{shown(name)} is not a labelled data set.{close}"
 
 
 def folder_of(name) -> list[str]:
@@ -130,7 +191,7 @@ def _kept(found, name, limit, memory):
     first = next(_read_all(found.images, found.rows[:1] if found.rows is not None else None))
     if first.nbytes * len(found) > memory * _MEGABYTE:
         return found
-    images = np.empty((len(found), *first.shape), np.uint8)
+    images = np.empty((len(found), *first.shape), first.dtype)
     for number, image in enumerate(_read_all(found.images, found.rows)):
         if image.shape != first.shape:
             return found
@@ -165,7 +226,7 @@ def _read_all(images: Images, rows) -> Iterator[Any]:
         )
 
 
-def _divide(labels, split, name, classes):
+def divide(labels, split, name, classes):
     """The rows of a split of images without splits: a fifth of each class is the test split."""
     import numpy as np
 
@@ -182,69 +243,3 @@ def _divide(labels, split, name, classes):
         test = max(1, round(TEST_SHARE * len(rows)))
         chosen.append(rows[:test] if split == "test" else rows[test:])
     return np.sort(np.concatenate(chosen))
-
-
-def _tfds(split, channels, **argument):
-    import numpy as np
-
-    source = LabelledTfds(**argument, channels=channels)
-    source = source.model_copy(update={"max_unreadable": 1.0})
-    source.open()  # what is not on disk is downloaded
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(source._place())
-    lengths = builder.info.splits
-    features = dict(builder.info.features.items())
-    feature = features.get("label")
-    if not isinstance(feature, tfds.features.ClassLabel):
-        raise SpecError(
-            f"tfds:{source.name} has no feature 'label' with classes; its features are "
-            f"{', '.join(sorted(features))}. Choose a data set for classification."
-        )
-    read = {part: _labels(builder, part) for part in ("train", *HELD_OUT) if part in lengths}
-    # Challenges publish their test images with -1 for a label.
-    held_out = [part for part in HELD_OUT if part in read and (read[part] >= 0).all()]
-    part = held_out[0] if split == "test" and held_out else "train"
-    images = source.model_copy(update={"split": part}).open()
-    labels, classes = read[part], tuple(feature.names)
-    if held_out:
-        return Labelled(images, labels, classes)
-    present, indices = np.unique(labels, return_inverse=True)
-    rows = _divide(indices, split, source.spec_name(), [classes[index] for index in present])
-    return Labelled(images, labels[rows], classes, rows=rows)
-
-
-def _labels(builder, part):
-    import numpy as np
-
-    size = builder.info.splits[part].num_examples
-    return np.fromiter(_read(builder, "label", [(part, 0, size)], 0), np.int64, size)
-
-
-def _folder(split, channels, path):
-    import numpy as np
-
-    found = layout(path)
-    source, *numbers = found.labels(split)
-    images = source.model_copy(update={"channels": channels}).open()
-    for words in images.warnings:  # which files are left out
-        warnings.warn(words, stacklevel=2)
-    rows, labels = (np.array(column, np.int64) for column in numbers)
-    if found.divided:
-        whole = len(rows) == images.count
-        return Labelled(images, labels, found.classes, rows=None if whole else rows)
-    kept = _divide(labels, split, path, found.classes)
-    return Labelled(images, labels[kept], found.classes, rows=rows[kept])
-
-
-def _digits(split, channels):
-    import numpy as np
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    classes = tuple(str(name) for name in digits.target_names)
-    rows = _divide(digits.target, split, "digits", classes)
-    values = (digits.images[rows] * (255 / 16) + 0.5).astype(np.uint8)
-    large = values.repeat(_DIGITS_SCALE, axis=1).repeat(_DIGITS_SCALE, axis=2)[..., None]
-    images = np.stack([to_channels(image, channels or 1) for image in large])
-    return Labelled(images, digits.target[rows].astype(np.int64), classes)

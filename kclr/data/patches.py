@@ -28,7 +28,7 @@ class PatchTripletGenerator:
 
     Args:
         images: anything that `kclr.data.sources.as_images` takes: `"tfds:cifar100"`, a path,
-            `"photos"`, uint8 arrays of (count, height, width, channels), a list of arrays, a
+            `"photos"`, arrays of (count, height, width, channels), a list of arrays, a
             `tf.data.Dataset`, ...; with options as `as_images(images, limit=1000)`.
         patch_size: height and width of a patch, px: int, or two. One of them may be 1.
         crop_size: height and width of a crop, px. `patch_size + stride`, or `patch_size +
@@ -46,7 +46,10 @@ class PatchTripletGenerator:
     Attributes:
         image_count: images that crops are taken from; estimated if the source is larger than
             `memory` and cut into tiles.
-        channels: 1 or 3.
+        channels: of the images.
+        dtype: of the images' numbers: "uint8", "uint16", "int16", "float16" or "float32".
+        scaling: how these become a network's input: `scaling(crops)` (see
+            `kclr.scaling.Scaling`).
         steps_per_epoch: batches in an epoch.
         skipped: names and reasons of the pictures that could not be used so far.
 
@@ -89,8 +92,8 @@ class PatchTripletGenerator:
                 f"{by(short(*self.crop_size))} px. Use larger tiles: "
                 f"{self.images.cure('tile', shown(short(*larger)))}"
             )
-        self.channels = self.images.channels
-        self._chunks = None
+        self.channels, self.dtype = self.images.channels, self.images.dtype
+        self._chunks, self._corners = None, None
         self._buffer = self._load(memory)
         if not isinstance(images, Images):  # whoever opened them has had a look
             for words in self.images.warnings:
@@ -143,9 +146,26 @@ class PatchTripletGenerator:
         words = f"smaller than the crop of {by(short(height, width))} px"
         self.images.skip(dict.fromkeys(small, words))
         self.image_count = int(large.sum())
+        buffer = buffer.select(large)
+        if self.images.may_be_invalid:
+            self._corners = pool.corners(buffer, self.crop_size, self.images.nodata)
+            usable = self._corners.counts != 0
+            if not usable.all():
+                words = pool.no_crop(self.crop_size)
+                self.images.skip(dict.fromkeys(buffer.select(~usable).names, words))
+                buffer = buffer.select(usable)
+                self._corners = pool.corners(buffer, self.crop_size, self.images.nodata)
+            self.image_count = int(usable.sum())
+            if (self._corners.counts < 0).all():
+                self._corners = None
         if self.image_count < 2:
             raise pool.too_few(self.images, self.image_count)
-        return buffer.select(large)
+        return buffer
+
+    @cached_property
+    def scaling(self):
+        """How the images' numbers become a network's input, measured when it is first needed."""
+        return self.images.scaling()
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -186,8 +206,8 @@ class PatchTripletGenerator:
                 make the batch.
 
         Returns:
-            Dataset of (crops, images): uint8 (batch, height, width, channels); int32 (batch,), the
-            number of each crop's image.
+            Dataset of (crops, images): `dtype` (batch, height, width, channels); int32 (batch,),
+            the number of each crop's image.
         """
         return self._dataset(start, None, self._crops, share)
 
@@ -198,8 +218,8 @@ class PatchTripletGenerator:
             start, share: as for `crops`.
 
         Returns:
-            Dataset of (patches, images): uint8 (batch, patches, height, width, channels), those of
-            the grid in the order of `windows`, or anchor and positive with `max_shift`; int32
+            Dataset of (patches, images): `dtype` (batch, patches, height, width, channels), those
+            of the grid in the order of `windows`, or anchor and positive with `max_shift`; int32
             (batch,), the number of each crop's image.
         """
         return self._dataset(start, None, self._views, share)
@@ -213,7 +233,7 @@ class PatchTripletGenerator:
 
         Returns:
             Dataset of (anchor, positive, negative), each float32 (batch, height, width, channels)
-            with values in [0, 1].
+            and scaled (see `scaling`); 8-bit pictures to [0, 1].
         """
         if epochs is not None:
             epochs = whole(epochs, "epochs", 1)
@@ -260,7 +280,10 @@ class PatchTripletGenerator:
         buffer = self._buffer
         # Without a copy: tf.constant makes two.
         pixels = tf.experimental.dlpack.from_dlpack(buffer.pixels.__dlpack__())
-        return pixels, *map(tf.constant, (buffer.heights, buffer.widths, buffer.offsets))
+        sizes = buffer.heights, buffer.widths, buffer.offsets
+        found = self._corners
+        more = (found.places, found.firsts, found.counts) if found else ()
+        return pixels, *map(tf.constant, (*sizes, *more))
 
     def _chunked(self, chunks, start, cut, part):
         import numpy as np
@@ -269,12 +292,19 @@ class PatchTripletGenerator:
         crops = chunks.pictures * chunks.images_per_picture * chunks.crops
         length = max(1, crops // self.batch_size)
 
+        types = [np.dtype(self.dtype), np.int32, np.int32, np.int64]
+        types += [np.int32, np.int64, np.int32] if self.images.may_be_invalid else []
+
         def read(index):
             buffer = chunks.get(int(index))
-            return buffer.pixels, buffer.heights, buffer.widths, buffer.offsets
+            parts = buffer.pixels, buffer.heights, buffer.widths, buffer.offsets
+            if not self.images.may_be_invalid:
+                return parts
+            found = pool.corners(buffer, self.crop_size, self.images.nodata)
+            return *parts, found.places, found.firsts, found.counts
 
         def steps(index):
-            tensors = tf.numpy_function(read, [index], [np.uint8, np.int32, np.int32, np.int64])
+            tensors = tf.numpy_function(read, [index], types)
             tensors[0].set_shape((None, self.channels))
             for sizes in tensors[1:]:
                 sizes.set_shape((None,))
@@ -291,7 +321,7 @@ class PatchTripletGenerator:
         """
         import tensorflow as tf
 
-        pixels, heights, widths, offsets = tensors
+        pixels, heights, widths, offsets, *allowed = tensors
         # Narrow indices are faster; the wide ones reach beyond 2^31 pixels.
         narrow = pixels.shape[0] is not None and pixels.shape[0] < 1 << 31
         index_type = tf.int32 if narrow else tf.int64
@@ -309,7 +339,18 @@ class PatchTripletGenerator:
             random = sampling.uniform(self.seed, step, _CROPS, (2, self.batch_size))[:, part]
             top, left = tf.unstack(tf.cast(sampling.below(random, room), index_type))
             width = tf.cast(width, index_type)
-            corners = tf.cast(tf.gather(offsets, images), index_type) + top * width + left
+            inside = top * width + left
+            if allowed:
+                places, firsts, counts = allowed
+                count = tf.gather(counts, images)
+                drawn = sampling.below(random[0], tf.maximum(count, 1))
+                place = tf.cast(tf.gather(firsts, images), tf.int64) + tf.cast(drawn, tf.int64)
+                # Where anything may be cut there is nothing to look up.
+                place = tf.gather(
+                    tf.concat([places, [0]], 0), tf.where(count < 0, tf.zeros_like(place), place)
+                )
+                inside = tf.where(count < 0, inside, tf.cast(place, index_type))
+            corners = tf.cast(tf.gather(offsets, images), index_type) + inside
             return cut(step, part, images, pixels, corners, width)
 
         return steps.map(batch, num_parallel_calls=2, deterministic=True)
@@ -354,7 +395,7 @@ class PatchTripletGenerator:
         corners = tf.stack([corners, corners, tf.gather(corners, others)])
         widths = tf.stack([width, width, tf.gather(width, others)])
         patches = self._cut(pixels, corners, widths, places)
-        return tuple(tf.split(tf.cast(patches, tf.float32) / 255.0, 3))
+        return tuple(tf.split(self.scaling(patches), 3))
 
     def _pairs(self, step, part, pixels, corners, width):
         import tensorflow as tf

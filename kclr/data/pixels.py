@@ -1,7 +1,8 @@
-"""One picture's numbers: any type and number of channels to uint8, and large ones into tiles."""
+"""One picture's numbers: brought to a source's type and channels, and large ones cut into tiles."""
 
 import threading
 
+from kclr.scaling import DTYPES
 from kclr.spec.values import pair
 
 NOTICED = 64  # of so many first pictures, what is strange is noticed
@@ -12,15 +13,39 @@ class UnreadableError(Exception):
     """A picture that cannot be used; the message is a short reason."""
 
 
-def to_channels(image, channels, limits=None):
-    """A picture of any number type and channels as uint8 (height, width, channels).
+def kept_dtype(*dtypes) -> str:
+    """The type in which numbers of these types are kept, all of them in one.
+
+    `kclr.scaling.DTYPES` stay as they are, bool is kept as 8-bit black and white, int8 as int16,
+    and everything else as float32. Of several types the widest is taken, or float32 where they
+    are of different kinds.
 
     Args:
-        image: (height, width) or (height, width, 1 to 4): gray, gray and alpha, RGB, or RGB and
-            alpha. Whole numbers up to 255 (uint16: up to 65535) or floats in [0, 1].
-        channels: 1 or 3. Alpha is composited on white; RGB becomes gray by ITU-R 601 luma.
-        limits: (low, high), the values that become 0 and 255; values between are scaled, values
-            outside are clipped. uint8 is not changed.
+        *dtypes: numpy's, one or more.
+    """
+    import numpy as np
+
+    own = {np.dtype(dtype).name for dtype in dtypes}
+    own = {{"bool": "uint8", "int8": "int16"}.get(name, name) for name in own}
+    if len(own) == 1 and own <= {*DTYPES}:
+        return own.pop()
+    for kind in ("uint8", "uint16"), ("float16", "float32"):
+        if own <= {*kind}:
+            return kind[-1]
+    return "float32"
+
+
+def to_channels(image, channels, dtype="uint8", alpha=False):
+    """A picture of any number type as (height, width, channels) of one type.
+
+    Args:
+        image: (height, width) or (height, width, any number of channels).
+        channels: of the result. Three channels become one by ITU-R 601 luma, and one becomes three
+            equal ones; pictures with another number of channels are refused.
+        dtype: of the result, one of `kclr.scaling.DTYPES`. Between uint8 and uint16 the full ranges
+            correspond; other numbers stay what they are, if they are possible in that type.
+        alpha: whether the last of two or four channels is transparency, which is composited on
+            white.
 
     Raises:
         UnreadableError: the picture has another shape, or other numbers.
@@ -29,25 +54,26 @@ def to_channels(image, channels, limits=None):
 
     image = np.asarray(image)
     image = image[..., None] if image.ndim == 2 else image
-    if image.ndim != 3 or image.shape[-1] not in (1, 2, 3, 4) or 0 in image.shape:
-        raise UnreadableError(f"its shape {image.shape} is not (height, width, 1 or 3 channels)")
-    convert = _to_uint8(image, limits)
-    if convert:
-        image = _by_rows(convert, image, image.shape[-1])
-    if image.shape[-1] in (2, 4):
+    if image.ndim != 3 or 0 in image.shape:
+        raise UnreadableError(f"its shape {image.shape} is not (height, width, channels)")
+    image = _converted(image, dtype)
+    if alpha and image.shape[-1] in (2, 4):
         image = _by_rows(_on_white, image, image.shape[-1] - 1)
-    if image.shape[-1] == 1 and channels == 3:
+    own = image.shape[-1]
+    if own == channels:
+        return image
+    if own == 1 and channels == 3:
         return np.repeat(image, 3, axis=-1)
-    if image.shape[-1] == 3 and channels == 1:
+    if own == 3 and channels == 1:
         return _by_rows(_luma, image, 1)
-    return image
+    raise UnreadableError(f"it has {own} channel{'s' * (own != 1)} instead of {channels}")
 
 
-def _by_rows(function, image, channels):
-    """What `function` makes of an image, a few rows at a time: uint8 (height, width, channels)."""
+def _by_rows(function, image, channels, dtype=None):
+    """What `function` makes of an image, a few rows at a time: (height, width, channels)."""
     import numpy as np
 
-    made = np.empty((*image.shape[:2], channels), np.uint8)
+    made = np.empty((*image.shape[:2], channels), dtype or image.dtype)
     rows = max(1, _AT_ONCE // (image.shape[1] * image.shape[2]))
     for top in range(0, len(image), rows):
         made[top : top + rows] = function(image[top : top + rows])
@@ -57,50 +83,94 @@ def _by_rows(function, image, channels):
 def _on_white(image):
     import numpy as np
 
-    alpha = image[..., -1:].astype(np.uint32)
-    return (image[..., :-1] * alpha + 255 * (255 - alpha) + 127) // 255
+    if image.dtype.kind == "f":
+        alpha = image[..., -1:]
+        return image[..., :-1] * alpha + (1 - alpha)
+    most = np.iinfo(image.dtype).max
+    alpha = image[..., -1:].astype(np.uint64)
+    return (image[..., :-1] * alpha + most * (most - alpha) + most // 2) // most
 
 
 def _luma(image):
     import numpy as np
 
     # The integer weights of PIL's own conversion to gray.
-    luma = image.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32) + 0x8000
+    weights = [19595, 38470, 7471]
+    if image.dtype.kind == "f":
+        return (image.astype(np.float64) @ np.array(weights) / 65536)[..., None]
+    luma = image.astype(np.int64) @ np.array(weights) + 0x8000
     return (luma >> 16)[..., None]
 
 
-def _to_uint8(image, limits):
-    """What turns rows of an image's numbers into uint8, or None where they are."""
+def _converted(image, dtype):
+    """The same numbers in another type.
+
+    Raises:
+        UnreadableError: they are not possible in that type.
+    """
     import numpy as np
 
-    if image.dtype == np.uint8:
-        return None
     if image.dtype == bool:
-        return lambda rows: rows.astype(np.uint8) * 255
+        image = image.astype(np.uint8) * 255
+    if image.dtype == dtype:
+        # In this machine's order of bytes.
+        return image if image.dtype.isnative else image.astype(dtype)
     if image.dtype.kind not in "iuf":
         raise UnreadableError(f"its values are of type {image.dtype}")
-    low, high = image.min(), image.max()
-    if limits is not None:
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise UnreadableError("some of its values are not finite")
-        bottom, top = map(float, limits)
-        scale = 255 / (top - bottom)
-
-        def stretch(rows):
-            return np.clip((rows.astype(np.float64) - bottom) * scale + 0.5, 0, 255.5)
-
-        return stretch
-    if image.dtype == np.uint16:
-        return lambda rows: (rows.astype(np.uint32) + 128) // 257
+    wanted, depth = np.dtype(dtype), image.shape[-1]
+    if (image.dtype, wanted) == (np.uint16, np.uint8):
+        return _by_rows(lambda rows: (rows.astype(np.uint32) + 128) // 257, image, depth, wanted)
+    if (image.dtype, wanted) == (np.uint8, np.uint16):
+        return _by_rows(lambda rows: rows.astype(np.uint16) * 257, image, depth, wanted)
+    if wanted.kind == "f":
+        with np.errstate(over="ignore"):  # what becomes infinite is never cut
+            return image.astype(wanted)
     if image.dtype.kind == "f":
-        if not (low >= 0 and high <= 1):  # so written, NaN is refused too
-            raise UnreadableError(
-                f"its values go from {_number(low)} to {_number(high)}, not from 0 to 1"
-            )
-        return lambda rows: rows * 255 + 0.5
-    if low < 0 or high > 255:
-        raise UnreadableError(f"its values go from {low} to {high}, not from 0 to 255")
-    return lambda rows: rows
+        raise UnreadableError(f"its values are {image.dtype}, but those of other pictures {dtype}")
+    low, high, limits = image.min(), image.max(), np.iinfo(wanted)
+    if low < limits.min or high > limits.max:
+        raise UnreadableError(
+            f"its values go from {low} to {high}, not from {limits.min} to {limits.max}"
+        )
+    return image.astype(wanted)
+
+
+def between(image, low, high):
+    """Refuse an image with values outside of a range; those that are not finite do not count.
+
+    Raises:
+        UnreadableError: it has some.
+    """
+    import numpy as np
+
+    outside = (image < low) | (image > high)
+    if outside.any():
+        fine = image[np.isfinite(image)]
+        raise UnreadableError(
+            f"its values go from {_number(fine.min())} to {_number(fine.max())}, not from {low} to "
+            f"{high}"
+        )
+
+
+def invalid_pixels(image, nodata=None):
+    """Which pixels are never to be cut: those with a channel that is not finite, or `nodata`.
+
+    Args:
+        image: (..., channels).
+        nodata: number, or None.
+
+    Returns:
+        bool (...), or None where all are valid.
+    """
+    import numpy as np
+
+    found = None
+    if image.dtype.kind == "f":
+        found = ~np.isfinite(image).all(axis=-1)
+    if nodata is not None:
+        same = (image == np.asarray(nodata, np.float64).astype(image.dtype)).any(axis=-1)
+        found = same if found is None else found | same
+    return found if found is not None and found.any() else None
 
 
 def _number(value):
@@ -132,26 +202,28 @@ class Noticed:
         self._deep, self._notes = {}, {}
         self._lock = threading.Lock()
 
-    def add(self, number, image, notes, limits):
-        """Look at a picture before it becomes uint8.
+    def add(self, number, image, notes, full):
+        """Look at a picture as it was read.
 
         Args:
             number: of the picture, so that it counts once however often it is read.
             image: an array.
             notes: of `kclr.data.image_files.PictureFile`.
-            limits: as `to_channels` has them.
+            full: whether the full range of the numbers' type becomes 0 to 1.
         """
-        deep = getattr(image, "dtype", None) == "uint16" and limits is None and image.size
+        dtype = getattr(image, "dtype", None)
+        deep = full and dtype == "uint16" and image.size
+        other = getattr(dtype, "name", "") in _CONVERTED
         with self._lock:
-            self._notes[number] = tuple(notes)
+            self._notes[number] = (*notes, *("converted",) * other)
             if deep:
                 self._deep[number] = int(image.min()), int(image.max())
 
-    def warnings(self, range_is) -> list[str]:
+    def warnings(self, scale_is) -> list[str]:
         """Warnings about the values, each with its cure.
 
         Args:
-            range_is: function of [low, high], how the option `range` is given.
+            scale_is: function of [low, high], how the option `scale` is given.
         """
         with self._lock:
             deep, notes = list(self._deep.values()), list(self._notes.values())
@@ -161,12 +233,11 @@ class Noticed:
                 of(values) for of, values in zip((min, max), zip(*deep, strict=True), strict=True)
             )
             if high < _BRIGHT:
-                levels = (high + 128) // 257 - (low + 128) // 257 + 1
                 top = (1 << high.bit_length()) - 1
                 found.append(
                     f"the first {_many(len(deep), '16-bit picture')} have values from {low:,} to "
-                    f"{high:,} of 65,535, which leaves {levels} of 256 gray levels. Set the "
-                    f"values that become black and white: {range_is([0, top])}"
+                    f"{high:,} of 65,535, and so are dark. Set the values that become 0 and 1: "
+                    f"{scale_is([0, top])}"
                 )
         for note, words in _STRANGE.items():
             count = sum(note in own for own in notes)
@@ -175,12 +246,15 @@ class Noticed:
         return found
 
 
-_BRIGHT = 1 << 14  # 16-bit numbers that reach so far use what 8 bits can hold of them
+_BRIGHT = 1 << 14  # 16-bit numbers that do not reach so far
+_CONVERTED = ("uint32", "uint64", "int32", "int64", "float64", "longdouble")
 _STRANGE = {
     "faint": "are nearly transparent and become nearly white. If their last channel is not "
     "transparency, save them without it",
     "dim": "have 16 bits per color but use at most 14, and only the upper 8 are read. Scale them "
     "to 8 bits first",
+    "converted": "have numbers of a type that is not kept, and are read as float32. Convert them "
+    "to uint8, uint16, int16 or float32 to choose for yourself",
 }
 
 

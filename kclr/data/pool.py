@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kclr.data.fingerprints import Tell
-from kclr.data.pixels import UnreadableError
+from kclr.data.pixels import UnreadableError, invalid_pixels
 from kclr.data.sources import Images
 from kclr.errors import RunError
 from kclr.spec.values import by, pair, short
@@ -26,6 +26,7 @@ _PROBE = 64  # pictures that are read to tell whether all will fit
 # So many pixels take some seconds to decode: a run should not wait longer for its first step.
 _DECODED_PIXELS = 5e8
 _FEWEST = 64  # pictures in a chunk, so that a batch meets enough different ones
+_TRIES = 8  # tiles of an image that are looked at for one with a crop without missing values
 _MOST_CROPS = 256  # crops of one image before its chunk is replaced
 _TOLD_PIXELS = 1e8  # decoded, about a second's, between two words of how it goes
 
@@ -38,7 +39,7 @@ class PixelBuffer:
     """Images one behind the other.
 
     Attributes:
-        pixels: uint8 (pixels, channels), each image row by row.
+        pixels: (pixels, channels), each image row by row.
         heights, widths: int32 (images,), px.
         offsets: int64 (images,), where in `pixels` an image starts.
         names: of the pictures that the images are from.
@@ -54,7 +55,7 @@ class PixelBuffer:
         return len(self.heights)
 
     def image(self, index):
-        """Image `index`: uint8 (height, width, channels)."""
+        """Image `index`: (height, width, channels)."""
         height, width = int(self.heights[index]), int(self.widths[index])
         start = int(self.offsets[index])
         return self.pixels[start : start + height * width].reshape(height, width, -1)
@@ -74,8 +75,11 @@ class PixelBuffer:
 class _Packer:
     """Fills a buffer of a bounded number of bytes."""
 
-    def __init__(self, size, channels):
+    def __init__(self, size, images):
         import numpy as np
+
+        dtype = np.dtype(images.dtype)
+        size = size // (dtype.itemsize * images.channels) * dtype.itemsize * images.channels
 
         try:
             # Memory that is never written to is never taken, so the bound may be generous. The
@@ -87,7 +91,7 @@ class _Packer:
                 "data.memory."
             ) from None
         start = -raw.ctypes.data % 64
-        self.pixels = raw[start : start + size // channels * channels].reshape(-1, channels)
+        self.pixels = raw[start : start + size].view(dtype).reshape(-1, images.channels)
         self.sizes: list[tuple[int, int]] = []
         self.names: list[str] = []
         self.used = 0
@@ -117,6 +121,65 @@ class _Packer:
         )
 
 
+@dataclass(frozen=True)
+class Corners:
+    """Where a crop may begin in images with pixels that are never cut.
+
+    Attributes:
+        places: int32 (places,), pixels from the first of an image to the first of a crop, for all
+            images with such pixels, one behind the other.
+        firsts: int64 (images,), where those of an image begin in `places`.
+        counts: int32 (images,), how many they are; -1 for images that may be cut anywhere.
+    """
+
+    places: Any
+    firsts: Any
+    counts: Any
+
+
+def corners(buffer: PixelBuffer, crop_size, nodata=None) -> Corners:
+    """Where crops of some size contain no pixel that is not finite, or `nodata`.
+
+    Args:
+        buffer: images, each at least as large as the crop.
+        crop_size: (height, width), px.
+        nodata: number, or None.
+    """
+    import numpy as np
+
+    places, counts = [np.empty(0, np.int32)], np.full(len(buffer), -1, np.int32)
+    for index in range(len(buffer)):
+        allowed = _allowed(buffer.image(index), crop_size, nodata)
+        if allowed is not None:
+            top, left = np.nonzero(allowed)
+            places.append((top * int(buffer.widths[index]) + left).astype(np.int32))
+            counts[index] = len(top)
+    found = np.maximum(counts, 0).astype(np.int64)
+    return Corners(np.concatenate(places), np.cumsum(found) - found, counts)
+
+
+def _allowed(image, crop_size, nodata):
+    """Where a crop may begin: bool (rows, columns), or None if everywhere.
+
+    A summed-area table counts the invalid pixels of all crops at once (Crow 1984, "Summed-area
+    tables for texture mapping").
+    """
+    import numpy as np
+
+    invalid = invalid_pixels(image, nodata)
+    if invalid is None:
+        return None
+    height, width = crop_size
+    table = np.pad(invalid.cumsum(axis=0, dtype=np.int32).cumsum(axis=1), ((1, 0), (1, 0)))
+    inside = table[height:] - table[:-height]
+    return inside[:, width:] == inside[:, :-width]
+
+
+def no_crop(crop_size) -> str:
+    """Why an image cannot be used that has no crop without missing values."""
+    return f"no crop of {by(short(*crop_size))} px without missing values (NaN or nodata)"
+
+
 def load(images: Images, memory=None) -> PixelBuffer | None:
     """Read all images into memory, only once for each `Images`.
 
@@ -136,11 +199,11 @@ def load(images: Images, memory=None) -> PixelBuffer | None:
         return loaded
     if size <= _too_large.get(images, -1):
         return None
-    packer = _Packer(size, images.channels)
+    packer = _Packer(size, images)
     for number, (name, found) in enumerate(images.pictures(), 1):
         fits = all(packer.add(name, image) for image in found)
         # Half as much again: the first pictures may be larger than the others.
-        used = packer.used * images.channels
+        used = packer.used * packer.pixels[:1].nbytes
         if number == _PROBE and images.count:
             fits = fits and used / number * images.count <= 1.5 * size
         if not fits:
@@ -181,7 +244,7 @@ class Chunks:
         memory = images.memory if memory is None else memory
         self.images, self.crop_size, self.seed = images, pair(crop_size), seed
         self.tile = [max(TILE, side) for side in self.crop_size]
-        tile = math.prod(self.tile) * images.channels
+        tile = math.prod(self.tile) * images.pixel_bytes
         self.bytes = max(memory * _MEGABYTE // 3, 4 * tile)
         self.count: int = images.count or sum(1 for _ in images.pictures())
         most = max(tile, self.bytes // _FEWEST)  # bytes of a picture
@@ -197,7 +260,7 @@ class Chunks:
         self._room = self.count if self.turns > 1 else self.bytes // most
         raw, kept, found = self._probe()
         self.images_per_picture = max(1, round(found))
-        fitting = int(self.bytes / (kept * images.channels * 1.1))
+        fitting = int(self.bytes / (kept * images.pixel_bytes * 1.1))
         decoded = max(_FEWEST, int(_DECODED_PIXELS / raw))
         self.pictures = max(2, min(self.count, fitting, decoded))
         self.crops = max(1, min(_MOST_CROPS, math.ceil(kept / found / math.prod(self.crop_size))))
@@ -229,14 +292,21 @@ class Chunks:
         if len(images) > fitting:
             chosen = np.sort(random.permutation(len(images))[:fitting])
             images = [images[index] for index in chosen]
-        return [self._random_tile(image, random) for image in images]
+        found = [self._random_tile(image, random) for image in images]
+        return [tile for tile in found if tile is not None]
 
     def _random_tile(self, image, random):
         height, width = map(min, self.tile, image.shape[:2])
-        top = random.integers(image.shape[0] - height + 1)
-        left = random.integers(image.shape[1] - width + 1)
-        # A copy, so that the whole picture can go.
-        return image[top : top + height, left : left + width].copy()
+        for _ in range(_TRIES):
+            top = random.integers(image.shape[0] - height + 1)
+            left = random.integers(image.shape[1] - width + 1)
+            tile = image[top : top + height, left : left + width]
+            if self.images.may_be_invalid:
+                allowed = _allowed(tile, self.crop_size, self.images.nodata)
+                if allowed is not None and not allowed.any():
+                    continue
+            return tile.copy()  # so that the whole picture can go
+        return None
 
     def get(self, index) -> PixelBuffer:
         """Chunk `index`; the one after it is then read in the background."""
@@ -274,7 +344,7 @@ class Chunks:
             future.set_exception(error)
 
     def _read(self, index):
-        packer = _Packer(self.bytes, self.images.channels)
+        packer = _Packer(self.bytes, self.images)
         position = index * self.pictures
         stop = position + self.pictures
         # A chunk needs two images; more pictures are read where nearly all are unusable.
@@ -325,8 +395,12 @@ class Chunks:
         if not images:
             raise UnreadableError(f"smaller than the crop of {by(short(*self.crop_size))} px")
         turns = range(first, first + self.turns)
-        tiles = (self._reduce(turn * self.count + number, images) for turn in turns)
-        return [raw, *itertools.chain.from_iterable(tiles)]
+        each = [self._reduce(turn * self.count + number, images) for turn in turns]
+        # As many in every turn, for they are told apart by their place.
+        count = min(map(len, each))
+        if not count:
+            raise UnreadableError(no_crop(self.crop_size))
+        return [raw, *itertools.chain.from_iterable(own[:count] for own in each)]
 
 
 def too_few(images, count) -> RunError:

@@ -93,13 +93,13 @@ def gather_windows(pixels, corners, widths, size):
     """Cut a window out of each of many images.
 
     Args:
-        pixels: uint8 (pixels, channels), all images row by row, one behind the other.
+        pixels: (pixels, channels) of any type, all images row by row, one behind the other.
         corners: int32 or int64 (windows,), where in `pixels` a window's first pixel is.
         widths: same type (windows,), of the windows' images, px.
         size: (height, width) of the windows, px.
 
     Returns:
-        uint8 (windows, height, width, channels).
+        (windows, height, width, channels), of the same type.
     """
     import tensorflow as tf
 

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import math
 import os
+import warnings
 from dataclasses import replace
 from itertools import islice
 from typing import Annotated, ClassVar
@@ -107,6 +108,33 @@ class Folder(Source):
             threads=min(8, os.cpu_count() or 1),
             census=census,
         )
+
+    def labelled(self, split, channels=None):
+        import numpy as np
+
+        from kclr.data.class_folders import layout
+        from kclr.data.labels import Labelled, divide
+
+        found = layout(self.path)
+        source, *numbers = found.labels(split)
+        images = source.model_copy(update={"channels": channels}).open()
+        for words in images.warnings:  # which files are left out
+            warnings.warn(words, stacklevel=2)
+        rows, labels = (np.array(column, np.int64) for column in numbers)
+        if found.divided:
+            whole = len(rows) == images.count
+            return Labelled(images, labels, found.classes, rows=None if whole else rows)
+        kept = divide(labels, split, self.path, found.classes)
+        return Labelled(images, labels[kept], found.classes, rows=rows[kept])
+
+    def labels_problem(self):
+        from kclr.data.class_folders import layout
+
+        try:
+            layout(self.path)
+        except SpecError as error:
+            return str(error)
+        return None
 
     def _contents(self, root, files, tell):
         found = of_files(root, files, tell)

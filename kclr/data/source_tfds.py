@@ -14,6 +14,7 @@ from pydantic import Field
 
 from kclr.data.fingerprints import digest, of_files
 from kclr.data.network import reachable
+from kclr.data.pixels import kept_dtype
 from kclr.data.sources import Source
 from kclr.errors import RunError, SpecError
 from kclr.spec.registry import register
@@ -39,8 +40,7 @@ class Tfds(Source):
     feature: str = "image"
     """The feature that holds the images."""
     alpha: bool = False
-    """Whether the last of four channels is transparency; it is composited on white. By default
-    images with four channels are refused."""
+    """Whether the last of two or four channels is transparency; it is composited on white."""
 
     argument: ClassVar[str | None] = "name"
 
@@ -87,7 +87,7 @@ class Tfds(Source):
             return None
         if self.tile:
             height, width = map(min, (height, width), pair(self.tile))
-        return height, width, self.channels or (1 if channels == 1 else 3)
+        return height, width, self.channels or channels - (self.alpha and channels in (2, 4))
 
     def open(self):
         problem = self._download() if self._place() is None else self.problem()
@@ -112,9 +112,40 @@ class Tfds(Source):
         return self._images(
             records,
             count=count,
-            channels=1 if shape[-1] == 1 else 3,
+            channels=shape[-1] - (self.alpha and shape[-1] in (2, 4)),
+            dtype=kept_dtype(builder.info.features[self.feature].np_dtype),
+            alpha=self.alpha,
             contents=lambda tell: self._contents(builder, ranges, tell),
         )
+
+    def labelled(self, split, channels=None):
+        import numpy as np
+        import tensorflow_datasets as tfds
+
+        from kclr.data.labels import HELD_OUT, Labelled, divide
+
+        source = self.model_copy(update={"max_unreadable": 1.0, "channels": channels})
+        source.open()  # what is not on disk is downloaded
+        builder = tfds.builder_from_directory(source._place())
+        lengths = builder.info.splits
+        features = dict(builder.info.features.items())
+        feature = features.get("label")
+        if not isinstance(feature, tfds.features.ClassLabel):
+            raise SpecError(
+                f"tfds:{self.name} has no feature 'label' with classes; its features are "
+                f"{', '.join(sorted(features))}. Choose a data set for classification."
+            )
+        read = {part: _labels(builder, part) for part in ("train", *HELD_OUT) if part in lengths}
+        # Challenges publish their test images with -1 for a label.
+        held_out = [part for part in HELD_OUT if part in read and (read[part] >= 0).all()]
+        part = held_out[0] if split == "test" and held_out else "train"
+        images = source.model_copy(update={"split": part}).open()
+        labels, classes = read[part], tuple(feature.names)
+        if held_out:
+            return Labelled(images, labels, classes)
+        present, indices = np.unique(labels, return_inverse=True)
+        rows = divide(indices, split, self.spec_name(), [classes[index] for index in present])
+        return Labelled(images, labels[rows], classes, rows=rows)
 
     def _contents(self, builder, ranges, tell):
         """Of the files that hold the wanted slices; the options that say which those are count."""
@@ -187,12 +218,6 @@ class Tfds(Source):
     def _feature_problem(self, features):
         found = features.get(self.feature)
         if found and str(found.get("pythonClassName", "")).endswith(".Image"):
-            channels = found.get("image", {}).get("shape", {}).get("dimensions", [""])[-1]
-            if str(channels) in ("2", "4") and not self.alpha:
-                return (
-                    f"tfds:{self.name}: the feature {self.feature!r} has {channels} channels. "
-                    f"{self._fewer_channels()}"
-                )
             return None
         images = [
             name
@@ -207,12 +232,6 @@ class Tfds(Source):
         return (
             f"tfds:{self.name} has no image feature {self.feature!r}; "
             f"its features are {', '.join(sorted(features)) or 'unnamed'}. {cure}"
-        )
-
-    def _fewer_channels(self):
-        return (
-            f"If the last one is transparency, use data: {{source: tfds:{self.name}, "
-            "alpha: true}; otherwise use arrays with three channels in Python."
         )
 
     def _missing(self):
@@ -288,16 +307,6 @@ class Tfds(Source):
         return ranges
 
 
-class LabelledTfds(Tfds):
-    """A data set to judge filters on, which has a name and no options."""
-
-    def _fewer_channels(self):
-        return (
-            "Labelled images are gray or RGB: save these as RGB in a folder for each class, and "
-            "name that: folder:PATH"
-        )
-
-
 def _read(builder, feature, ranges, start):
     """The images of `ranges` in the order of the files, from number `start` on."""
     import tensorflow as tf
@@ -362,3 +371,10 @@ def _only_config(folder):
 def _first_line(error):
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _labels(builder, part):
+    import numpy as np
+
+    size = builder.info.splits[part].num_examples
+    return np.fromiter(_read(builder, "label", [(part, 0, size)], 0), np.int64, size)

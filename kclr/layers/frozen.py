@@ -6,7 +6,9 @@ from kclr.errors import RunError
 from kclr.layers.block import ContrastiveConvBlock
 
 
-def stacked(layers, channels, size=None, padding=None, name="stack") -> keras.Model:
+def stacked(
+    layers, channels, size=None, padding=None, name="stack", scaling=None, series=False
+) -> keras.Model:
     """The Keras model of trained layers on top of each other.
 
     Args:
@@ -16,16 +18,23 @@ def stacked(layers, channels, size=None, padding=None, name="stack") -> keras.Mo
         size: int, or two, height and width of the images; None for any.
         padding: in place of every block's own; "valid" in training, where windows are complete.
         name: str, of the model.
+        scaling: `kclr.scaling.Scaling`; the model then takes raw numbers.
+        series: bool, take series (batch, length, channels), and return maps of that form.
 
     Returns:
-        Model from float images (batch, height, width, channels) in [0, 1] to the last layer's map.
+        Model from float images (batch, height, width, channels) to the last layer's map. Without
+        `scaling` they are scaled already; 8-bit pictures to [0, 1].
 
     Raises:
         RunError: a layer's `block` is not valid for `ContrastiveConvBlock`.
     """
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    image = keras.Input((height, width, channels), name="kclr_image")
-    maps = image
+    shape = (width, channels) if series else (height, width, channels)
+    image = maps = keras.Input(shape, name="kclr_image")
+    if scaling is not None and not scaling.usual:
+        maps = scaling.layer("kclr_scaling")(maps)
+    if series:
+        maps = keras.ops.expand_dims(maps, 1)
     for layer in layers:
         arguments = layer.block | ({"padding": padding} if padding else {})
         try:
@@ -37,6 +46,8 @@ def stacked(layers, channels, size=None, padding=None, name="stack") -> keras.Mo
             ) from None
         maps = block(maps)
         block.set_weights([layer.kernel, layer.bias])
+    if series:
+        maps = keras.ops.squeeze(maps, 1)
     return keras.Model(image, maps, name=name)
 
 

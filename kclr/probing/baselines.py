@@ -55,6 +55,8 @@ def run_images(run) -> list[Images]:
         raise SpecError(
             f"Baselines are made from the images that {run.path} was trained on. {error}"
         ) from None
+    for images in opened.values():
+        images.use_scaling(run.scaling)
     return [opened[layer.data or spec.data] for layer in spec.stack]
 
 

@@ -27,6 +27,7 @@ from kclr.probing.protocol import (
     validation_rows,
 )
 from kclr.runs.run import PlainLayer
+from kclr.scaling import Scaling
 from kclr.spec import schema
 
 
@@ -47,8 +48,9 @@ class Probe(keras.callbacks.Callback):
 
     Args:
         data: a name for `kclr.data.labels.load_labelled` (`tfds:NAME`, `folder:PATH`, `digits`),
-            a `Labelled`, or a pair of arrays, images and int labels. Whole numbers are taken as 0
-            to 255 and scaled to [0, 1]; floats are used as they are.
+            a `Labelled`, or a pair of arrays, images and int labels. Of a pair, whole numbers are
+            taken as 0 to 255 and scaled to [0, 1], and floats are used as they are, unless
+            `scaling` says otherwise.
         every: int from 1, steps between two probes, or None for one at the end of each epoch. There
             is always one after the last step.
         labels: amount of labels to fit with (see `kclr.probing.protocol.draw`).
@@ -65,6 +67,8 @@ class Probe(keras.callbacks.Callback):
             for a `kclr.TripletModel` its encoder.
         on_result: function of a result, called after each probe.
         start: int from 0, steps done before this training.
+        scaling: `kclr.scaling.Scaling` of what the encoder was trained on, such as a run's or a
+            generator's `scaling`.
 
     Attributes:
         results: list of dicts with step (done so far, from 1), accuracy, and seconds; those of the
@@ -90,6 +94,7 @@ class Probe(keras.callbacks.Callback):
         encoder=None,
         on_result=None,
         start=0,
+        scaling=None,
     ):
         super().__init__()
         check_amount(labels)
@@ -100,7 +105,7 @@ class Probe(keras.callbacks.Callback):
             if value is not None and value < least:
                 raise SpecError(f"{name}: {value} is not possible. Use {least} or more.")
         self.data, self.every, self.labels, self.limit = data, every, labels, limit
-        self.classifier, self.seed = classifier, seed
+        self.classifier, self.seed, self.scaling = classifier, seed, scaling
         self.encoder, self.on_result, self.step = encoder, on_result, start
         self.results: list[dict[str, Any]] = []
         self.seconds = 0.0
@@ -153,7 +158,7 @@ class Probe(keras.callbacks.Callback):
         encoder = self._current()
         if self._features is None or self._features.model is not encoder:
             jit = compiles(precision=encoder.compute_dtype, able=_ours(encoder))
-            self._features = Features(encoder, self.pooling, jit)
+            self._features = Features(encoder, self.pooling, jit, images.scaling)
         made = self._features(images)
         np.nan_to_num(made, copy=False, posinf=0, neginf=0)  # of weights that left the numbers
         labels = np.asarray(images.labels)
@@ -181,10 +186,13 @@ class Probe(keras.callbacks.Callback):
             started = time.perf_counter()
             if isinstance(self.data, str):
                 channels = _channels(self._current())
-                self.data = load_labelled(self.data, "train", channels, self.limit)
+                self.data = load_labelled(
+                    self.data, "train", channels, self.limit, scaling=self.scaling
+                )
             elif not isinstance(self.data, Labelled):
                 images, labels = self.data
-                self.data = Labelled(images, np.asarray(labels), ())
+                scaling = self.scaling or Scaling()
+                self.data = Labelled(images, np.asarray(labels), (), scaling=scaling)
             self._chosen = self._choose(self.data)
             self._reading = time.perf_counter() - started
         return self._chosen
@@ -245,10 +253,11 @@ class StackProbe:
     Args:
         options: the spec's `probe` section.
         images: its labelled images, already read; by default the first probe reads them.
+        scaling: of the images that the run learns from.
     """
 
-    def __init__(self, options: schema.Probe, images: Labelled | None = None):
-        self._options, self._images = options, images
+    def __init__(self, options: schema.Probe, images: Labelled | None = None, scaling=None):
+        self._options, self._images, self._scaling = options, images, scaling
         self._pooling = Pooling(
             options.grid, options.power, options.all_layers, options.flips, options.precision
         )
@@ -290,6 +299,7 @@ class StackProbe:
             encoder=encoder,
             on_result=on_result,
             start=start,
+            scaling=self._scaling,
         )
         return self._latest
 

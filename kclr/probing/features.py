@@ -26,10 +26,12 @@ class Features:
             outputs.
         jit: bool, or "auto": whether XLA compiles the model. For convolution blocks that takes a
             third of the time of the plain graph; not every layer of Keras can be compiled.
+        scaling: `kclr.scaling.Scaling` of the images' numbers; by default whole numbers are scaled
+            from 0 and 255 to 0 and 1, and the model sees floats as they are.
     """
 
-    def __init__(self, model, pooling: Pooling, jit: bool | str = "auto"):
-        self.model, self._pooling = model, pooling
+    def __init__(self, model, pooling: Pooling, jit: bool | str = "auto", scaling=None):
+        self.model, self._pooling, self._scaling = model, pooling, scaling
         # Means of bfloat16 maps take XLA a sixth of the time. Beside a GPU it may be forbidden.
         self._cells = tf.function(_cells, jit_compile=compiles(), autograph=False)
         jit = compiles(jit, getattr(model, "compute_dtype", "float32"), on_gpu=True)
@@ -38,7 +40,10 @@ class Features:
         self._plain = tf.function(self._pooled, autograph=False, reduce_retracing=True)
 
     def _pooled(self, inputs):
-        inputs = tf.cast(inputs, tf.float32) / (1 if inputs.dtype.is_floating else 255)
+        if self._scaling is not None and not self._scaling.usual:
+            inputs = self._scaling(inputs)
+        else:
+            inputs = tf.cast(inputs, tf.float32) / (1 if inputs.dtype.is_floating else 255)
         if not self._pooling.flips:
             return self._vectors(inputs)
         return (self._vectors(inputs) + self._vectors(inputs[:, :, ::-1])) / 2
@@ -57,8 +62,7 @@ class Features:
         """The features of images.
 
         Args:
-            images: whole numbers from 0 to 255, which are scaled to [0, 1], or floats, which the
-                model sees as they are: an array (images, ...), or `kclr.data.labels.Labelled`.
+            images: an array (images, ...), or `kclr.data.labels.Labelled`.
             batch_size: int, images at a time.
             memory: megabytes; more features than that are kept in a temporary file, which is
                 removed with the array.
@@ -89,7 +93,9 @@ class Features:
 
 def features(model, images, pooling: Pooling | None = None, batch_size=256, memory=MEMORY):
     """The features of images, computed once (see `Features`)."""
-    return Features(model, pooling or Pooling())(images, batch_size, memory)
+    scaling = getattr(images, "scaling", None)
+    made = Features(model, pooling or Pooling(), scaling=scaling)
+    return made(images, batch_size, memory)
 
 
 def _cells(maps, pool, grid):
@@ -126,7 +132,7 @@ def check_fits(model, batch, name):
         if channels != taken[-1]:
             raise SpecError(
                 f"{name}: images have {channels} channels, but the layers take {taken[-1]}. "
-                "Convert them to gray or RGB first."
+                "Use images with as many channels."
             )
     if not isinstance(taken, tuple) or not all(size is None or size > 0 for size in taken):
         return  # it is known to the model alone

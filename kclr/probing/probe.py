@@ -25,6 +25,7 @@ from kclr.probing.baselines import (
 )
 from kclr.probing.judging import FrozenFeatures, stack_features
 from kclr.probing.protocol import check_amount, check_classifier, check_enough, classifier_name
+from kclr.spec.values import grid_of_series
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,18 @@ def probe_run(
     for name in baselines:
         check_baseline(name, layers)
     _check(labels, classifiers, repeats, limit, seed)
+    if run.series:
+        grid = grid_of_series(grid, len(layers) if all_layers else 1)
     pooling = Pooling(grid, power, all_layers, flips, precision)
     powers = {own for _, own in pooling.of_stack(len(layers))}
     tell = progress or (lambda words: None)
     channels = layers[0].kernel.shape[2]
     tell("reading labelled images")
     if isinstance(data, str):
-        train, test = (load_labelled(data, split, channels, limit) for split in ("train", "test"))
+        train, test = (
+            load_labelled(data, split, channels, limit, scaling=run.scaling)
+            for split in ("train", "test")
+        )
     else:
         train, test = data
     check_enough(train.labels, train.name)

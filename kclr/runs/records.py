@@ -49,6 +49,14 @@ class BlockArguments(Record):
     contrast_epsilon: Annotated[FiniteFloat, Field(gt=0, le=1_000_000)] = 0.00015
 
 
+class ScalingFacts(Record):
+    """`kclr.scaling.Scaling`."""
+
+    dtype: Literal["uint8", "uint16", "int16", "float16", "float32"]
+    shift: list[FiniteFloat]
+    spread: Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=1)]
+
+
 class LayerFacts(Record):
     """`layer.json`."""
 
@@ -70,6 +78,8 @@ class LayerFacts(Record):
     end_to_end: bool | None = None
     data: Words | None = None
     sha256: Digests | None = None
+    scaling: ScalingFacts | None = None
+    series: bool | None = None
 
 
 class Hardware(Record):

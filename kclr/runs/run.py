@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kclr.errors import RunError, SpecError
 from kclr.runs.paths import append, as_path, atomic
 from kclr.runs.safe_reading import MOST_ROWS, parsed, read_array, read_numbers, read_text, sha256
+from kclr.scaling import Scaling
 from kclr.spec import parse_spec
 from kclr.spec.reading import read_yaml
 from kclr.spec.schema import NAME, Spec
@@ -108,10 +109,10 @@ class TrainedLayer:
         raise RunError(f"{path}: {what}, but layer.json says {told}. {_mend(path)}")
 
     def _digest(self, name):
-        """The sha256 that a file had when it was written, and what says so; runs of older versions
-        have it in their summary alone."""
+        """The sha256 that a file had when it was written, and what says so: `layer.json`, or, where
+        that is lost or of an older version, the summary."""
         own = (self.facts.get("sha256") or {}).get(name)
-        if own or self.run is None or not self.block:
+        if own or self.run is None:
             return own, "layer.json"
         known = ((self.run.summary or {}).get("sha256") or {}).get(self._named(name))
         return known, "summary.json"
@@ -289,6 +290,22 @@ class Run:
             RunError: it cannot be read.
         """
         return read_text(self.path / name, self.path, "Restore it, or train again.", most)
+
+    @property
+    def scaling(self) -> Scaling:
+        """How raw numbers become the input of the first layer; by default 8-bit ones."""
+        facts = next((layer.facts for layer in self.kernels), {})
+        return Scaling(**facts["scaling"]) if facts.get("scaling") else Scaling()
+
+    @property
+    def series(self) -> bool:
+        """Whether the run has learned from series, and not from images."""
+        return bool(next((layer.facts for layer in self.kernels), {}).get("series"))
+
+    def preprocessing(self, name="scaling"):
+        """A `keras.layers.Normalization` from raw numbers to the input of the first layer, to put
+        in front of a model that starts from the run's kernels."""
+        return self.scaling.layer(name)
 
     def check_arrays(self) -> None:
         """Read the kernel and the bias of every layer.

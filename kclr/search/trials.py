@@ -81,8 +81,10 @@ class Trials:
         except SpecError as error:
             raise FailedTrialError(_reason(error)) from error
         if spec.probe and self._probe is None:
-            channels = as_images(spec.stack[0].data or spec.data).channels
-            images = load_labelled(spec.probe.data, "train", channels, spec.probe.limit)
+            own = as_images(spec.stack[0].data or spec.data)
+            images = load_labelled(
+                spec.probe.data, "train", own.channels, spec.probe.limit, scaling=own.scaling()
+            )
             self._probe = StackProbe(spec.probe, images)
         shared = self._below_of(spec, listener)
         try:

@@ -15,7 +15,18 @@ from kclr.spec import keras_parts
 from kclr.spec.keras_parts import MOST_STEPS, REGISTERED, Augmentation, Optimizer, known_to_keras
 from kclr.spec.registry import ByName, Named, NameOf, Part
 from kclr.spec.search import Search
-from kclr.spec.values import Amount, Cells, Powers, Sides, Size, each_axis, short, with_next
+from kclr.spec.values import (
+    Amount,
+    Cells,
+    Powers,
+    Sides,
+    Size,
+    along_series,
+    each_axis,
+    grid_of_series,
+    short,
+    with_next,
+)
 from kclr.spec.wording import invalid
 
 
@@ -56,15 +67,16 @@ class Block(Part):
 
     filters: Annotated[int, Field(ge=1, le=65536)] = 64
     """Number of filters."""
-    kernel_size: Annotated[Size, Sides(1, 64)] = 6
-    """Height and width of the kernel. The default is 6 in the first layer, 3 above it."""
-    strides: Annotated[Size, Sides(1, 64)] = 1
+    kernel_size: Annotated[Size, Sides(1, 1024)] = 6
+    """Height and width of the kernel; of series its length. The default is 6 in the first layer, 3
+    above it."""
+    strides: Annotated[Size, Sides(1, 1024)] = 1
     """Step of the convolution."""
     padding: Literal["valid", "same"] = "valid"
     """Padding at the borders of whole images; in training every window is complete."""
-    pool_size: Annotated[Size, Sides(1, 64)] = 2
+    pool_size: Annotated[Size, Sides(1, 1024)] = 2
     """Height and width of the max-pool's window; 1 for no pooling."""
-    pool_strides: Annotated[Size, Sides(1, 64)] | None = None
+    pool_strides: Annotated[Size, Sides(1, 1024)] | None = None
     """Step of the max-pool; the size of its window by default."""
     activation: Annotated[
         str,
@@ -115,9 +127,9 @@ class Block(Part):
 class Patches(Part):
     """Which windows of an image belong together: overlapping patches of one random crop."""
 
-    patch_size: Annotated[Size, Sides(2, 4096)] | None = None
+    patch_size: Annotated[Size, Sides(2, 65536)] | None = None
     """Height and width of a patch; by default just enough for one pooled cell."""
-    crop_size: Annotated[Size, Sides(2, 8192)] | None = None
+    crop_size: Annotated[Size, Sides(2, 131072)] | None = None
     """Height and width of the crop that the patches are cut from; by default the patch plus one
     step, or the patch plus the largest shift. If a side of the patch is 1, so is the crop's."""
     stride: Annotated[Size, Sides(1, 1024)] | None = None
@@ -381,7 +393,17 @@ class Spec(Part):
     @field_validator("stack")
     @classmethod
     def _resolve_layers(cls, stack, info: ValidationInfo):
-        return tuple(_resolve(layer, position) for position, layer in enumerate(stack))
+        series = getattr(info.data.get("data"), "series", False)
+        return tuple(_resolve(layer, position, series) for position, layer in enumerate(stack))
+
+    @field_validator("probe", "export")
+    @classmethod
+    def _along_series(cls, part, info: ValidationInfo):
+        if part is None or not getattr(info.data.get("data"), "series", False):
+            return part
+        key = "grid" if isinstance(part, Probe) else "grid_size"
+        count = len(info.data.get("stack", ())) if part.all_layers else 1
+        return part.model_copy(update={key: grid_of_series(getattr(part, key), count)})
 
 
 def json_schema() -> dict[str, Any]:
@@ -393,20 +415,41 @@ def json_schema() -> dict[str, Any]:
     } | schema
 
 
-def _resolve(layer: Layer, position: int) -> Layer:
+_SIZES = (
+    "kernel_size", "strides", "pool_size", "pool_strides", "patch_size", "crop_size", "stride",
+    "max_shift", "grid_size",
+)  # fmt: skip
+
+
+def _of_series(part):
+    """A block, patches or an embedding with sizes along a series."""
+    found = {key: getattr(part, key, None) for key in _SIZES}
+    sizes = {
+        key: along_series(size, 0 if key == "max_shift" else 1)
+        for key, size in found.items()
+        if size is not None
+    }
+    return part.model_copy(update=sizes)
+
+
+def _resolve(layer: Layer, position: int, series: bool) -> Layer:
     """Fill in the defaults that depend on a layer's position or on its other values."""
     block, patches, train = layer.block, layer.patches, layer.train
     given = block.model_fields_set
     if position > 0:
         upper = {"kernel_size": 3, "whitening": layer.learner.whitening_above}
         block = block.model_copy(update={k: v for k, v in upper.items() if k not in given})
+    if series:
+        block, patches, embedding = map(_of_series, (block, patches, layer.embedding))
+        layer = layer.model_copy(update={"embedding": embedding})
     if block.pool_strides is None:
         block = block.model_copy(update={"pool_strides": block.pool_size})
     one_cell = each_axis(
         lambda pool, step, kernel: (pool - 1) * step + kernel,
         *(block.pool_size, block.strides, block.kernel_size),
     )
-    patch = patches.patch_size or (2 if one_cell == (1, 1) else short(*one_cell))
+    least = along_series(2) if series else 2
+    patch = patches.patch_size or (least if one_cell == (1, 1) else short(*one_cell))
     stride = None if patches.max_shift else patches.stride or 1
     crop = with_next(patch, stride or 1)
     if patches.max_shift:

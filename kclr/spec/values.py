@@ -118,6 +118,17 @@ def by(size: Size) -> str:
     return str(size) if isinstance(size, int) else "x".join(map(str, size))
 
 
+def along_series(size: Size, height: int = 1) -> Size:
+    """A size of series, in which one number is that along it, as one of images of height 1."""
+    return short(height, size) if isinstance(size, int) else size
+
+
+def grid_of_series(grid: int | tuple[Size, ...], count: int) -> tuple[Size, ...]:
+    """The grids of `count` maps of series, of which numbers are cells along them."""
+    each = (grid,) * count if isinstance(grid, int) else grid
+    return tuple(along_series(own) for own in each)
+
+
 def each_axis(function: Callable[..., int], *sizes: Size) -> Pair:
     """What a function of numbers makes of some heights, and of the widths."""
     height, width = map(function, *map(pair, sizes))
@@ -133,11 +144,13 @@ def with_next(patch: Size, step: Size) -> Pair:
 def axes(*sizes: Size) -> list[tuple[Any, ...]]:
     """Some sizes axis by axis, each time behind the words that begin a message about this axis.
 
-    Once, with no words, where height and width of all of them are the same.
+    Once, with no words, where height and width of all of them are the same, or of series.
     """
     if all(isinstance(size, int) for size in sizes):
         return [("", *sizes)]
     height, width = zip(*map(pair, sizes), strict=True)
+    if max(height) <= 1:  # of series
+        return [("", *width)]
     return [("in height, ", *height), ("in width, ", *width)]
 
 

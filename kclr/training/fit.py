@@ -83,7 +83,7 @@ def train_layers(
         image_count = int(cluster.total(np.int32(image_count)))
     total = sum(_steps(layer.train, image_count) for layer in layers)
     with cluster.strategy.scope(), dtype_policy(top.train.precision):
-        training = _Training(layers, sizes, below, generator.channels, total, cluster)
+        training = _Training(layers, sizes, below, generator, total, cluster)
     model = training.model
     saved = restored(model, checkpoint, total, progress.warned) if cluster.chief else None
     if cluster.chief and saved is None:
@@ -217,8 +217,9 @@ class _Training:
         takes crops, and shares their convolution.
     """
 
-    def __init__(self, layers, sizes, below, channels, total, cluster):
+    def __init__(self, layers, sizes, below, generator, total, cluster):
         self._layers, self._total, self._cluster = layers, total, cluster
+        self._scaling, channels = generator.scaling, generator.channels
         top = layers[-1]
         self.blocks = [_block(layer, top.train.decorrelation) for layer in layers]
         patches = top.patches
@@ -252,6 +253,7 @@ class _Training:
             head=_head(top.embedding),
             augment=keras_augmentation(patches.augment),
             augment_anchor=patches.augment_views == "all",
+            scaling=generator.scaling,
         )
         if top.train.reseed:
             # Of the model, and so in the checkpoint.
@@ -288,7 +290,7 @@ class _Training:
         """Refuse an input that nothing can be learned from; blank crops call for more of them."""
         windows = np.empty(0)
         for crops, _ in generator.crops().take(-(-sampled.MANY // generator.batch_size)):
-            maps = self._inputs[0](tf.cast(crops, "float32") / 255, training=False).numpy()
+            maps = self._inputs[0](self._scaling(crops), training=False).numpy()
             maps = maps.reshape(-1, maps.shape[-1])
             windows = np.concatenate([windows[:1], maps]) if len(windows) else maps
             if not np.isfinite(windows).all() or varies(windows):
@@ -341,7 +343,7 @@ class _Training:
             if all(not np.isfinite(each).all() or varies(each) for each in answers):
                 break
         crops = crops if self.shared else tf.reshape(crops, (-1, *crops.shape[2:]))
-        images = tf.cast(crops, "float32") / 255
+        images = self._scaling(crops)
         deviations = [float(np.std(made(images, training=False))) for made in self._inputs]
         return list(zip(idle, found, deviations, strict=True))
 
@@ -378,7 +380,7 @@ class _Training:
         """The responses of each layer's filters to a batch: float (windows, filters)."""
         if not self.shared:
             crops = tf.reshape(crops, (-1, *crops.shape[2:]))
-        answers = self._answers(tf.cast(crops, "float32") / 255, training=False)
+        answers = self._answers(self._scaling(crops), training=False)
         answers = answers if isinstance(answers, list) else [answers]
         return [keras.ops.convert_to_numpy(maps).reshape(-1, maps.shape[-1]) for maps in answers]
 
@@ -424,7 +426,7 @@ def _whitening(block, generator, below):
     Args:
         block: of the spec.
         generator: of the patches.
-        below: Keras model from patches in [0, 1] to the block's input.
+        below: Keras model from scaled patches to the block's input.
     """
     channels = below.output_shape[-1]
     kernel, strides = pair(block.kernel_size), pair(block.strides)
@@ -434,7 +436,7 @@ def _whitening(block, generator, below):
     anchors = generator.views().take(batches).map(lambda patches, _: patches[:, 0])
     for patches in anchors.batch(-(-_TOGETHER // generator.batch_size)):
         maps = tf.reshape(patches, (-1, *patches.shape[2:]))
-        maps = below(tf.cast(maps, "float32") / 255)
+        maps = below(generator.scaling(maps))
         if block.whitening == "zca" or block.contrast == "patch":
             maps = tf.image.extract_patches(
                 tf.cast(maps, "float32"),

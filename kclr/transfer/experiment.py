@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 import yaml
 
-from kclr.data.labels import Labelled, folder_of
+from kclr.data.labels import Labelled, folder_of, scaled
 from kclr.errors import interrupted
 from kclr.events import Listener, watched
 from kclr.keras_backend import dtype_policy
@@ -157,6 +157,10 @@ class _Experiment:
             SpecError: one of these was made otherwise than the spec says.
         """
         self._filters.train(self._seeds)
+        self._scaling = self._filters.scaling(self._seeds[0])
+        self._training, self._test = (
+            scaled(part, self._scaling) for part in (self._training, self._test)
+        )
         for arm, labels, seed in self._plan:
             unit = self._results.unit(arm.name, labels, seed)
             if unit and "failed" not in unit:
@@ -192,7 +196,8 @@ class _Experiment:
         spec = self._spec
         if channels == self._training.images.shape[-1]:
             return self._training, self._test
-        return labelled(spec.data, spec.limit, spec.test_limit, spec.seed, channels)
+        found = labelled(spec.data, spec.limit, spec.test_limit, spec.seed, channels)
+        return scaled(found[0], self._scaling), scaled(found[1], self._scaling)
 
     def _attempt(self, arm, labels, seed):
         """A unit, finished or failed, written and told."""
@@ -235,6 +240,7 @@ class _Experiment:
                 lambda row: self._listener.heard(
                     progress.epoch(unit, row, epochs, before=len(self._units) * epochs)
                 ),
+                training.scaling,
             )
         trained = sum(math.prod(weight.shape) for weight in model.trainable_variables)
         return unit | {

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kclr.data.fingerprints import array_digest
-from kclr.data.labels import Labelled, load_labelled
+from kclr.data.labels import Labelled, load_labelled, scaled
 from kclr.errors import SpecError, interrupted
 from kclr.probing.baselines import baseline, run_images
 from kclr.probing.protocol import draw
@@ -109,6 +109,13 @@ class Pretraining:
         except Exception:
             return None
 
+    def scaling(self, seed):
+        """How images become the input of the run; None where there is none."""
+        try:
+            return self.run(seed).scaling if self._spec.pretrained else None
+        except Exception:
+            return None
+
     def _once(self, function, *arguments):
         """What a function returns, or raises, the first time."""
         key = (function.__name__, *arguments)
@@ -184,7 +191,9 @@ class Pretraining:
         training, test = labelled(
             other.data, other.limit, self._spec.test_limit, self._spec.seed, self._channels
         )
-        return training, test, images_digest(training, test)
+        found = images_digest(training, test)
+        scaling = self.scaling(self._spec.seed)
+        return scaled(training, scaling), scaled(test, scaling), found
 
 
 def fingerprint(run: Run) -> list[Any]:

@@ -78,6 +78,7 @@ def supervised_run(
                 f"{other.data}, seed {seed}: epoch {row['epoch']}/{train.epochs}, test "
                 f"{row['test_accuracy']:.1%}"
             ),
+            training.scaling,
         )
     about = {
         "key": key,

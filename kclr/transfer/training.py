@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from kclr.errors import RunError, SpecError
+from kclr.scaling import EIGHT_BITS
 from kclr.spec.checks import augmentation_findings
 from kclr.spec.transfer import TransferTrain
 from kclr.training.checkpoints import Interruptible
@@ -88,17 +89,18 @@ def augmentation(train: TransferTrain):
         raise SpecError.at(_PLACE, f"Keras rejects it: {error}") from error
 
 
-def training_batches(images, labels, train: TransferTrain, seed):
+def training_batches(images, labels, train: TransferTrain, seed, scaling=EIGHT_BITS):
     """Endless batches of training images, in a new order for every pass, augmented.
 
     Args:
-        images: uint8 (images, height, width, channels).
+        images: (images, height, width, channels), raw numbers.
         labels: int (images,).
         train: from the spec.
         seed: of the repeat.
+        scaling: of the images' numbers.
 
     Returns:
-        tf.data.Dataset of float32 (batch, height, width, channels) in [0, 1] and int (batch,).
+        tf.data.Dataset of float32 (batch, height, width, channels), scaled, and int (batch,).
     """
     keras.utils.set_random_seed(stream(seed, _AUGMENTATION))
     augment = augmentation(train)
@@ -108,7 +110,7 @@ def training_batches(images, labels, train: TransferTrain, seed):
     one_by_one = any(layer.class_name == "RandomCrop" for layer in train.augment)
 
     def gathered(rows):
-        return tf.cast(tf.gather(images, rows), "float32") / 255, tf.gather(labels, rows)
+        return scaling(tf.gather(images, rows)), tf.gather(labels, rows)
 
     def augmented(batch, labels):
         changed = augment(batch, training=True)
@@ -124,24 +126,25 @@ def training_batches(images, labels, train: TransferTrain, seed):
     return dataset.prefetch(2)
 
 
-def test_batches(images, labels):
+def judging_batches(images, labels, scaling=EIGHT_BITS):
     """Batches of test images in their order, as `training_batches` gives them."""
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(_TEST_BATCH)
-    return dataset.map(lambda images, labels: (tf.cast(images, "float32") / 255, labels)).prefetch(
-        2
-    )
+    return dataset.map(lambda images, labels: (scaling(images), labels)).prefetch(2)
 
 
-def fit(model, training, test, train: TransferTrain, steps, seed, told=None) -> list[dict]:
+def fit(
+    model, training, test, train: TransferTrain, steps, seed, told=None, scaling=EIGHT_BITS
+) -> list[dict]:
     """Train a classifier and test it after every epoch.
 
     Args:
         model: keras.Model that returns logits; changed in place.
-        training, test: images (uint8) and labels, each.
+        training, test: images (raw numbers) and labels, each.
         train: from the spec.
         steps: batches in an epoch.
         seed: of the repeat.
         told: function that receives every row of the history.
+        scaling: of the images' numbers.
 
     Returns:
         For each epoch its number from 1, `loss` and `accuracy` on the augmented training images
@@ -152,7 +155,7 @@ def fit(model, training, test, train: TransferTrain, steps, seed, told=None) -> 
         RunError: the loss is not finite.
     """
     images, labels = training
-    batches = training_batches(images, labels, train, seed)
+    batches = training_batches(images, labels, train, seed, scaling)
     keras.utils.set_random_seed(stream(seed, _ORDER))  # of layers that draw while they train
     model.compile(
         keras_optimizer(train.optimizer, steps * train.epochs),
@@ -168,7 +171,7 @@ def fit(model, training, test, train: TransferTrain, steps, seed, told=None) -> 
             batches,
             epochs=train.epochs,
             steps_per_epoch=steps,
-            validation_data=test_batches(*test),
+            validation_data=judging_batches(test[0], test[1], scaling),
             callbacks=[history],
             shuffle=False,  # `batches` does so
             verbose=0,

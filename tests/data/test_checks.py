@@ -1,6 +1,5 @@
 """What is said of a spec's probe before anything is trained, and without TensorFlow."""
 
-import json
 import subprocess
 import sys
 
@@ -64,23 +63,6 @@ def test_what_is_wrong_with_a_probe_is_said_with_its_cure(tmp_path, text, words)
 
 def test_labelled_images_that_are_missing_are_said(tmp_path):
     assert "nowhere" in complaint(tmp_path, f"probe: folder:{tmp_path}/nowhere")
-
-
-def test_labelled_images_of_four_channels_are_refused_with_a_cure_for_them(tmp_path, monkeypatch):
-    place = tmp_path / "tfds" / "bands" / "1.0.0"
-    place.mkdir(parents=True)
-    (place / "dataset_info.json").write_text('{"splits": [{"name": "train"}]}')
-    image = {
-        "pythonClassName": "tensorflow_datasets.core.features.image_feature.Image",
-        "image": {"shape": {"dimensions": ["8", "8", "4"]}},
-    }
-    (place / "features.json").write_text(
-        json.dumps({"featuresDict": {"features": {"image": image}}})
-    )
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    said = complaint(tmp_path, "probe: tfds:bands")
-    assert "has 4 channels. Labelled images are gray or RGB" in said
-    assert "alpha" not in said
 
 
 def test_labelled_images_that_the_layers_leave_nothing_of_are_said(tmp_path):

@@ -176,7 +176,7 @@ def test_a_test_split_without_labels_is_not_used(data_dir):
     ("name", "words"),
     [
         ("digit", "Did you mean 'digits'?"),
-        ("photos", "photos is not a labelled data set"),
+        ("photos", "'photos' is not a labelled data set"),
         ("folder:nowhere/at/all", "folder not found"),
         ("tfds:no_such_set_at_all", "no_such_set_at_all"),
     ],

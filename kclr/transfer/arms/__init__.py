@@ -56,8 +56,8 @@ class Start:
     """What an arm can use.
 
     Attributes:
-        images: uint8 (images, height, width, channels), the labelled images of this unit, to
-            measure activations on.
+        images: uint8 or scaled float32 (images, height, width, channels), the labelled images of
+            this unit, to measure activations on.
         seed: int, of this repeat, for what the arm draws itself.
         layers: how many of the first convolutions are copied; None for as many of the run's layers
             as fit.
