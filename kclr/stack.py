@@ -326,8 +326,11 @@ def _check_augmentations(spec, opened, name):
     findings = []
     for index, layer in enumerate(spec.stack):
         place = ("stack", index, "patches", "augment")
-        channels = opened[layer.data or spec.data].channels
-        found = augmentation_findings(layer.patches.augment, channels, *place)
+        images = opened[layer.data or spec.data]
+        channels, unit = images.channels, images.scaled_by == "unit"
+        found = augmentation_findings(
+            layer.patches.augment, channels, *place, series=images.series, unit=unit
+        )
         if not found and layer.patches.augment:
             size = layer_geometry(spec.stack, index).image_patch
             problem = augmentation_problem(layer.patches, size, channels)
@@ -449,12 +452,13 @@ def _draw(trained, below, sizes: LayerGeometry, images, seed):
         curves = trained.directory / "curves.png"
         curves_png(curves, rows, title=f"{trained.name}: training")
     path, kernel = trained.directory / "filters.png", trained.kernel
+    look = {"bands": images.bands, "series": images.series}
     if not below:
         random = np.random.default_rng(seed)
         block = trained.facts["block"]
         windows = input_windows([], block, kernel.shape, images, random, PATTERN_WINDOWS)
         title = f"{trained.name}: what each filter looks for (left), and its weights (right)"
-        filters_png(path, patterns(kernel, windows), title=title, beside=kernel)
+        filters_png(path, patterns(kernel, windows), title=title, beside=kernel, **look)
         return
     order = filter_order(kernel)
     size = sizes.receptive_field
@@ -468,8 +472,9 @@ def _draw(trained, below, sizes: LayerGeometry, images, seed):
         for patches, _ in batches
     )
     patches, responses = top_patches(pairs, jump=sizes.jump, start=0, size=size, filters=shown)
-    title = f"{trained.name}: the image patches that excite each filter most"
-    patches_png(path, patches, responses, title=title)
+    what = "stretches of series" if images.series else "image patches"
+    title = f"{trained.name}: the {what} that excite each filter most"
+    patches_png(path, patches, responses, title=title, **look)
 
 
 def _finish(run, spec, opened):

@@ -57,7 +57,8 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
         shape = looked[source]
         if shape:
             place = ("stack", index, "patches", "augment")
-            for finding in augmentation_findings(layer.patches.augment, shape[2], *place):
+            looks = {"series": source.series, "unit": source.scale in (None, "unit")}
+            for finding in augmentation_findings(layer.patches.augment, shape[2], *place, **looks):
                 findings += [finding] if draft is None or draft.trusted(*finding.path) else []
         if shape and (draft is None or draft.sizes_trusted(index, below=True)):
             for finding in image_findings(spec, index, shape[0], shape[1]):

@@ -55,6 +55,7 @@ class Images:
         nodata: number that stands for "no data", or None.
         alpha: whether the last of two or four channels is transparency, composited on white.
         series: whether each image is a series, of height 1.
+        bands: three channels, counted from 1, that pictures show as red, green and blue, or None.
     """
 
     records: Callable[[int], Iterable[Record]]
@@ -74,6 +75,7 @@ class Images:
     nodata: float | None = None
     alpha: bool = False
     series: bool = False
+    bands: tuple[int, int, int] | None = None
     _noticed: Noticed = field(default_factory=Noticed, repr=False)
     _reasons: dict[str, str] = field(default_factory=dict, repr=False)
     _found: list[Contents] = field(default_factory=list, repr=False)

@@ -151,7 +151,7 @@ def scaled(labelled: Labelled, scaling: Scaling | None = None) -> Labelled:
 def labelled_names() -> dict[str, str]:
     """The sources that may have labels: their names, and how they are written."""
     found = {}
-    for name, part in parts("source").items():
+    for name, part in sorted(parts("source").items()):
         if part.labelled is not Source.labelled:
             argument = getattr(part, "argument", None)
             found[name] = name + (f":{argument.upper()}" if argument else "")

@@ -52,6 +52,9 @@ Scale = Annotated[
 ]
 
 
+Band = Annotated[int, Field(ge=1, le=65536)]
+
+
 class Source(Part):
     """Options of all sources."""
 
@@ -77,6 +80,10 @@ class Source(Part):
     numbers as they are. Exports contain it: they take raw numbers."""
     range: Scale = None
     """An older name of `scale: [low, high]`."""
+    bands: Annotated[tuple[Band, Band, Band], Field(strict=False)] | None = None
+    """Three channels, counted from 1, that pictures of the run show as red, green and blue: [4, 3,
+    2]. By default images of other than 1 or 3 channels are shown by their three principal
+    components."""
     nodata: Annotated[float, Field(strict=False)] | None = None
     """A number that stands for "no data". Pixels with this number, with NaN or with infinity in any
     channel are never part of a crop."""
@@ -207,6 +214,7 @@ class Source(Part):
             nodata=nodata if self.nodata is None else self.nodata,
             alpha=alpha,
             series=self.series,
+            bands=self.bands,
         )
 
 
