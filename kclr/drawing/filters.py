@@ -5,6 +5,7 @@ import numpy as np
 from kclr.drawing import tiles
 from kclr.drawing.series import filter_curves, stretch_curves
 from kclr.drawing.tiles import OPPONENT_COLOURS
+from kclr.kernels import MOST_IMAGE_CHANNELS
 
 MOST_FILTERS = 256
 
@@ -27,8 +28,8 @@ def filter_order(kernel):
     The order is that of the leaves of a hierarchical clustering (Ward 1963), arranged so that
     neighbours are closest (Bar-Joseph et al. 2001, "Fast optimal leaf ordering") for up to
     `MOST_FOR_OPTIMAL_ORDER` filters. Filters are compared without their mean and at unit norm. On
-    gray and colour images the amplitude spectrum is compared as well as the weights: gratings of
-    one direction look similar, but are orthogonal if their phases differ.
+    channels of images and series (not of features) the amplitude spectrum is compared as well as
+    the weights: gratings of one direction look similar, but are orthogonal if their phases differ.
 
     Args:
         kernel: float (kernel_height, kernel_width, channels, filters).
@@ -50,7 +51,7 @@ def filter_order(kernel):
     lively = np.flatnonzero(~dead & ~flat)
 
     features = _unit(contrast[lively])
-    if kernel.shape[2] in (1, 3):
+    if kernel.shape[2] <= MOST_IMAGE_CHANNELS:
         shape = (len(lively), *kernel.shape[:3])
         features = np.hstack([_amplitudes(features.reshape(shape)), 0.4 * features])
     flat = np.flatnonzero(flat)
@@ -69,7 +70,7 @@ def _unit(rows):
 
 
 def _amplitudes(filters):
-    """Amplitude spectra of filters (filters, height, width, 1 or 3), as rows of unit norm."""
+    """Amplitude spectra of filters (filters, height, width, channels), as rows of unit norm."""
     if filters.shape[-1] == 3:
         filters = filters @ OPPONENT_COLOURS.T
     # Twice the size, so that shifts inside the kernel do not wrap around.

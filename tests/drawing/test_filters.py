@@ -84,7 +84,8 @@ def test_copies_of_a_filter_stand_together_whatever_their_gain_and_offset(photog
     assert np.count_nonzero(np.diff(family)) == 29
 
 
-def test_gratings_of_one_direction_stand_together_whatever_their_phase():
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_gratings_of_one_direction_stand_together_whatever_their_phase(channels):
     y, x = np.mgrid[:8, :8]
     directions = [(1, 0), (0, 1), (0.7, 0.7), (0.7, -0.7)]
     gratings = np.array(
@@ -94,7 +95,7 @@ def test_gratings_of_one_direction_stand_together_whatever_their_phase():
             for a, b in directions
         ]
     )
-    kernel = np.moveaxis(np.repeat(gratings[..., None], 3, axis=-1), 0, -1)
+    kernel = np.moveaxis(np.repeat(gratings[..., None], channels, axis=-1), 0, -1)
     direction = filter_order(kernel) % 4
     assert np.count_nonzero(np.diff(direction)) == 3
 
