@@ -1,4 +1,4 @@
-"""From frozen features to a figure: for the probe, its callback, twins and experiments alike."""
+"""From frozen features to a figure: for the probe, its callback and experiments alike."""
 
 import itertools
 import time

@@ -116,7 +116,7 @@ def _pretrained(spec):
     known = arms()
     for index, name in enumerate(spec.arms):
         if name in known and known[name].needs == "end-to-end":
-            problem = _no_twin(path)
+            problem = _end_to_end_problem(path)
             if problem:
                 words = f"{shown(name)} has nothing to compare with: {problem}"
                 yield Finding(("arms", index), words)
@@ -138,7 +138,7 @@ def pretrained_spec(path: Path) -> Spec:
     return own
 
 
-def _no_twin(path):
+def _end_to_end_problem(path):
     """Why a run or its spec cannot be trained end to end for comparison, or None if it can."""
     try:
         own = pretrained_spec(path)

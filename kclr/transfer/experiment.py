@@ -26,6 +26,7 @@ from kclr.training.keras_objects import globals_kept
 from kclr.transfer import progress
 from kclr.transfer.arms import Arm, arms
 from kclr.transfer.checks import code_findings, findings
+from kclr.transfer.end_to_end import compare
 from kclr.transfer.pretraining import Pretraining, fingerprint, images_digest, labelled
 from kclr.transfer.results import Results, failures, print_results
 from kclr.transfer.training import (
@@ -34,7 +35,6 @@ from kclr.transfer.training import (
     new_classifier,
     steps_per_epoch,
 )
-from kclr.transfer.twins import compare
 from kclr.version import hardware, versions
 
 __all__ = ["failures", "print_results", "run_experiment"]
@@ -67,7 +67,8 @@ def run_experiment(
 
     Returns:
         What `results.json` says: `title` with the protocol, `spec`, `units`, `versions`,
-        `hardware`, and `end_to_end` if an arm needs the end-to-end run (see `kclr.transfer.twins`).
+        `hardware`, and `end_to_end` if an arm needs the end-to-end run (see
+        `kclr.transfer.end_to_end`).
         A unit that failed has the key `failed` with the reason instead of its numbers, and `trace`,
         a file in `out`, if the error was not raised by kclr.
 
@@ -107,7 +108,7 @@ def run_experiment(
                 "versions": versions(),
                 "hardware": hardware(),
             }
-            if experiment.twins:
+            if experiment.needs_end_to_end:
                 written["end_to_end"] = experiment.compared()
             results.write_results(written)
             return written
@@ -133,7 +134,7 @@ def title(spec: TransferSpec, images, test_images) -> str:
 class _Experiment:
     """One experiment while it runs. Read `begin`, `units`, then `_unit`.
 
-    `twins` says whether an arm needs runs trained end to end.
+    `needs_end_to_end` says whether an arm needs runs trained end to end.
     """
 
     def __init__(self, spec, results: Results, training: Labelled, test: Labelled, listener):
@@ -144,7 +145,7 @@ class _Experiment:
         self._seeds = range(spec.seed, spec.seed + spec.repeats)
         channels = training.images.shape[-1]
         self._filters = Pretraining(spec, results, channels, listener)
-        self.twins = self._filters.twins
+        self.needs_end_to_end = self._filters.needs_end_to_end
         self._arms = [arms()[name] for name in spec.arms]
         # Repeat after repeat, so that an interrupted experiment has compared all arms.
         self._plan = [(a, n, seed) for seed in self._seeds for n in spec.labels for a in self._arms]
@@ -281,7 +282,7 @@ class _Experiment:
         if arm.needs == "pretrained":
             facts["filters"] = fingerprint(self._filters.run(seed))
         if arm.needs == "end-to-end":
-            facts["filters"] = fingerprint(self._filters.twin(seed))
+            facts["filters"] = fingerprint(self._filters.end_to_end(seed))
         if arm.needs == "supervised":
             found, count = self._filters.supervised_digest()
             facts["supervised"] = [spec.supervised.model_dump(mode="json"), found]

@@ -66,7 +66,7 @@ class Pretraining:
         self._spec, self._results, self._listener = spec, results, listener
         self._channels = channels
         self._place = Path(spec.pretrained or "")
-        self.twins = any(arms()[name].needs == "end-to-end" for name in spec.arms)
+        self.needs_end_to_end = any(arms()[name].needs == "end-to-end" for name in spec.arms)
         self._known: dict[tuple, Any] = {}
 
     def prepares(self, words):
@@ -79,7 +79,8 @@ class Pretraining:
         Raises:
             SpecError: the run's spec does not match its images, Keras or earlier layers.
         """
-        makers = [self.run] * bool(self._spec.pretrained) + [self.twin] * self.twins
+        makers = [self.run] * bool(self._spec.pretrained)
+        makers += [self.end_to_end] * self.needs_end_to_end
         for seed in seeds:
             for make in makers:
                 try:
@@ -96,7 +97,7 @@ class Pretraining:
         found: dict[str, Any] = {}
         if self._spec.pretrained:
             found["find_run"] = lambda: self.run(seed)
-            found["find_twin"] = lambda: self.twin(seed)
+            found["find_end_to_end"] = lambda: self.end_to_end(seed)
             found["find_baseline"] = lambda name: self._once(self._baseline, name, seed)
         if self._spec.supervised:
             found["find_supervised"] = lambda count: self._once(self._supervised, count, seed)
@@ -139,7 +140,7 @@ class Pretraining:
             return load_run(self._place)
         return self._once(self._trained, "pretrained", self.later(seed))
 
-    def twin(self, seed) -> Run:
+    def end_to_end(self, seed) -> Run:
         """The run of the same spec that was trained end to end."""
         return self._once(self._trained, "end-to-end", self.later(seed))
 
@@ -147,13 +148,13 @@ class Pretraining:
         """The run of the spec that `pretrained` names, with a seed that is so much later."""
         path, own = self._place, pretrained_spec(self._place)
         changed: dict[str, Any] = {"seed": own.seed + later}
-        twin = name == "end-to-end"
-        if twin:
+        at_once = name == "end-to-end"
+        if at_once:
             changed["train"] = own.train.model_copy(update={"end_to_end": True})
         return train_run(
             own.model_copy(update=changed),
             self._results.path / (f"{name}-{later}" if later else name),
-            text=None if twin else path.read_text(encoding="utf-8"),
+            text=None if at_once else path.read_text(encoding="utf-8"),
             resume=True,
             listener=self._listener,
             name=str(path),

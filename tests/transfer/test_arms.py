@@ -20,7 +20,7 @@ def layer(name, *shape):
 
 
 RUN = [layer("edges", 6, 6, 3, 8)]
-TWIN = [layer("edges", 6, 6, 3, 8)]
+END_TO_END = [layer("edges", 6, 6, 3, 8)]
 OTHERS = {name: [layer(name, 6, 6, 3, 8)] for name in ("kmeans", "whitened", "pca", "supervised")}
 
 
@@ -30,7 +30,7 @@ def start(**changes):
         "seed": 0,
         "layers": None,
         "find_run": lambda: SimpleNamespace(layers=RUN),
-        "find_twin": lambda: SimpleNamespace(layers=TWIN),
+        "find_end_to_end": lambda: SimpleNamespace(layers=END_TO_END),
         "find_baseline": OTHERS.__getitem__,
         "find_supervised": lambda count: OTHERS["supervised"][:count],
     }
@@ -64,8 +64,8 @@ def test_random_start_leaves_the_classifier_as_it_was_built():
     [
         ("kclr frozen", RUN),
         ("kclr fine-tuned", RUN),
-        ("end-to-end frozen", TWIN),
-        ("end-to-end fine-tuned", TWIN),
+        ("end-to-end frozen", END_TO_END),
+        ("end-to-end fine-tuned", END_TO_END),
         ("k-means", OTHERS["kmeans"]),
         ("k-means frozen", OTHERS["kmeans"]),
         ("whitening (ZCA)", OTHERS["whitened"]),

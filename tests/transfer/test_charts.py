@@ -110,7 +110,7 @@ def test_frozen_filters_share_the_colour_of_fine_tuned_ones_and_are_dashed():
 
 
 def test_no_two_arms_look_alike():
-    origins = ["random", "kclr", "k-means", "ZCA", "PCA", "LSUV", "supervised", "twin"]
+    origins = ["random", "kclr", "k-means", "ZCA", "PCA", "LSUV", "supervised", "end-to-end"]
     arms = [f"{origin} {end}" for origin in origins for end in ("frozen", "fine-tuned", "start")]
     assert len(set(styles(arms).values())) == len(arms)
     # More than can be told apart are drawn all the same.

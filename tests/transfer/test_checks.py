@@ -50,7 +50,7 @@ def test_pretrained_is_found_beside_the_spec(tmp_path):
     assert load_transfer(tmp_path / "my.yaml").pretrained == str(tmp_path / "layer.yaml")
 
 
-def test_an_end_to_end_twin_needs_two_layers_by_contrast(tmp_path):
+def test_an_end_to_end_arm_needs_two_layers_by_contrast(tmp_path):
     (tmp_path / "layer.yaml").write_text(LAYER)
     text = "data: digits\npretrained: layer.yaml\narms: [random start, end-to-end frozen]"
     message = complaint(tmp_path / "my.yaml", text)

@@ -139,13 +139,15 @@ def test_the_pretrained_spec_is_a_run_of_its_own(all_arms):
     assert unit["start"][0]["frozen"]
 
 
-def test_the_twin_is_the_same_stack_trained_in_one_go(all_arms):
+def test_the_end_to_end_run_is_the_same_stack_trained_at_once(all_arms):
     _, out = all_arms
-    run, twin = (load_run(out / name) for name in ("pretrained", "end-to-end"))
-    assert twin.resolved["train"] == run.resolved["train"] | {"end_to_end": True}
-    assert run.resolved | {"train": None} == twin.resolved | {"train": None}
-    assert [layer.facts.get("end_to_end") for layer in twin.layers] == [True, True]
-    assert twin.layers[0].facts["steps"] == sum(layer.facts["steps"] for layer in run.layers) == 8
+    run, at_once = (load_run(out / name) for name in ("pretrained", "end-to-end"))
+    assert at_once.resolved["train"] == run.resolved["train"] | {"end_to_end": True}
+    assert run.resolved | {"train": None} == at_once.resolved | {"train": None}
+    assert [layer.facts.get("end_to_end") for layer in at_once.layers] == [True, True]
+    assert (
+        at_once.layers[0].facts["steps"] == sum(layer.facts["steps"] for layer in run.layers) == 8
+    )
     unit = json.loads((out / "units/end-to-end-frozen/labels-1/seed-0.json").read_text())
     assert [row["run_layer"] for row in unit["start"][:2]] == ["conv1", "conv2"]
 
@@ -156,7 +158,7 @@ def test_both_ways_are_judged_by_the_same_probe(all_arms):
     for run in ways.values():
         assert 0 <= run["top_layer"] <= 1
         assert 0 <= run["all_layers"] <= 1
-    # Two layers of 4 steps with 16 crops of 4 patches each; the twin's 8 steps the same.
+    # Two layers of 4 steps with 16 crops of 4 patches each; the end-to-end run's 8 steps the same.
     assert {run["patches"] for run in ways.values()} == {512}
 
 
@@ -182,7 +184,7 @@ def test_what_was_made_before_is_not_made_again(all_arms, tmp_path, monkeypatch)
     def refuse(*arguments, **options):
         raise AssertionError("made again")
 
-    for name in ("supervised.fit", "experiment.fit", "twins.stack_features"):
+    for name in ("supervised.fit", "experiment.fit", "end_to_end.stack_features"):
         monkeypatch.setattr(f"kclr.transfer.{name}", refuse)
     (copy / "units/supervised-frozen/labels-1/seed-0.json").unlink()
     text = (out / "spec.yaml").read_text()

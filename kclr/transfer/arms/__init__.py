@@ -64,7 +64,7 @@ class Start:
         scale: whether the layers after the copied filters are scaled (see
             `kclr.transfer.initialize`).
         find_run: function that returns the pretrained run of this repeat.
-        find_twin: function that returns the run of the same stack trained end to end.
+        find_end_to_end: function that returns the run of the same stack trained end to end.
         find_baseline: function of a baseline's name (see `kclr.probing.baselines`) that returns
             its layers for this repeat.
         find_supervised: function of a number of layers that returns those of the classifier
@@ -76,7 +76,7 @@ class Start:
     layers: int | None
     scale: bool = True
     find_run: Any = None
-    find_twin: Any = None
+    find_end_to_end: Any = None
     find_baseline: Any = None
     find_supervised: Any = None
 
@@ -86,9 +86,11 @@ class Start:
         return self.find_run()
 
     @property
-    def twin(self):
+    def end_to_end(self):
         """The run of the same stack, trained end to end from the top layer's objective."""
-        return self.find_twin()
+        return self.find_end_to_end()
+
+    twin = end_to_end  # as arms of other packages may call it
 
     def move(self, model, run, freeze=False):
         """Copy the layers of a run, or of `Filters`, to a model's first convolutions; see

@@ -31,13 +31,13 @@ def kclr_fine_tuned(model, start):
 @arm("end-to-end frozen", needs="end-to-end")
 def end_to_end_frozen(model, start):
     """The filters of the same stack trained end to end, frozen."""
-    return start.move(model, start.twin, freeze=True)
+    return start.move(model, start.end_to_end, freeze=True)
 
 
 @arm("end-to-end fine-tuned", needs="end-to-end")
 def end_to_end_fine_tuned(model, start):
     """The filters of the same stack trained end to end, fine-tuned with the rest."""
-    return start.move(model, start.twin)
+    return start.move(model, start.end_to_end)
 
 
 @arm("k-means", needs="pretrained")

@@ -43,7 +43,7 @@ def compare(
     """
     own = {filters.later(seed): seed for seed in reversed(seeds)}
     runs = []
-    for way, find in ((LAYER_BY_LAYER, filters.run), (END_TO_END, filters.twin)):
+    for way, find in ((LAYER_BY_LAYER, filters.run), (END_TO_END, filters.end_to_end)):
         for later, seed in sorted(own.items()):
             about: dict[str, Any] = {"way": way, "seed": seed}
             name = f"{way} {later}" if later else way

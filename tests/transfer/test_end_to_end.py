@@ -6,7 +6,7 @@ import pytest
 from kclr.data.labels import load_labelled
 from kclr.probing.probe import probe_run
 from kclr.runs.run import PlainLayer
-from kclr.transfer.twins import cost, probe_layers
+from kclr.transfer.end_to_end import cost, probe_layers
 
 RNG = np.random.default_rng(0)
 
