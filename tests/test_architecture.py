@@ -1,6 +1,7 @@
 """The house stays in order: which part may import which, and what every file keeps to."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -187,6 +188,18 @@ def test_file_is_short_named_for_its_idea_and_documented(path):
     assert len(source.splitlines()) <= LONGEST
     assert path.stem not in SAYS_NOTHING
     assert undocumented(source) == []
+
+
+def test_the_page_shows_the_order_of_imports():
+    block = (PACKAGE.parent / "docs/architecture.md").read_text().split("```")[1]
+    shown = [
+        [name.removesuffix(".py") for name in re.findall(r"(\w+)(?:\.py|/)", line.split("  ")[1])]
+        for line in block.splitlines()
+        if re.match(r"  \w", line)
+    ]
+    rooms = [room for line in shown for room in line]
+    assert sorted(rooms) == sorted(FLOORS.keys() - {"__main__"})
+    assert rooms == sorted(rooms, key=FLOORS.__getitem__)
 
 
 def test_a_missing_docstring_is_seen():
