@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import keras
 import numpy as np
 import pytest
 
@@ -42,8 +43,29 @@ def arrays(run):
 
 
 @pytest.fixture(scope="module")
-def at_once(tmp_path_factory):
-    return train(parse_spec(TWO), tmp_path_factory.mktemp("at-once") / "run")
+def followed(tmp_path_factory):
+    """A run, and what callbacks of a user's own saw: arguments, and steps with their logs."""
+    given, steps = [], []
+
+    def callbacks(layers, blocks, start):
+        given.append(([layer.name for layer in layers], [block.filters for block in blocks], start))
+        step = lambda batch, logs: steps.append((batch, dict(logs)))  # noqa: E731
+        return [keras.callbacks.LambdaCallback(on_train_batch_end=step)]
+
+    out = tmp_path_factory.mktemp("at-once") / "run"
+    return train(parse_spec(TWO), out, callbacks=callbacks), given, steps
+
+
+@pytest.fixture(scope="module")
+def at_once(followed):
+    return followed[0]
+
+
+def test_callbacks_of_your_own_know_the_layers_and_see_every_step(followed):
+    run, given, steps = followed
+    assert given == [(["conv1", "conv2"], [6, 8], 0)]
+    assert [batch for batch, _ in steps] == list(range(10))
+    assert steps[4][1]["loss"] == pytest.approx(run.layers[1].history()[0]["loss"], rel=1e-6)
 
 
 def test_layers_trained_at_once_share_their_steps_and_their_history(at_once):
