@@ -318,7 +318,7 @@ def _repeated(run, spec, layers, most, tell) -> Iterator[Check]:
         return
     tell("loading TensorFlow and the images")
     from kclr.data.checks import source_findings
-    from kclr.data.sources import as_images
+    from kclr.data.sources import open_sources
     from kclr.runs.keys import layers_made
     from kclr.spec.findings import refusal
 
@@ -326,7 +326,7 @@ def _repeated(run, spec, layers, most, tell) -> Iterator[Check]:
         findings = source_findings(spec)
         if findings:
             raise refusal(str(run.path / "resolved.yaml"), findings)
-        opened = {source: as_images(source) for source in spec.sources()}
+        opened = open_sources(spec)
         identities = {source: images.identity() for source, images in opened.items()}
         keys = [made.key for made in layers_made(spec, identities)]
     except (SpecError, RunError) as error:

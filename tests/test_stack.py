@@ -346,7 +346,7 @@ def test_a_layer_is_finished_with_its_picture_or_not_at_all(tmp_path, monkeypatc
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kclr.stack._draw", full)
+    monkeypatch.setattr("kclr.stack.draw_layer", full)
     with pytest.raises(OSError, match="No space left"):
         train(QUICK, tmp_path / "run")
     assert not kclr.runs.run.Run(tmp_path / "run").layers

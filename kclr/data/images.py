@@ -117,6 +117,11 @@ class Images:
             return self.scale
         return "unit" if self.dtype in ("uint8", "uint16") else "standard"
 
+    def layer_facts(self) -> dict[str, Any]:
+        """What `layer.json` says of the images of a layer, where they are not 8-bit images."""
+        scaling = {} if self.scaling().usual else {"scaling": self.scaling().as_dict()}
+        return scaling | ({"series": True} if self.series else {})
+
     def use_scaling(self, scaling: Scaling) -> None:
         """Scale these images as others, those that a network has learned from.
 

@@ -316,6 +316,19 @@ def as_images(images, series=False, **options) -> Images:
     return _with(kind, "arrays", {"images": images, **options}).open()
 
 
+def open_sources(spec) -> dict[Any, Images]:
+    """The images of each source of a spec; upper layers see what the first one gives.
+
+    Raises:
+        SpecError: a source does not exist, or its numbers mean something else.
+    """
+    opened = {source: as_images(source) for source in spec.sources()}
+    first, *others = opened.values()
+    for other in others:
+        other.use_scaling(first.scaling())
+    return opened
+
+
 def skipped_words(pictures) -> str:
     """That pictures were skipped, given their names and reasons, in a warning's words."""
     shown = "; ".join(f"{name}: {reason}" for name, reason in pictures[:5])

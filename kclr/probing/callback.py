@@ -263,7 +263,9 @@ class StackProbe:
         )
         self._latest: Probe | None = None
 
-    def of_training(self, below, layers: Sequence[schema.Layer], blocks, start, on_result) -> Probe:
+    def of_training(
+        self, below, layers: Sequence[schema.Layer], blocks, start, on_row=None
+    ) -> Probe:
         """The callback for a training.
 
         Args:
@@ -271,10 +273,15 @@ class StackProbe:
             layers: of the spec, those that are trained.
             blocks: for each its built `ContrastiveConvBlock`.
             start: int, steps done before.
-            on_result: function of a result (see `Probe`).
+            on_row: function of a row of the history: the step, and a result's columns.
         """
+
+        def told(result):
+            if on_row:
+                on_row({"step": result["step"]} | probe_columns(result))
+
         plain = self._current(below, layers, blocks)
-        return self._probe(self._options.every, plain, len(below) + len(layers), on_result, start)
+        return self._probe(self._options.every, plain, len(below) + len(layers), told, start)
 
     def of_layer(self, below, layer: schema.Layer, learned: Learned) -> dict[str, float]:
         """Probe a layer that is finished, of a learner that takes no steps; the row's columns."""

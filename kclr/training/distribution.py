@@ -9,8 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kclr.errors import RunError
-from kclr.spec.schema import Training
+from kclr.errors import Finding, RunError
+from kclr.spec.findings import refusal
+from kclr.spec.schema import Spec, Training
 from kclr.training.workers import ONLY, task_from_environment
 
 _LOST = (  # what a collective operation raises where another worker has gone
@@ -284,3 +285,26 @@ def _copies(variable):
     """The `tf.Variable`s of this process' replicas that a Keras variable stands for."""
     made_by = getattr(variable.value, "distribute_strategy", None) or tf.distribute.get_strategy()
     return made_by.experimental_local_results(variable.value)
+
+
+def check_batches(spec: Spec, cluster: Cluster, name: str) -> None:
+    """Refuse batches that leave a replica without crops, or with fewer than another.
+
+    Args:
+        spec: from `kclr.load_spec`. cluster: that trains it. name: of the spec, in messages.
+
+    Raises:
+        SpecError: for some layer they do.
+    """
+    findings = []
+    for _, top in spec.trainings():
+        layer, replicas = spec.stack[top], cluster.replicas
+        size = layer.train.batch_size
+        if layer.learner.contrastive and (size % replicas or size < 2 * replicas):
+            fitting = max(2, -(-size // replicas)) * replicas
+            words = (
+                f"{size} crops cannot be divided evenly among {replicas} replicas. Use {fitting}."
+            )
+            findings.append(Finding(("stack", top, "train", "batch_size"), words))
+    if findings:
+        raise refusal(name, findings)

@@ -19,9 +19,10 @@ from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches, stac
 from kclr.layers.fast import several_replicas
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
+from kclr.runs.keys import seed_of
 from kclr.runs.run import PlainLayer
-from kclr.spec.geometry import LayerGeometry
-from kclr.spec.schema import Embedding, Layer
+from kclr.spec.geometry import LayerGeometry, layer_geometry
+from kclr.spec.schema import Embedding, Layer, Spec
 from kclr.spec.values import each_axis, pair
 from kclr.spec.wording import any_of
 from kclr.training.callbacks import CollapseGuard, KeepMetrics, StepHistory
@@ -137,6 +138,39 @@ def train_layers(
     facts |= {"end_to_end": True} if len(layers) > 1 else {}
     facts |= {"replicas": cluster.replicas} if cluster.replicas > 1 else {}
     return training.learned(make(), facts)
+
+
+def follow(spec: Spec, opened, cluster: Cluster) -> None:
+    """Train with the chief, which finds alone what takes no steps, until all of it is written.
+
+    Args:
+        spec: from `kclr.load_spec`. opened: the images of each of its sources. cluster: of which
+            this process is not the chief.
+    """
+    for first, top in spec.trainings():
+        told = cluster.from_chief()
+        layer = spec.stack[top]
+        if told["finished"] or not layer.learner.contrastive:
+            continue
+        below = [
+            PlainLayer(own.name or "", own.block.arguments(), told[f"kernel{i}"], told[f"bias{i}"])
+            for i, own in enumerate(spec.stack[:first])
+        ]
+        images = opened[layer.data or spec.data]
+        sizes, seed = layer_geometry(spec.stack, top), seed_of(spec, top)
+        train_layers(
+            spec.stack[first : top + 1], sizes, below, images, seed, None, Listener(), cluster
+        )
+    cluster.from_chief()
+
+
+def tell_workers(cluster: Cluster, below, finished: bool) -> None:
+    """Tell the other workers of the layers below the next ones, and whether these are finished."""
+    if cluster.task.workers > 1:
+        arrays = {"finished": np.asarray(finished)}
+        for index, layer in enumerate(below):
+            arrays |= {f"kernel{index}": layer.kernel, f"bias{index}": layer.bias}
+        cluster.from_chief(arrays)
 
 
 def _guard(top, training, make, progress, start, total, saved, cluster):

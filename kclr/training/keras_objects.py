@@ -10,7 +10,9 @@ import numpy as np
 
 from kclr.errors import Finding, SpecError, reason
 from kclr.keras_backend import dtype_policy
+from kclr.spec.checks import augmentation_findings
 from kclr.spec.findings import refusal
+from kclr.spec.geometry import layer_geometry
 from kclr.spec.keras_parts import KINDS, OWN_LAYERS, KerasObject, Optimizer, Schedule
 from kclr.spec.schema import Patches, Spec
 from kclr.spec.values import Size, pair
@@ -35,6 +37,32 @@ def check_keras_objects(spec: Spec, name: str) -> None:
                     Finding(("stack", index, *found.path), found.message)
                     for found in error.findings
                 ]
+    if findings:
+        raise refusal(name, findings)
+
+
+def check_augmentations(spec: Spec, opened, name: str) -> None:
+    """Refuse augmentations that these images do not take, or Keras cannot apply.
+
+    Args:
+        spec: from `kclr.load_spec`. opened: the images of each of its sources. name: in messages.
+
+    Raises:
+        SpecError: there are some.
+    """
+    findings: list[Finding] = []
+    for index, layer in enumerate(spec.stack):
+        place = ("stack", index, "patches", "augment")
+        images = opened[layer.data or spec.data]
+        channels, unit = images.channels, images.scaled_by == "unit"
+        found = augmentation_findings(
+            layer.patches.augment, channels, *place, series=images.series, unit=unit
+        )
+        if not found and layer.patches.augment:
+            size = layer_geometry(spec.stack, index).image_patch
+            problem = augmentation_problem(layer.patches, size, channels)
+            found = [Finding(place, problem)] if problem else []
+        findings += found
     if findings:
         raise refusal(name, findings)
 

@@ -1,9 +1,14 @@
-"""What the training of a run says on its way: events in words and facts."""
+"""What the training of a run says on its way: events in words and facts; and how they are kept."""
 
 import time
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from kclr.events import Event, Listener
+from kclr.health import Learned
+from kclr.runs.run import Run
+from kclr.spec.schema import Spec
 
 
 def hashing(done, total) -> Event:
@@ -107,3 +112,71 @@ def describe(facts) -> str:
         count = facts["skipped_images"]
         words += f", {count} image{'s' if count > 1 else ''} skipped"
     return words
+
+
+class Recorder(Listener):
+    """Writes a layer's history as it grows, and passes everything on; adds the run's probe.
+
+    Args:
+        run: to write to. spec: from `kclr.load_spec`.
+        first, top: indices from 0 of the layers that are trained, one or several at once.
+        listener: hears everything. probe: of the run (see `kclr.probing.callback.StackProbe`), or
+            None. callbacks: of the user (see `kclr.training.fit.train_layers`), or None.
+    """
+
+    def __init__(self, run: Run, spec: Spec, first, top, listener: Listener, probe, callbacks):
+        self._run, self._below, self._layer = run, run.layers[:first], spec.stack[top]
+        self._listener, self._probe, self._callbacks = listener, probe, callbacks
+        self._name, self._total = self._layer.name or "", None
+        self._events: Any = None
+        if spec.tensorboard:
+            import tensorflow as tf
+
+            place = run.path / "tensorboard" / self._name
+            self._events = tf.summary.create_file_writer(str(place))
+
+    def heard(self, event):
+        if event.kind == "begun":
+            self._total = event.total
+            # Rows that were written after the checkpoint will be written again.
+            self._run.trim(
+                "metrics.jsonl",
+                lambda row: row.get("layer") != self._name or row["step"] <= event.done,
+            )
+        elif event.kind == "row":
+            self._run.append("metrics.jsonl", event.facts)
+            if self._events:
+                import tensorflow as tf
+
+                with self._events.as_default(step=event.facts["step"]):
+                    for name, value in event.facts.items():
+                        if name != "layer":
+                            tf.summary.scalar(name, value)
+        elif event.name == "decoding" and self._total is not None:
+            return  # these are decoded beside the steps
+        self._listener.heard(event)
+
+    def callbacks(self, layers, blocks, start):
+        """The run's probe and the user's callbacks (see `train_layers`)."""
+        own = [*self._callbacks(layers, blocks, start)] if self._callbacks else []
+        if self._probe is None:
+            return own
+
+        def told(row):
+            # The history has a row of these steps, which will hold it.
+            if row["step"] % self._layer.train.log_every and row["step"] != self._total:
+                LayerProgress(self, self._name).row(row)
+
+        return [self._probe.of_training(self._below, layers, blocks, start, told), *own]
+
+    def probed(self, learned: Learned) -> Learned:
+        """What was learned, with the last accuracy of the probe and the seconds of all."""
+        if self._probe is None:
+            return learned
+        rows = [row for row in self._run.rows(self._name) if "probe_accuracy" in row]
+        rows = rows or [self._probe.of_layer(self._below, self._layer, learned)]
+        facts = {
+            "probe_accuracy": rows[-1]["probe_accuracy"],
+            "probe_seconds": round(sum(row["probe_seconds"] for row in rows), 3),
+        }
+        return replace(learned, facts=learned.facts | facts)

@@ -5,9 +5,7 @@ The directory has a run's files, so that `kclr.load_run` opens it, and its filte
 probed, exported and copied like those of any run. It appears whole or not at all.
 """
 
-import json
 import math
-import time
 from typing import Any
 
 import numpy as np
@@ -19,13 +17,13 @@ from kclr.errors import RunError
 from kclr.keras_backend import dtype_policy
 from kclr.runs.directories import RUN, check_ours, mark
 from kclr.runs.keys import key_of
-from kclr.runs.paths import atomic, write_csv
-from kclr.runs.run import Run, load_run, write_arrays
+from kclr.runs.paths import atomic
+from kclr.runs.run import Run, load_run
+from kclr.runs.writing import write_summary, writing_layer
 from kclr.spec.transfer import TransferSpec
 from kclr.transfer.arms import first_convolutions
 from kclr.transfer.lsuv import kernel_name
 from kclr.transfer.training import arm_seed, fit, new_classifier, steps_per_epoch
-from kclr.version import hardware, versions
 
 
 def supervised_run(
@@ -97,31 +95,18 @@ def supervised_run(
 
 def _write(run, convolutions, model, about, history, made_of):
     """Write the files of a run."""
-    layers = []
     for index, convolution in enumerate(convolutions):
-        facts = {"name": f"supervised{index + 1}", "block": _block(model, convolution), **about}
-        folder = run.layer_directory(index, facts["name"])
-        folder.mkdir(parents=True)
+        name = f"supervised{index + 1}"
         kernel = convolution.kernel.numpy().astype(np.float32)
         bias = convolution.bias.numpy() if convolution.use_bias else np.zeros(kernel.shape[-1])
-        facts["sha256"] = write_arrays(folder, kernel, bias.astype(np.float32))
-        write_csv(folder / "history.csv", history)
-        filters_png(
-            folder / "filters.png", kernel, filter_order(kernel), f"{facts['name']}: filters"
-        )
-        (folder / "layer.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        layers.append({"name": facts["name"], "kernel_shape": list(kernel.shape), **about})
+        facts = {"name": name, "block": _block(model, convolution), **about}
+        with writing_layer(run, index, facts, kernel, bias.astype(np.float32), history) as own:
+            path = own.directory / "filters.png"
+            filters_png(path, kernel, filter_order(kernel), f"{name}: filters")
     text = yaml.safe_dump(made_of, sort_keys=False)
     run.write_text("spec.yaml", f"# Trained with labels by kclr transfer, from:\n{text}")
     run.write_text("resolved.yaml", text)
-    summary = {
-        "versions": versions(),
-        "hardware": hardware(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seed": made_of["seed"],
-        "layers": layers,
-    }
-    run.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
+    write_summary(run, made_of["seed"])
 
 
 def _block(model, convolution) -> dict[str, Any]:
