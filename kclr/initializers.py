@@ -391,8 +391,8 @@ def _scaling(run, raw, kernel, above):
         raise SpecError("raw: only a run's first layer reads raw numbers. Remove it")
     scaling = raw
     if raw is True:
-        source = Run(as_path(run).expanduser()) if isinstance(run, (str, os.PathLike)) else run
-        scaling = getattr(source, "scaling", None)
+        named = isinstance(run, (str, os.PathLike))
+        scaling = getattr(Run(as_path(run).expanduser()) if named else run, "scaling", None)
         if scaling is None:
             raise SpecError(
                 "raw=True: nothing says how the raw numbers were scaled. Pass a run, or "

@@ -12,6 +12,7 @@ import pytest
 from kclr import kernels
 from kclr.errors import RunError, SpecError
 from kclr.initializers import ContrastiveBias, ContrastiveKernel
+from kclr.runs.run import Run
 from tests.processes import Forked
 
 RNG = np.random.default_rng(0)
@@ -726,3 +727,21 @@ def test_configs_from_before_series_give_what_they_gave():
     found = numbers(ContrastiveKernel.from_config(kernel), KERNEL.shape)
     np.testing.assert_array_equal(found, KERNEL)
     np.testing.assert_array_equal(numbers(ContrastiveBias.from_config(older), (16,)), BIAS)
+
+
+def test_a_runs_own_scaling_is_folded_in(run):
+    """8-bit pictures where nothing else is said, as of older runs; and what layer.json says."""
+    kernel = numbers(ContrastiveKernel(run, raw=True), KERNEL.shape)
+    np.testing.assert_allclose(kernel, KERNEL / 255, rtol=1e-6)
+    np.testing.assert_array_equal(numbers(ContrastiveBias(run, raw=True), (16,)), BIAS)
+    facts = {"name": "edges", "block": {"filters": 16}}
+    facts["scaling"] = {"dtype": "int16", "shift": [10, 20, 30], "spread": [1, 2, 4]}
+    (run / "layers/01-edges/layer.json").write_text(json.dumps(facts))
+    kernel = numbers(ContrastiveKernel(run, raw=True), KERNEL.shape).astype(np.float64)
+    bias = numbers(ContrastiveBias(run, raw=True), (16,))
+    raw = RNG.integers(-500, 500, (6, 6, 3))
+    layer = keras.models.Sequential([keras.Input((6, 6, 3)), Run(run).preprocessing()])
+    scaled = np.asarray(layer(raw[None].astype("float32"))[0], np.float64)
+    wanted = np.einsum("yxc,yxcf->f", scaled, KERNEL.astype(np.float64)) + BIAS
+    found = np.einsum("yxc,yxcf->f", raw, kernel) + bias
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-2)

@@ -5,7 +5,7 @@ import numpy as np
 from kclr.drawing import tiles
 from kclr.drawing.series import filter_curves, stretch_curves
 from kclr.drawing.tiles import OPPONENT_COLOURS
-from kclr.kernels import MOST_IMAGE_CHANNELS
+from kclr.kernels import MOST_IMAGE_CHANNELS, most_diverse
 
 MOST_FILTERS = 256
 
@@ -231,7 +231,7 @@ def filters_png(path, kernel, order=None, title=None, beside=None, bands=None, s
         words.append(tiles.colours_of(channels, bands, "filters") + "; mid-gray is 0")
     picture = tiles.side_by_side([(grid, []) for grid in grids])
     if many and channels > 1:
-        heading = f"the {_count(len(strongest), 'strongest filter')} in colour and by channel"
+        heading = f"the strongest {_count(len(strongest), 'filter')}, in colour and by channel"
         picture = _with_strips(picture, strips, heading, channels)
     tiles.save_tiles(path, picture, "\n".join(filter(None, words)))
 
@@ -241,8 +241,15 @@ def _strengths(kernel):
     return np.sqrt(np.square(np.where(np.isfinite(kernel), kernel, 0)).sum(axis=(0, 1, 2)))
 
 
+def _different(patches, most):
+    """Which patches (patches, height, width, channels) to show: filters may share their best."""
+    patches = np.moveaxis(patches.astype(np.float64), 0, -1)
+    patches = patches - patches.mean(axis=(0, 1), keepdims=True)
+    return np.sort(most_diverse(patches, min(patches.shape[-1], most)))
+
+
 def _count(number, noun):
-    return noun if number == 1 else f"{number} {noun}s"
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _with_strips(picture, strips, heading, channels):
@@ -267,8 +274,8 @@ def patches_png(path, patches, responses=None, title=None, bands=None, series=Fa
     Patches of gray or colour, uint8, are shown as they are. Other numbers are stretched: each
     channel's 1st to 99th percentile of all that is shown. Other numbers of channels are shown in
     the colours of `bands`, or of the three principal components of all patches shown: the first as
-    light and dark, the others as hues; below, the best patches of the most excited filters are
-    shown channel by channel. Stretches of series are drawn as curves.
+    light and dark, the others as hues; below, the best patches of some filters that differ most
+    are shown channel by channel. Stretches of series are drawn as curves.
 
     Args:
         path: file to write, replaced atomically.
@@ -310,12 +317,10 @@ def patches_png(path, patches, responses=None, title=None, bands=None, series=Fa
     elif not plain and there.any():
         words.append(tiles.STRETCH)
     if many:
-        best = np.zeros(len(shown)) if responses is None else -np.asarray(responses)[shown, 0]
-        strongest = np.argsort(best, kind="stable")[:MOST_STRIPS]
-        heading = (
-            f"the best patch of the {_count(len(strongest), 'most excited filter')}, in colour and "
-            f"by channel; {tiles.STRETCH}"
-        )
-        strips = [(coloured[strongest, 0], gray[strongest, 0])]
+        best = np.flatnonzero(there[:, 0])
+        chosen = best[_different(gray[best, 0], MOST_STRIPS)]
+        heading = f"the best patch of {_count(len(chosen), 'filter')}, in colour and by channel; "
+        heading += tiles.STRETCH
+        strips = [(coloured[chosen, 0], gray[chosen, 0])]
         picture = _with_strips(picture, strips, heading, channels)
     tiles.save_tiles(path, picture, "\n".join(filter(None, words)))

@@ -475,6 +475,14 @@ def test_components_of_patches_keep_their_differences(tmp_path):
     assert "7 channels as colours" in words_of(tmp_path / "patches.png")
 
 
+def test_what_is_shown_by_channel_differs_where_filters_share_their_best_patch():
+    patches = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 5), np.uint8)
+    patches[:10] = patches[3]
+    chosen = filters._different(patches, 3)
+    assert chosen[1:].tolist() == [10, 11]
+    assert len(filters._different(patches[:2], 8)) == 2
+
+
 # curves of series
 
 

@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 from scipy import stats
 
+from kclr.drawing.filters import filters_png
 from kclr.errors import RunError, SpecError
 from kclr.report import page
 from kclr.report.page import write_report
@@ -253,6 +254,20 @@ def test_a_run_is_shown_with_its_layers_pictures_spec_and_provenance(tmp_path):
     assert HOSTILE in read.words  # of the resolved spec
     labels = [drawing.get("aria-label") or "" for drawing in read.all("svg")]
     assert "conv1, loss by step: loss from 0.02 to 0.000667" in labels
+
+
+def test_a_run_of_series_shows_its_filters_as_curves(tmp_path):
+    run = make_run(tmp_path / "gait", layers=1)
+    folder = run / "layers" / "01-conv1"
+    kernel = np.random.default_rng(0).normal(size=(1, 9, 6, 12)).astype(np.float32)
+    np.save(folder / "kernel.npy", kernel)
+    facts = json.loads((folder / "layer.json").read_text())
+    (folder / "layer.json").write_text(json.dumps(facts | {"series": True}))
+    page = write_report([run], tmp_path / "page.html")[0].read_text(encoding="utf-8")
+    assert "12 filters of 9 samples on 6 channels" in page
+    assert "Their weights; the gray line is 0." in page
+    filters_png(tmp_path / "curves.png", kernel, series=True)
+    assert base64.b64encode((tmp_path / "curves.png").read_bytes()).decode() in page
 
 
 def test_an_unfinished_run_shows_the_layers_that_it_has(tmp_path):

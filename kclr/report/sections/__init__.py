@@ -107,8 +107,11 @@ def sections() -> dict[str, Section]:
     return dict(sorted(made.items(), key=lambda item: (item[1].order, item[0])))
 
 
-def copy_picture(layer, path: Path) -> str | None:
+def copy_picture(layer, path: Path, series=False) -> str | None:
     """Copy the picture of a layer's filters, which its training drew with the images at hand.
+
+    Args:
+        layer: of a run. path: where to. series: whether the run has learned from series.
 
     Returns:
         What the picture shows; None where there is none that says so, and the filters' weights
@@ -124,7 +127,7 @@ def copy_picture(layer, path: Path) -> str | None:
         with Image.open(io.BytesIO(drawn), formats=("PNG",)) as picture:
             words = str(picture.info["Description"])
     except (RunError, OSError, ValueError, SyntaxError, KeyError, Image.DecompressionBombError):
-        filters_png(path, layer.kernel)
+        filters_png(path, layer.kernel, series=series)
         return None
     path.write_bytes(drawn)
     return f"{words}."

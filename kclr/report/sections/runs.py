@@ -43,7 +43,8 @@ def _shown(run: Run, name: str, folder: Path, names: Names) -> dict[str, Any]:
         height, width, channels, filters = layer.kernel.shape
         history = layer.history()
         picture = folder / f"{place}-filters.png"
-        drawn = copy_picture(layer, picture)
+        drawn = copy_picture(layer, picture, run.series)
+        size = f"{width:,} samples" if run.series else f"{height}x{width} px"
         if history:
             kept = read_bytes(layer.directory / "history.csv", run.path)
             (folder / f"{place}-history.csv").write_bytes(kept)
@@ -52,10 +53,11 @@ def _shown(run: Run, name: str, folder: Path, names: Names) -> dict[str, Any]:
             {
                 "name": layer.name,
                 "filters": base64.b64encode(picture.read_bytes()).decode(),
-                "what": f"{filters:,} filters of {height}x{width} px on {channels:,} channel"
+                "what": f"{filters:,} filters of {size} on {channels:,} channel"
                 + "s" * (channels != 1),
                 "drawn": drawn,
-                "components": channels not in (1, 3),
+                "components": channels not in (1, 3) and not run.series,
+                "zero": "the gray line is 0" if run.series else "zero is mid-gray",
                 "panels": history_svgs(place, history, layer.name),
                 "facts": [words(layer) for words in LAYER_COLUMNS.values()],
             }
