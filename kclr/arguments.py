@@ -44,7 +44,13 @@ def parser(functions) -> argparse.ArgumentParser:
         "number of layers (default: 1); with more than one, k-means in the first layer and "
         "contrast above"
     )
-    sub.add_argument("--layers", type=int, choices=(1, 2, 3), default=1, help=words)
+    sub.add_argument("--layers", type=int, choices=(1, 2, 3), help=words)
+    sub.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="look at these images or series, such as folder:PATH, array:FILE or audio:PATH, and "
+        "write a spec that fits them, with up to three layers",
+    )
 
     sub = command("check", "check a spec and print it with all defaults and sizes")
     spec_arguments(sub)

@@ -106,17 +106,31 @@ def _init(options):
     from kclr.spec.reading import starter
 
     path = Path(options.path)
+    if path.exists():
+        raise SpecError(f"{path} already exists. Choose another name: kclr init NAME")
+    text = _fitted(options) if options.data else starter(options.layers or 1)
     try:
         with path.open("x", encoding="utf-8") as file:
             try:
-                file.write(starter(options.layers))
+                file.write(text)
                 file.flush()
             except OSError:
                 path.unlink()  # half of it, which would be in the way of the next try
                 raise
     except FileExistsError:
         raise SpecError(f"{path} already exists. Choose another name: kclr init NAME") from None
+    if options.data:
+        print("\n".join(line[2:] for line in text.splitlines()[1:2]))
     print(f"{path} was written. Edit it, then: kclr train {path}")
+
+
+def _fitted(options):
+    """A spec that fits the data."""
+    from kclr.fitted import fitted_spec, look
+    from kclr.version import has_amx
+
+    seen = look(options.data)
+    return fitted_spec(seen, options.path, options.layers or 3, has_amx())
 
 
 def _load(options):

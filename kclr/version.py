@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from typing import Any
 
 __version__ = "0.1.0"
@@ -20,6 +21,29 @@ def versions() -> dict[str, str]:
         "keras": keras.__version__,
         "numpy": np.__version__,
     }
+
+
+def has_amx() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 faster than those of float32."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return any("amx_bf16" in line for line in file if line.startswith("flags"))
+    except OSError:
+        return False
+
+
+def matmul_speed() -> float:
+    """Floating-point operations a second of numpy's float32 matrix product, the best of some."""
+    import numpy as np
+
+    side = 512
+    matrix = np.ones((side, side), np.float32)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        _ = matrix @ matrix
+        seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / min(seconds)
 
 
 def hardware() -> dict[str, Any]:

@@ -26,6 +26,7 @@ ORDER = (
     ("kernels",),
     ("layers",),
     ("pooling",),
+    ("fitted",),
     ("whitening",),
     ("objectives",),
     ("losses",),

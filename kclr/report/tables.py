@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from kclr.spec.cost import step_flops
 from kclr.spec.geometry import layer_geometry, output_size
 from kclr.spec.schema import Spec
 from kclr.spec.values import by, short
 from kclr.spec.wording import printable
+from kclr.version import matmul_speed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from kclr.runs.run import Run
 
 
+_SHARE = 0.5  # of the speed of matrix products that trainings come to, all in all
 EXAMPLE = (96, 96, 3)
 
 
@@ -26,6 +29,44 @@ def print_spec(spec: Spec) -> None:
     values = spec.model_dump(mode="json")
     print(yaml.dump(values, Dumper=dumper, sort_keys=False, allow_unicode=True))
     print(geometry_table(spec))
+    if costs := cost_table(spec, matmul_speed()):
+        print(f"\n{costs}")
+
+
+def cost_table(spec: Spec, speed: float) -> str:
+    """What the training of each contrastive layer costs, and about how long it takes.
+
+    Args:
+        spec: checked, with possible sizes.
+        speed: of this machine's matrix products, floating-point operations a second.
+
+    Returns:
+        Plain text with fixed widths; empty if no layer takes steps.
+    """
+    rows = [("layer", "a step", "steps", "in all", "about")]
+    for index, layer in enumerate(spec.stack):
+        if not layer.learner.contrastive:
+            continue
+        first = spec.stack[0]
+        shape = (first.data or spec.data).image_shape() or EXAMPLE
+        step, steps = step_flops(spec, index, shape[2]), layer.train.steps
+        row = [layer.name or "", f"{step / 1e9:,.1f} GFLOP"]
+        if steps is None:
+            rows.append((*row, f"{layer.train.epochs} epochs", "-", "-"))
+            continue
+        seconds = step * steps / (speed * _SHARE)
+        about = f"{seconds:,.0f} s" if seconds < 90 else f"{seconds / 60:,.0f} min"
+        rows.append((*row, f"{steps:,}", f"{step * steps / 1e12:,.1f} TFLOP", about))
+    if len(rows) == 1:
+        return ""
+    return "\n".join(
+        [
+            "What training costs, in convolutions alone, and how long it takes at "
+            f"{_SHARE * 100:.0f} % of",
+            f"this machine's {speed / 1e9:,.0f} GFLOP/s (numpy's float32 matrix product):",
+            *_aligned(rows),
+        ]
+    )
 
 
 def print_images(spec: Spec, out=None) -> None:

@@ -1,0 +1,48 @@
+"""What a training costs: the arithmetic of its convolutions, counted from the sizes of its layers."""
+
+from collections.abc import Sequence
+
+from kclr.spec.geometry import layer_geometry, output_size, places
+from kclr.spec.schema import Block, Spec
+from kclr.spec.values import Pair, pair
+
+# A layer that is trained has its convolution forward, and the gradients of its input and its kernel.
+_PASSES = 3
+
+
+def step_flops(spec: Spec, index: int, channels: int) -> int:
+    """Floating-point operations of a step of layer `index`, two for each product and sum.
+
+    Those of the convolutions, forward and backward; all else takes little beside them.
+
+    Args:
+        spec: checked, with possible sizes.
+        index: of a contrastive layer.
+        channels: of the images.
+    """
+    layer, sizes = spec.stack[index], layer_geometry(spec.stack, index)
+    # Without augmentations the patches of a crop share their convolutions.
+    shared = bool(sizes.grid and not layer.patches.augment)
+    size = sizes.image_crop if shared else sizes.image_patch
+    count = layer.train.batch_size * (1 if shared else sizes.views)
+    below = _forward([own.block for own in spec.stack[:index]], size, channels)
+    whole = _forward([own.block for own in spec.stack[: index + 1]], size, channels)
+    return count * (below + _PASSES * (whole - below))
+
+
+def image_flops(spec: Spec, shape: tuple[int, int, int]) -> int:
+    """Operations of all layers for a whole image of this height, width and channels."""
+    return _forward([own.block for own in spec.stack], shape[:2], shape[2], padding=None)
+
+
+def _forward(blocks: Sequence[Block], size: Pair, depth: int, padding: str | None = "valid") -> int:
+    total = 0
+    for block in blocks:
+        height, width = pair(block.kernel_size)
+        if (padding or block.padding) == "same":
+            rows, columns = (-(-n // s) for n, s in zip(size, pair(block.strides), strict=True))
+        else:
+            rows, columns = places(block.kernel_size, block.strides, size)
+        total += 2 * max(0, rows) * max(0, columns) * height * width * depth * block.filters
+        size, depth = output_size(block, size, padding), block.filters
+    return total
