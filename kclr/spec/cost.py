@@ -1,4 +1,4 @@
-"""What a training costs: the arithmetic of its convolutions, counted from the sizes of its layers."""
+"""What a training costs: the arithmetic of its convolutions, counted from its layers' sizes."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,7 @@ from kclr.spec.geometry import layer_geometry, output_size, places
 from kclr.spec.schema import Block, Spec
 from kclr.spec.values import Pair, pair
 
-# A layer that is trained has its convolution forward, and the gradients of its input and its kernel.
-_PASSES = 3
+_PASSES = 2  # of a layer that is trained: forward, and the gradient of the kernel
 
 
 def step_flops(spec: Spec, index: int, channels: int) -> int:
