@@ -98,12 +98,18 @@ def geometry_table(spec: Spec) -> str:
     trained = [("layer", "crop", "patch", "patches per crop", "map of a patch")]
     whole = [("layer", "input", "output", "receptive field", "jump")]
     unknown = []
+    series = spec.data.series
+    unit = "samples" if series else "px"
+
+    def own(shape):
+        return _joined(shape[1:] if series else shape)
+
     for index, layer in enumerate(spec.stack):
         sizes = layer_geometry(spec.stack, index)
         name = layer.name or ""
         if layer.learner.contrastive:
-            crop, patch = (f"{_joined(px)} px" for px in (sizes.image_crop, sizes.image_patch))
-            patch_map = _joined((*sizes.patch_map, layer.block.filters))
+            crop, patch = (f"{own(px)} {unit}" for px in (sizes.image_crop, sizes.image_patch))
+            patch_map = own((*sizes.patch_map, layer.block.filters))
             trained.append((name, crop, patch, str(sizes.views), patch_map))
         else:
             trained.append((name, *"----"))  # it sees single windows of its kernel
@@ -111,10 +117,13 @@ def geometry_table(spec: Spec) -> str:
         if shape is None:
             unknown.append(name)
         shapes = _shapes(spec, index, shape or EXAMPLE)
-        field, jump = f"{_joined(sizes.receptive_field)} px", f"{by(short(*sizes.jump))} px"
-        whole.append((name, _joined(shapes[-2]), _joined(shapes[-1]), field, jump))
-    rows = ["What each layer is trained on, in pixels of the image:", *_aligned(trained), ""]
-    rows += ["Output for the smallest of its images:", *_aligned(whole)]
+        field, jump = f"{own(sizes.receptive_field)} {unit}", by(short(*sizes.jump))
+        jump = f"{jump if not series else sizes.jump[1]} {unit}"
+        whole.append((name, own(shapes[-2]), own(shapes[-1]), field, jump))
+    where = "samples of the series" if series else "pixels of the image"
+    rows = [f"What each layer is trained on, in {where}:", *_aligned(trained), ""]
+    rows += [f"Output for the smallest of its {'series' if series else 'images'}:"]
+    rows += [*_aligned(whole)]
     if unknown:
         which = "" if len(unknown) == len(spec.stack) else f" of {', '.join(unknown)}"
         rows += [
