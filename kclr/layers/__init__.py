@@ -1,7 +1,6 @@
 """The Keras layers of kclr, and a stack of trained ones."""
 
-from kclr.layers.block import ContrastiveConvBlock, Decorrelation
-from kclr.layers.frozen import smallest_image, stacked
+from kclr.layers.block import ContrastiveConvBlock, Decorrelation, smallest_image, stacked
 from kclr.layers.jitter import SensorJitter
 from kclr.layers.shared import SharedPatches
 

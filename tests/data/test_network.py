@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from kclr.data import network
+from kclr.data import source_tfds as network
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def test_name_server_that_never_answers_is_not_waited_for(monkeypatch):
         forever.wait()
         raise OSError
 
-    monkeypatch.setattr(network, "_SECONDS", 0.01)
+    monkeypatch.setattr(network, "_ANSWER_SECONDS", 0.01)
     monkeypatch.setattr(network.socket, "create_connection", connect)
     assert not network.reachable(["slow", "slower"])
     forever.set()
