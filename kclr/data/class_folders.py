@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
+from kclr.data.census import Census
 from kclr.data.source_folder import Folder
 from kclr.errors import SpecError
 from kclr.spec.wording import printable
@@ -51,7 +52,7 @@ class Layout:
             raise SpecError(problem)
         root = os.path.expanduser(path)
         rows, labels, strange = [], [], {}
-        for row, file in enumerate(source._files()):
+        for row, (_, file, _) in enumerate(source._pictures(Census())):
             first, *rest = os.path.relpath(file, root).split(os.sep)
             if first not in self.classes or not rest or (self.within and len(rest) < 2):
                 strange[first] = bool(rest)

@@ -5,15 +5,18 @@ import hashlib
 import math
 import os
 import warnings
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from kclr.data import image_files
-from kclr.data.census import Census, pictures
+from kclr.data import array_files, image_files, medical_files
+from kclr.data.census import SOUNDS, Census, files
 from kclr.data.fingerprints import digest, of_files
+from kclr.data.headers import whole_nodata
+from kclr.data.pixels import UnreadableError, kept_dtype
 from kclr.data.sources import Source
 from kclr.errors import SpecError
 from kclr.spec.registry import register
@@ -21,52 +24,146 @@ from kclr.spec.values import by, pair
 from kclr.spec.wording import path_hint, printable
 
 _HEADERS = 200  # files whose size is looked at to learn how small the pictures are
+# Share of the first pictures that may be of another kind than the others, without making all so.
+_STRAY = 0.1
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
-@register("source", "folder")
-class Folder(Source):
-    """All pictures below a directory and its subfolders: PNG, JPEG, TIFF, WebP, GIF, BMP, JPEG
-    2000, AVIF and more."""
+class Files(Source):
+    """Options of sources of files below a directory."""
 
     path: str = Field(exclude=True)
     """The directory."""
-    max_pixels: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
-    """Pictures with more pixels are not read; by default 89,478,485, or as many as fit in `memory`
-    at 4 bytes each."""
+    also: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """More directories, whose files are used too."""
 
     argument: ClassVar[str | None] = "path"
+    kinds: ClassVar[str] = ""  # of files, in words
+    noun: ClassVar[str] = ""
+    sounds: ClassVar[bool] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_several(cls, value):
+        path = value.get("path") if isinstance(value, dict) else None
+        if isinstance(path, list | tuple) and path:
+            return value | {"path": path[0], "also": [*path[1:], *value.get("also", ())]}
+        return value
 
     def problem(self):
         if not self.path:
             return "folder: has no path. Write folder:PATH."
-        name = printable(self.path)
-        if "\0" in self.path:
+        problems = (self._problem_of(path) for path in (self.path, *self.also))
+        return next(filter(None, problems), None)
+
+    def _problem_of(self, given):
+        """What is wrong with one of the directories, or None."""
+        name = printable(given)
+        if "\0" in given:
             return f"{name} contains a zero byte, which is not allowed in a path. Remove it."
-        path = os.path.expanduser(self.path)
+        path = os.path.expanduser(given)
         if os.path.isdir(path):
-            census = Census()
-            if next(pictures(path, census), None) is None:
-                return f"{name}: {_nothing(census)}"
+            census = Census(self.sounds)
+            if next(files(path, census), None) is None:
+                return f"{name}: {self._nothing(name, census)}"
             return None
         if os.path.lexists(path) and not os.path.exists(path):
             return f"{name} is a broken link. Fix it, or use another folder."
         if os.path.exists(path):
             if path.lower().endswith(_ARCHIVES):
-                return f"{name} is a file. Unpack it and use the folder with its pictures."
-            folder = printable(os.path.dirname(self.path) or ".")
+                return f"{name} is a file. Unpack it and use the folder with its {self.noun}."
+            if path.lower().endswith(array_files.ENDINGS):
+                return f"{name} is a file. Write array:{name}, or series:{name} if it holds series."
+            folder = printable(os.path.dirname(given) or ".")
             return f"{name} is a file. Use its folder: {folder}"
-        return f"{name}: folder not found.{path_hint(self.path) or _sibling(path)}"
+        return f"{name}: folder not found.{path_hint(given) or _sibling(path)}"
+
+    def _nothing(self, name, census):
+        """Words for a folder without files that are used."""
+        if "." in census.closed:
+            return (
+                "no permission to list this folder. Change its permissions, or use another folder."
+            )
+        left_out = census.as_dict()["left_out"]
+        there = [f"{count} {ending}" for ending, count in [*left_out.items()][:5]]
+        if census.closed:
+            there.append(f"{len(census.closed)} folders that cannot be listed")
+        holds = f" It holds {', '.join(there)}." if there else ""
+        cures = [] if self.sounds else [f"{words}." for words in census.lacking()]
+        if not self.sounds and left_out.keys() & SOUNDS:
+            cures.append(f"For sounds write audio:{name}.")
+        if not self.sounds and left_out.keys() & {*array_files.ENDINGS}:
+            cures.append("For an array in a file write array:FILE, or series:FILE.")
+        cure = " ".join(cures) or f"Add some ({self.kinds})."
+        return f"no {self.noun} in this folder or below it.{holds} {cure}"
+
+    def place(self):
+        return self.path
+
+    def census(self):
+        found = Census(self.sounds)
+        if not self.problem():
+            self._placed(found)
+        return found
+
+    def _placed(self, census):
+        """Path and root of each of the files."""
+
+        def order(placed):
+            relative = os.path.relpath(*placed).replace(os.sep, "/")
+            return hashlib.blake2b(relative.encode("utf-8", "surrogateescape")).digest()
+
+        roots = [os.path.expanduser(path) for path in (self.path, *self.also)]
+        found = [(path, root) for root in roots for path in files(root, census)]
+        return sorted(found, key=order)
+
+    def _named(self, census):
+        """The paths by names that can be shown, each of its own."""
+        files: dict[str, str] = {}
+        for path, root in self._placed(census):
+            name = printable(os.path.relpath(path, root))
+            if self.also:
+                name = f"{printable(os.path.basename(os.path.abspath(root)))}/{name}"
+            while name in files:
+                name += "'"
+            files[name] = path
+        return files
+
+
+@register("source", "folder")
+class Folder(Files):
+    """All pictures below a directory and its subfolders: PNG, JPEG, TIFF, WebP, GIF, BMP, JPEG
+    2000, AVIF, .npy and more; DICOM and NIfTI with `pip install 'kclr[medical]'`."""
+
+    pages: Literal["first", "channels", "pictures"] = "first"
+    """What is used of a TIFF with several pages, or a DICOM file with several frames: the first
+    one, all as the channels of one picture, or each as a picture. Each slice of a NIfTI file is a
+    picture."""
+    max_pixels: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
+    """Pictures with more pixels are not read; by default 89,478,485, or as many as fit in `memory`
+    at 4 bytes each."""
+
+    kinds: ClassVar[str] = "PNG, JPEG, TIFF, WebP, GIF, BMP, JPEG 2000, AVIF, PPM, TGA, .npy"
+    noun: ClassVar[str] = "pictures"
+
+    def census(self):
+        found = Census()
+        if not self.problem():
+            self._count_several(self._pictures(found), found)
+        return found
 
     def image_shape(self):
         if self.problem():
             return None
-        sizes, _ = self._sizes()
+        found, _ = self._headers()
+        sizes = _by_size(found)
         # As many of the smallest as a run would skip.
-        return self._smallest(sizes[int(self.max_unreadable * len(sizes)) :])
+        shape = self._smallest(sizes[int(self.max_unreadable * len(sizes)) :])
+        return shape and (*shape[:2], self.channels or _kind(found)[0])
 
     def too_small(self, least):
-        sizes, more = self._sizes()
+        found, more = self._headers()
+        sizes = _by_size(found)
         height, width = pair(least)
         small = sum(own[0] < height or own[1] < width for own in sizes)
         if not 0 < small < len(sizes):
@@ -79,34 +176,37 @@ class Folder(Source):
             f"{int(self.max_unreadable * len(sizes))}: with {share:g} they would be skipped."
         )
 
-    def place(self):
-        return self.path
-
-    def census(self):
-        found = Census()
-        if not self.problem():
-            self._files(found)
-        return found
-
     def open(self):
         problem = self.problem()
         if problem:
             raise SpecError(problem)
-        root = os.path.expanduser(self.path)
-        census = Census()
-        files = _named(self._files(census), root)
+        census = Census(self.sounds)
+        found = self._pictures(census)
+        self._count_several(found, census)
+        channels, dtype, nodata = _kind(self._headers(found)[0])
+        if nodata and len(nodata) > 1 and self.nodata is None:
+            raise SpecError(
+                f"{printable(self.spec_name())}: its files have different numbers for no data "
+                f"({', '.join(map(str, sorted(nodata)))}). Write one of them into all files, or "
+                "say which one counts: nodata: NUMBER."
+            )
 
         def records(start):
-            for name, path in islice(files.items(), start, None):
-                yield name, image_files.PictureFile(path, self.max_pixels, self.memory)
+            place, volume = None, None
+            for name, path, page in found[start:]:
+                if path != place and image_files.is_volume(path):
+                    place, volume = path, medical_files.Volume(path, self.memory)
+                yield name, self._picture(path, page, volume if path == place else None)
 
         return self._images(
             records,
-            count=len(files),
-            channels=3,
-            contents=lambda tell: self._contents(root, files, tell),
+            count=len(found),
+            channels=channels,
+            contents=lambda tell: self._contents(found, tell),
             threads=min(8, os.cpu_count() or 1),
             census=census,
+            dtype=dtype,
+            nodata=next(iter(nodata), None),
         )
 
     def labelled(self, split, channels=None):
@@ -136,52 +236,81 @@ class Folder(Source):
             return str(error)
         return None
 
-    def _contents(self, root, files, tell):
-        found = of_files(root, files, tell)
-        if self.max_pixels is None:
-            return found
-        return replace(found, digest=digest(found.digest, self.max_pixels))
+    def _contents(self, found, tell):
+        names: dict[str, str] = {}
+        for name, path, _ in found:
+            names.setdefault(path, name)
+        files = {name: path for path, name in names.items()}
+        contents = of_files(os.path.expanduser(self.path), files, tell)
+        counted: list[Any] = [self.max_pixels] * (self.max_pixels is not None)
+        counted += [self.pages] * (self.pages != "first")
+        return replace(contents, digest=digest(contents.digest, *counted)) if counted else contents
 
-    def _sizes(self):
-        """Sizes of the first pictures, the smallest first, and whether there are more."""
-        files = self._files()
-        sizes = (image_files.size(path, self.max_pixels, self.memory) for path in files[:_HEADERS])
-        by_size = sorted(filter(None, sizes), key=lambda size: (min(size), math.prod(size)))
-        return by_size, len(files) > _HEADERS
+    def _placed(self, census):
+        found = super()._placed(census)
+        others = [placed for placed in found if not placed[0].lower().endswith(".npy")]
+        if others and len(others) < len(found):
+            # Beside pictures, an array is rather one of labels or features.
+            census.left_out[".npy"] += census.used.pop(".npy", 0)
+            return others
+        return found
 
-    def _files(self, census=None):
-        """Paths of the pictures, in an order that mixes the subfolders."""
-        root = os.path.expanduser(self.path)
+    def _pictures(self, census):
+        """Name, path and page of each picture, in order."""
+        return [*islice(self._all_pictures(census), self.limit)]
 
-        def order(path):
-            relative = os.path.relpath(path, root).replace(os.sep, "/")
-            return hashlib.blake2b(relative.encode("utf-8", "surrogateescape")).digest()
+    def _count_several(self, found, census):
+        """Count the first files with several pages, if only one is used."""
+        if self.pages != "first":
+            return
+        for _, path, _ in found[:_HEADERS]:
+            if not image_files.is_volume(path):
+                census.several += len(_pages(path, self.memory)) > 1
 
-        return sorted(pictures(root, census or Census()), key=order)[: self.limit]
+    def _all_pictures(self, census):
+        for name, path in self._named(census).items():
+            if self.pages != "pictures" and not image_files.is_volume(path):
+                yield name, path, None if self.pages == "channels" else 0
+                continue
+            pages = _pages(path, self.memory)
+            for page in pages:
+                yield f"{name}#{page}" if len(pages) > 1 else name, path, page
+
+    def _picture(self, path, page, volume=None):
+        return image_files.PictureFile(path, self.max_pixels, self.memory, page, volume)
+
+    def _headers(self, found=None):
+        """Headers of the first pictures, and whether there are more."""
+        found = self._pictures(Census(self.sounds)) if found is None else found
+        read = (self._picture(path, page).header() for _, path, page in found[:_HEADERS])
+        return [*filter(None, read)], len(found) > _HEADERS
 
 
-def _named(paths, root):
-    """The paths by names that can be shown, each of its own."""
-    files: dict[str, str] = {}
-    for path in paths:
-        name = printable(os.path.relpath(path, root))
-        while name in files:
-            name += "'"
-        files[name] = path
-    return files
+def _pages(path, memory):
+    """Numbers of the pictures in a file; one that cannot be read is counted later."""
+    try:
+        return image_files.pages_of(path, memory)
+    except (UnreadableError, OSError):
+        return [0]
 
 
-def _nothing(census):
-    """Words for a folder without pictures."""
-    if "." in census.closed:
-        return "no permission to list this folder. Change its permissions, or use another folder."
-    kinds = "PNG, JPEG, TIFF, WebP, GIF, BMP, JPEG 2000, AVIF, PPM, TGA"
-    found = census.as_dict()
-    there = [f"{count} {ending}" for ending, count in [*found["left_out"].items()][:5]]
-    if census.closed:
-        there.append(f"{len(census.closed)} folders that cannot be listed")
-    holds = f" It holds {', '.join(there)}." if there else ""
-    return f"no pictures in this folder or below it.{holds} Add some ({kinds})."
+def _by_size(found):
+    """Heights and widths of headers, the smallest first."""
+    sizes = ((own.height, own.width) for own in found)
+    return sorted(sizes, key=lambda size: (min(size), math.prod(size)))
+
+
+def _kind(found):
+    """Channels and type of pictures with these headers, and their numbers for no data."""
+    strange = [own for own in found if not own.plain]
+    if len(strange) <= _STRAY * len(found):
+        found, channels, dtype = [own for own in found if own.plain], 3, "uint8"
+    else:
+        counts = Counter(own.channels for own in found)
+        channels = max(counts) if counts.keys() <= {1, 3} else counts.most_common(1)[0][0]
+        dtype = kept_dtype(*(own.dtype for own in found))
+    numbers = {whole_nodata(own.nodata, dtype) for own in found}
+    return channels, dtype, numbers - {None}
 
 
 def _sibling(path):

@@ -23,8 +23,8 @@ class Photos(Source):
     pictures."""
 
     def image_shape(self):
-        sizes = [size for size in map(image_files.size, _paths()[: self.limit]) if size]
-        return self._smallest(sizes)
+        found = (image_files.PictureFile(path).header() for path in _paths()[: self.limit])
+        return self._smallest([(own.height, own.width) for own in found if own])
 
     def open(self):
         paths = _paths()[: self.limit]

@@ -28,7 +28,7 @@ def picture(tmp_path_factory):
 
 def taken(folder):
     found = census.Census()
-    return sorted(os.path.relpath(p, folder) for p in census.pictures(str(folder), found)), found
+    return sorted(os.path.relpath(p, folder) for p in census.files(str(folder), found)), found
 
 
 @pytest.mark.parametrize(

@@ -64,11 +64,12 @@ def test_transparent_palette_color_is_white(tmp_path):
     np.testing.assert_array_equal(image[0, :2], [[255, 255, 255], [0, 0, 255]])
 
 
-def test_sixteen_bits_are_scaled_not_cut(tmp_path):
+def test_sixteen_bits_stay_what_they_are(tmp_path):
     deep = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    (image,) = read(tmp_path, channels=1)
-    np.testing.assert_array_equal(image[..., 0], np.arange(256).reshape(16, 16))
+    (image,) = read(tmp_path)
+    assert image.dtype == np.uint16
+    np.testing.assert_array_equal(image[..., 0], deep)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -99,21 +100,49 @@ def test_phone_picture_that_holds_a_second_one(tmp_path, photo):
     assert np.abs(image.astype(int) - np.asarray(photo)).mean() < 8
 
 
-def test_sixteen_bit_color(tmp_path):
-    def chunk(kind, data):
-        body = kind + data
+def deep_png(pixels, kind):
+    """A PNG of 16 bits per color, which PIL does not write."""
+
+    def chunk(name, data):
+        body = name + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
-    deep = np.linspace(0, 65535, 4 * 5 * 3).astype(">u2").reshape(4, 15)
-    rows = b"".join(b"\0" + row.tobytes() for row in deep)
-    (tmp_path / "a.png").write_bytes(
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(">u2"))
+    height, width = pixels.shape[:2]
+    return (
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 4, 16, 2, 0, 0, 0))
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
         + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
     )
+
+
+def test_sixteen_bit_color_is_not_cut(tmp_path):
+    deep = np.linspace(0, 65535, 4 * 5 * 3).astype(np.uint16).reshape(4, 5, 3)
+    (tmp_path / "a.png").write_bytes(deep_png(deep, 2))
     (image,) = read(tmp_path)
-    assert np.abs(image.astype(int) - deep.reshape(4, 5, 3) / 257).max() <= 1
+    np.testing.assert_array_equal(image, deep)
+    assert source(str(tmp_path)).image_shape() == (4, 5, 3)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(4, 2), (6, 4)])
+def test_sixteen_bit_transparency_is_white(tmp_path, kind, channels):
+    deep = np.random.default_rng(0).integers(0, 65536, (6, 7, channels), np.uint16)
+    deep[0, 0, -1], deep[0, 1, -1] = 0, 65535
+    (tmp_path / "a.png").write_bytes(deep_png(deep, kind))
+    (image,) = read(tmp_path)
+    opacity = deep[..., -1:] / 65535
+    exact = deep[..., :-1] * opacity + 65535 * (1 - opacity)
+    assert image.dtype == np.uint16
+    assert np.abs(image - exact).max() <= 0.5
+    np.testing.assert_array_equal(image[0, 0], 65535)
+
+
+def test_half_of_a_sixteen_bit_picture_is_called_cut_off(tmp_path):
+    whole = deep_png(np.random.default_rng(0).integers(0, 65536, (40, 50, 3), np.uint16), 2)
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnreadableError, match="cut off"):
+        image_files.decode(tmp_path / "a.png")
 
 
 def spoil(folder, photo):
@@ -288,13 +317,17 @@ def test_folder_without_pictures_and_file_are_refused(tmp_path):
     assert source(str(tmp_path)).image_shape() is None
 
 
-def test_twelve_bit_files_are_warned_of(tmp_path):
+def test_twelve_bit_files_are_warned_of_with_the_range_that_fits(tmp_path):
     deep = np.linspace(0, 4095, 256).round().astype(np.uint16).reshape(16, 16)
     for name in ("a.png", "b.tif"):
         Image.fromarray(deep).save(tmp_path / name)
-    (warning,) = source(str(tmp_path), channels=1).open().look()
+    images = source(str(tmp_path)).open()
+    (warning,) = images.look()
     assert "scale: [0, 4095]" in warning
-    assert source(str(tmp_path), channels=1, scale=(0, 4095)).open().look() == []
+    images = source(str(tmp_path), scale=[0, 4095]).open()
+    assert images.look() == []
+    for image in images.read():
+        np.testing.assert_array_equal(image[..., 0], deep)
 
 
 def test_range_that_does_not_rise_is_refused(tmp_path):
@@ -313,17 +346,6 @@ def test_fourth_band_that_leaves_almost_nothing_is_warned_of(tmp_path, photo):
     (tmp_path / "a.png").unlink()
     (tmp_path / "b.png").unlink()
     assert source(str(tmp_path)).open().look() == []
-
-
-def test_float_and_many_band_tiffs_are_refused_in_words(tmp_path, photo):
-    Image.fromarray(np.zeros((9, 9), np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(UnreadableError, match="its values are floats"):
-        image_files.decode(tmp_path / "float.tif")
-    import tifffile
-
-    tifffile.imwrite(tmp_path / "bands.tif", np.zeros((7, 9, 9), np.uint8), planarconfig="separate")
-    with pytest.raises(UnreadableError, match="a TIFF of a kind that is not supported"):
-        image_files.decode(tmp_path / "bands.tif")
 
 
 def test_text_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path, photo):
@@ -359,3 +381,26 @@ def test_missing_folder_above_names_the_nearest(tmp_path):
         read(tmp_path / "picture" / "cats")
     with pytest.raises(SpecError, match="Check its spelling"):
         read(tmp_path / "nowhere" / "cats")
+
+
+def test_several_folders_are_one_source(tmp_path):
+    for name, values in (("a", range(3)), ("b", range(3, 8))):
+        (tmp_path / name).mkdir()
+        for value in values:
+            Image.new("L", (9, 9), value).save(tmp_path / name / f"{value % 3}.png")
+    several = source("folder", path=[str(tmp_path / "a"), str(tmp_path / "b")])
+    assert several == source(str(tmp_path / "a"), also=[str(tmp_path / "b")])
+    images = several.open()
+    assert images.count == len({name for name, _ in images.pictures()}) == 6
+    assert {image[0, 0, 0] for image in images.read()} == {0, 1, 2, 6, 7, 5}
+    assert images.census.used.total() == 6
+    assert images.fingerprint != as_images(tmp_path / "a").fingerprint
+    (tmp_path / "c").mkdir()
+    with pytest.raises(SpecError, match=r"/c: no pictures in this folder"):
+        as_images(tmp_path / "a", also=[str(tmp_path / "c")])
+
+
+def test_options_at_their_defaults_leave_the_fingerprint(tmp_path):
+    make(tmp_path, 3)
+    before = source(str(tmp_path)).open().fingerprint
+    assert source(str(tmp_path), pages="first", also=[]).open().fingerprint == before
