@@ -163,8 +163,16 @@ class Images:
             size = sum(own.nbytes for _, images in islice(self.pictures(), 4) for own in images) / 4
             step = math.ceil(self.count * size / _MEASURED)
             if step > 1:
-                numbers = range(0, self.count, step)
-                pictures = (next(self.pictures(number), ("", [])) for number in numbers)
+                # In one go: what is compressed could not be entered at each of them.
+                pictures = replace(
+                    self,
+                    records=lambda start: islice(self.records(start * step), 0, None, step),
+                    count=None,
+                    limit=len(range(0, self.count, step)),
+                    _noticed=Noticed(),
+                    _reasons={},
+                    _lock=threading.Lock(),
+                ).pictures()
         for _, images in pictures:
             for image in images:
                 invalid = invalid_pixels(image, self.nodata)
