@@ -353,7 +353,7 @@ class Named:
             return {"const": name}
         if self.kind in _patterns:
             return {"type": "string", "pattern": _patterns[self.kind]}
-        others = "|".join(re.escape(other) for other in self.parts() if other != name)
+        others = "|".join(re.escape(other) for other in sorted(self.parts()) if other != name)
         # The part that a bare path means is told apart by the other parts' names alone.
         means_path = self.split("./")[0] == name
         pattern = rf"^(?!({others})($|:))" if means_path else f"^{re.escape(name)}:"

@@ -131,7 +131,7 @@ def in_train(inside):
         ("data: fotos", "data: 'fotos' is not a known source. Did you mean 'photos'?"),
         ("data: xyz",
          "data: 'xyz' is not a known source. Did you mean tfds:xyz, or the folder ./xyz? Choose "
-         "from folder:PATH, photos, tfds:NAME."),
+         "from array:FILE, audio:PATH, digits, folder:PATH, photos, series:FILE, tfds:NAME."),
         ("data: tfds", "data: 'tfds' needs an argument. Write tfds:NAME."),
         ("data: {sorce: photos}", "data.sorce: unknown key. Did you mean 'source'?"),
         ("data: {tile: 3}", "data: has no key 'source'. Add it, as in source: tfds:NAME."),
