@@ -38,7 +38,14 @@ class Scaled(NamedTuple):
 
 
 def lsuv(
-    model, data, layers=None, tolerance=0.1, most_iterations=10, orthonormal=False, seed=None
+    model,
+    data,
+    layers=None,
+    tolerance=0.1,
+    most_iterations=10,
+    orthonormal=False,
+    seed=None,
+    unit=True,
 ) -> list[Scaled]:
     """Layer-sequential unit variance (Mishkin and Matas 2016, algorithm 1), in place.
 
@@ -61,6 +68,8 @@ def lsuv(
         most_iterations: int >= 0, how often a kernel is divided at most.
         orthonormal: first draw orthonormal kernels for Conv2D and Dense, as the paper does.
         seed: int, for these.
+        unit: whether the model sees images in [0, 1]. With False they are numbers of any range, as
+            the model takes them, and have to be given.
 
     Returns:
         One `Scaled` for each layer, in the order in which the model runs them. A layer whose output
@@ -71,7 +80,7 @@ def lsuv(
     """
     import keras
 
-    images, _ = few_images(model, data)
+    images, _ = few_images(model, data, unit)
     for layer in layers or ():
         if not kernel_name(layer):
             raise SpecError(
@@ -175,15 +184,15 @@ def watched(model, watch, wanted):
                 vars(operation)["call"] = own[key]
 
 
-def few_images(model, data):
+def few_images(model, data, unit=True):
     """A few images to measure a model's activations on; the model is built on them if need be.
 
     Args:
-        model, data: as in `lsuv`.
+        model, data, unit: as in `lsuv`.
 
     Returns:
-        float32 tensor (images, height, width, channels) in [0, 1], or (series, length, channels);
-        str, what they are.
+        float32 tensor (images, height, width, channels), or (series, length, channels), as the
+        model takes them; str, what they are.
 
     Raises:
         SpecError: they are not images for this model.
@@ -197,10 +206,11 @@ def few_images(model, data):
         raise SpecError(words)
     series = own is not None and len(own) == 3
     what = "series" if series else "images"
-    allowed = "floats, scaled as the model sees them" if series else "uint8, or floats in [0, 1]"
+    ranged = unit and not series
+    allowed = "uint8, or floats in [0, 1]" if ranged else "numbers, scaled as the model takes them"
     if data is None:
-        if series:
-            raise SpecError("nothing to measure activations on. Pass data: a few series")
+        if not ranged:
+            raise SpecError(f"nothing to measure activations on. Pass data: a few {what}")
         if own is None:
             raise SpecError(
                 f"the input shape of {model.name} is not known. Pass data: a few images"
@@ -211,11 +221,12 @@ def few_images(model, data):
         read = _first_batches if isinstance(data, tf.data.Dataset) else _spread
         images = read(data, 3 if series else 4)
         words = f"{len(images)} of the given {what}"
-    if images.dtype == np.uint8:
+    if images.dtype == np.uint8 and unit:
         images = images.astype(np.float32) / 255
-    if not np.issubdtype(images.dtype, np.floating) or not np.isfinite(images).all():
+    kind = np.floating if ranged else np.number
+    if not np.issubdtype(images.dtype, kind) or not np.isfinite(images).all():
         raise SpecError(f"{what} are {images.dtype}, or not finite. Use {allowed}")
-    if not series and (images.min() < -0.01 or images.max() > 1.01):
+    if ranged and (images.min() < -0.01 or images.max() > 1.01):
         span = f"{images.min():.4g} to {images.max():.4g}"
         raise SpecError(f"image values are from {span}. Use {allowed}")
     if own is not None and any(

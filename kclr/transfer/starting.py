@@ -18,6 +18,7 @@ import numpy as np
 from kclr import kernels
 from kclr.errors import SpecError
 from kclr.runs.run import load_run
+from kclr.scaling import fixed
 from kclr.spec.values import by, pair, short
 from kclr.spec.wording import printable
 from kclr.transfer.lsuv import few_images, kernel_name, lsuv, output_stds, watched
@@ -129,7 +130,9 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
         freeze: make the copied convolutions not trainable, including filters that the run does not
             have.
         scale: give layers unit variance, as above; False keeps the run's values.
-        data: a few images or series to measure activations on; see `lsuv`.
+        data: a few images or series to measure activations on; see `lsuv`. Where the run's images
+            were scaled otherwise than to [0, 1], they are needed, as the model takes them: raw, if
+            `run.preprocessing()` comes first in it.
 
     Returns:
         InitializeReport.
@@ -140,7 +143,8 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
     """
     run = load_run(run) if isinstance(run, (str, os.PathLike)) else run
     learned = _chosen(list(run.layers), layers)
-    images, words = few_images(model, data)
+    unit = _unit(run)
+    images, words = few_images(model, data, unit)
     calls = _trace(model, images.shape[1:])
     places, misfit = _places(learned, calls)
     if misfit and (layers is not None or not places):
@@ -150,7 +154,7 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
     rows = []
     kept, factor = None, 1.0
     for index, (layer, call) in enumerate(places):
-        notes = _notes(places[index - 1] if index else None, call)
+        notes = _notes(places[index - 1] if index else None, call, unit)
         notes += ["without its per-patch contrast"] * _bare(layer)
         kept, how = _start(call.operation, layer, kept, factor)
         if scale:
@@ -165,7 +169,7 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
         started = [call.operation for _, call in places]
         seen = dict.fromkeys(call.operation for call in calls if kernel_name(call.operation))
         others = [each for each in seen if each.trainable and each not in started]
-        for scaled in lsuv(model, images, others):
+        for scaled in lsuv(model, images, others, unit=unit):
             how = (
                 f"kernel / {scaled.divided_by:.3g}"
                 if scaled.std_after
@@ -183,6 +187,15 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
         row = InitializedLayer(misfit[0], None, f"not copied: {misfit[1]}")
         table.insert(len(places), row)
     return InitializeReport(tuple(table), words)
+
+
+def _unit(run):
+    """Whether the run's network has seen numbers from 0 to 1."""
+    scaling = getattr(run, "scaling", None)
+    if scaling is None:
+        return True
+    whole = scaling.dtype in ("uint8", "uint16")
+    return whole and scaling == fixed("unit", scaling.dtype)
 
 
 def _bare(layer):
@@ -327,11 +340,11 @@ def _misfit(layer, call, first):
     return None
 
 
-def _notes(below, call):
+def _notes(below, call, unit=True):
     """How the model's layer differs from the run's, for the report."""
     if below is None:
         low, high = (float(np.asarray(f(call.inputs[0]))) for f in (np.min, np.max))
-        if low < -0.05 or not 0.9 < high < 1.05:
+        if unit and (low < -0.05 or not 0.9 < high < 1.05):
             return [f"sees [0, 1] as {low:.2g} to {high:.2g}, which the run did not"]
         return []
     block = getattr(below[0], "block", None)

@@ -10,6 +10,7 @@ from sklearn.datasets import load_sample_image
 
 from kclr.errors import RunError, SpecError
 from kclr.initializers import ContrastiveKernel
+from kclr.scaling import Scaling
 from kclr.transfer import starting
 from kclr.transfer.classifiers import build_classifier
 from kclr.transfer.starting import initialize, lsuv
@@ -789,3 +790,23 @@ def test_series_in_a_model_of_other_channels_or_pools_are_said():
     report = initialize(model, OF_SERIES, data=SERIES[..., :2])
     assert "6 → 2 channels" in report.rows[0].adaptation
     assert "maps pooled by 1x4, in the run by 1x2" in report.rows[1].adaptation
+
+
+def test_images_that_the_run_saw_standardised_are_measured_as_the_model_takes_them():
+    scaling = Scaling("int16", (100, 200, -50), (40, 30, 20))
+    run = SimpleNamespace(layers=[EDGES], scaling=scaling)
+    raw = RNG.integers(-200, 500, (12, 32, 32, 3)).astype(np.int16)
+    layers = [keras.Input((32, 32, 3)), scaling.layer(), keras.layers.Conv2D(16, 6)]
+    model = keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(4)])
+    assert "Pass data: a few images" in refused(lambda: initialize(model, run))
+    report = initialize(model, run, data=raw)
+    assert report.rows[0].adaptation.startswith("all / ")
+    assert [row.std_after for row in report.rows] == pytest.approx([1, 1], abs=0.05)
+    seen = (raw - np.array(scaling.shift)) / np.array(scaling.spread)
+    wanted = convolved(seen, EDGES.kernel, EDGES.bias)
+    found = output_of(model, model.layers[1], raw.astype(np.float32))
+    np.testing.assert_allclose(found, wanted / wanted.std(), atol=1e-3)
+    bytes_seen = SimpleNamespace(layers=[EDGES], scaling=Scaling("uint16", (0,), (65535,)))
+    assert "image values are from" in refused(
+        lambda: initialize(stack(8), bytes_seen, data=raw / 1)
+    )
