@@ -9,7 +9,7 @@ import kclr.initializers
 import kclr.layers
 import kclr.losses
 import kclr.model
-from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches
+from kclr.layers import ContrastiveConvBlock, Decorrelation, SensorJitter, SharedPatches
 from kclr.layers.fast import FusedBatchNormalization
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
@@ -37,6 +37,7 @@ EXAMPLES = {
     "Decorrelation": lambda: Decorrelation(0.25),
     "FusedBatchNormalization": lambda: FusedBatchNormalization(momentum=0.9, name="normed"),
     "MapPooling": lambda: MapPooling("grid", 3, 0.5),
+    "SensorJitter": lambda: SensorJitter([0, 0.2], 0.05, 0.1, 0.2, seed=5, name="jitter"),
     "SharedPatches": lambda: SharedPatches(block(), 8, 2, slices=True, name="patches"),
     "TripletModel": lambda: TripletModel(
         block(), embedding="grid", grid_size=3, head=keras.layers.Dense(3), augment_anchor=False,
