@@ -776,7 +776,7 @@ def test_a_smaller_model_of_series_is_adapted_and_has_unit_variance():
     [
         (None, "Pass data: a few series"),
         (SERIES[:, :32], "series are (32, 6), but the model takes (64, 6)"),
-        (SERIES * np.nan, "not finite. Use floats, scaled as the model sees them"),
+        (SERIES * np.nan, "not finite. Use numbers, scaled as the model takes"),
         (SERIES[0, 0], "(series, length, channels) is needed"),
         (tf.data.Dataset.from_tensor_slices(SERIES), "Add .batch(128)"),
     ],
