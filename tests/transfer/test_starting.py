@@ -800,7 +800,7 @@ def test_images_that_the_run_saw_standardised_are_measured_as_the_model_takes_th
     model = keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(4)])
     assert "Pass data: a few images" in refused(lambda: initialize(model, run))
     report = initialize(model, run, data=raw)
-    assert report.rows[0].adaptation.startswith("all / ")
+    assert report.rows[0].adaptation.startswith("as learned; all / ")
     assert [row.std_after for row in report.rows] == pytest.approx([1, 1], abs=0.05)
     seen = (raw - np.array(scaling.shift)) / np.array(scaling.spread)
     wanted = convolved(seen, EDGES.kernel, EDGES.bias)
