@@ -15,7 +15,6 @@ from pydantic import Field, model_validator
 from kclr.data import array_files, image_files, medical_files
 from kclr.data.census import SOUNDS, Census, files
 from kclr.data.fingerprints import digest, of_files
-from kclr.data.headers import whole_nodata
 from kclr.data.pixels import UnreadableError, kept_dtype
 from kclr.data.sources import Source
 from kclr.errors import SpecError
@@ -146,14 +145,32 @@ class Folder(Files):
     kinds: ClassVar[str] = "PNG, JPEG, TIFF, WebP, GIF, BMP, JPEG 2000, AVIF, PPM, TGA, .npy"
     noun: ClassVar[str] = "pictures"
 
+    def problem(self):
+        return super().problem() or self._several_nodata()
+
+    def _several_nodata(self):
+        """Words about files with different numbers for no data, or None."""
+        first = next(files(os.path.expanduser(self.path), Census()), "")
+        # No other format has one, and to list all files takes a while.
+        if self.nodata is not None or not first.lower().endswith((".tif", ".tiff")):
+            return None
+        numbers = _kind(self._headers()[0])[2]
+        if len(numbers) < 2:
+            return None
+        return (
+            f"{printable(self.path)}: its files have different numbers for no data "
+            f"({', '.join(map(str, sorted(numbers)))}). Write one of them into all files, or "
+            "say which one counts: nodata: NUMBER."
+        )
+
     def census(self):
         found = Census()
-        if not self.problem():
+        if not super().problem():
             self._count_several(self._pictures(found), found)
         return found
 
     def image_shape(self):
-        if self.problem():
+        if super().problem():
             return None
         found, _ = self._headers()
         sizes = _by_size(found)
@@ -184,12 +201,6 @@ class Folder(Files):
         found = self._pictures(census)
         self._count_several(found, census)
         channels, dtype, nodata = _kind(self._headers(found)[0])
-        if nodata and len(nodata) > 1 and self.nodata is None:
-            raise SpecError(
-                f"{printable(self.spec_name())}: its files have different numbers for no data "
-                f"({', '.join(map(str, sorted(nodata)))}). Write one of them into all files, or "
-                "say which one counts: nodata: NUMBER."
-            )
 
         def records(start):
             place, volume = None, None
@@ -309,8 +320,16 @@ def _kind(found):
         counts = Counter(own.channels for own in found)
         channels = max(counts) if counts.keys() <= {1, 3} else counts.most_common(1)[0][0]
         dtype = kept_dtype(*(own.dtype for own in found))
-    numbers = {whole_nodata(own.nodata, dtype) for own in found}
-    return channels, dtype, numbers - {None}
+    return channels, dtype, {_nodata(own, dtype) for own in found} - {None}
+
+
+def _nodata(header, dtype):
+    """A picture's number for no data, when its numbers are of another type."""
+    number = header.nodata
+    if number is None or header.dtype == dtype or dtype.startswith("float"):
+        return number
+    # The full ranges of these two correspond.
+    return 257 * number if (header.dtype, dtype) == ("uint8", "uint16") else None
 
 
 def _sibling(path):

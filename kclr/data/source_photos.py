@@ -18,7 +18,7 @@ _SCIKIT_LEARN = ("china.jpg", "flower.jpg")
 class Photos(Source):
     """Five photographs that kclr and scikit-learn ship, cut into tiles."""
 
-    tile: Annotated[Size, Sides(2, 65536)] | None = 64
+    tile: Annotated[Size, Sides(2, 1 << 20)] | None = 64
     """Cut every picture into tiles of this size in px, each used as an image. For a few large
     pictures."""
 

@@ -63,7 +63,7 @@ class Source(Part):
     pictures gray with 1."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Use only this many pictures, the first ones in the source's fixed order."""
-    tile: Annotated[Size, Sides(2, 65536)] | None = None
+    tile: Annotated[Size, Sides(2, 1 << 20)] | None = None
     """Cut every picture into tiles of this size in px, each used as an image. For a few large
     pictures."""
     memory: Annotated[int, Field(ge=1)] = 1024

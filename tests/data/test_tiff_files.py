@@ -137,11 +137,23 @@ def test_no_data_that_is_impossible_in_the_type_is_no_number(tmp_path):
     assert source(str(tmp_path)).open().nodata is None
 
 
+@pytest.mark.parametrize(("other", "nodata_of_all"), [("uint16", 65535), ("float32", 255)])
+def test_no_data_is_that_of_the_type_of_all_files(tmp_path, other, nodata_of_all):
+    eight = numbers((6, 7, 5), "uint8")
+    eight[0, 0] = 255
+    write(tmp_path / "a.tif", eight, extratags=nodata("255"))
+    write(tmp_path / "b.tif", numbers((6, 7, 5), other))
+    images = source(str(tmp_path)).open()
+    assert (images.dtype, images.nodata) == (other, nodata_of_all)
+    assert any((image == images.nodata).all(-1).sum() for image in images.read())
+
+
 def test_files_with_different_no_data_need_a_word(tmp_path):
     for value in (0, 255):
         write(tmp_path / f"{value}.tif", numbers((6, 7, 5), "uint8"), extratags=nodata(str(value)))
     with pytest.raises(SpecError, match=r"different numbers for no data \(0, 255\)"):
         source(str(tmp_path)).open()
+    assert "(0, 255)" in source(str(tmp_path)).problem()
     assert source(str(tmp_path), nodata=0).open().nodata == 0
 
 

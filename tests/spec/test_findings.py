@@ -347,7 +347,7 @@ def test_a_wrong_spec_of_20_lines_gets_all_its_errors_at_once():
     assert findings(WRONG) == [
         "line 1, name: 'my run' is not a valid name. Use up to 64 letters, digits, '.', '_' and "
         "'-', starting with a letter or a digit.",
-        "line 2, data.tile: 3.5 is not a whole number. Use 2 to 65536.",
+        "line 2, data.tile: 3.5 is not a whole number. Use 2 to 1048576.",
         "line 3, sed: unknown key. Did you mean 'seed'?",
         "line 7, stack.0.block.filters: '64' is not a whole number. Write 64, without quotes.",
         "line 9, stack.0.block.padding: 'vald' is not allowed. Did you mean 'valid'?",
