@@ -48,14 +48,17 @@ ORDER = (
 FLOORS = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
 
 HEAVY = {
+    "h5py",
     "keras",
     "keras_tuner",
     "matplotlib",
     "PIL",
     "scipy",
     "sklearn",
+    "soundfile",
     "tensorflow",
     "tensorflow_datasets",
+    "tifffile",
 }
 LONGEST = 600
 SAYS_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}

@@ -181,8 +181,11 @@ class _Row:
 
     def __init__(self, shaped, rows, number):
         self._shaped, self._rows, self._number = shaped, rows, number
+        self.notes: tuple[str, ...] = ()
 
     def __call__(self):
         import numpy as np
 
-        return np.ascontiguousarray(headers.kept(self._shaped(self._rows[self._number])))
+        raw = self._rows[self._number]
+        self.notes = ("converted",) * headers.is_converted(raw.dtype)
+        return np.ascontiguousarray(headers.kept(self._shaped(raw)))

@@ -52,6 +52,8 @@ def test_every_form_gives_the_numbers_that_were_written(tmp_path, ending, dtype)
     assert read.dtype == kept
     np.testing.assert_array_equal(read, written.astype(kept))
     np.testing.assert_array_equal(np.stack([*images.read(31)]), written[31:].astype(kept))
+    converted = [words for words in images.look() if "are read as float32" in words]
+    assert len(converted) == (dtype == "float64")
 
 
 @pytest.mark.parametrize("ending", FORMS)
