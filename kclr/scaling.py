@@ -34,6 +34,11 @@ class Scaling:
         """Whether it is that of 8-bit pictures, from 0 and 255 to 0 and 1."""
         return self == EIGHT_BITS
 
+    @property
+    def unit(self) -> bool:
+        """Whether unsigned whole numbers become 0 to 1, by the range of their type."""
+        return self.dtype in ("uint8", "uint16") and self == fixed("unit", self.dtype)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, from which `Scaling(**values)` makes it again."""
         values = asdict(self)

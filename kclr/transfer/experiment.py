@@ -86,7 +86,7 @@ def run_experiment(
         listener.heard(progress.preparing("reading labelled images"))
         training, test = labelled(spec.data, spec.limit, spec.test_limit, spec.seed)
         shape = training.images.shape[1:]
-        check_training(spec.train, shape)
+        check_training(spec.train, shape, training.scaling)
         with dtype_policy(spec.train.precision):
             new_classifier(spec.classifier, shape, len(training.classes), spec.seed)
         with writing(out, TRANSFER, resume, overwrite, apart=folder_of(spec.data)) as place:

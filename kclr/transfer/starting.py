@@ -18,7 +18,6 @@ import numpy as np
 from kclr import kernels
 from kclr.errors import SpecError
 from kclr.runs.run import load_run
-from kclr.scaling import fixed
 from kclr.spec.values import by, pair, short
 from kclr.spec.wording import printable
 from kclr.transfer.lsuv import few_images, kernel_name, lsuv, output_stds, watched
@@ -143,7 +142,8 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
     """
     run = load_run(run) if isinstance(run, (str, os.PathLike)) else run
     learned = _chosen(list(run.layers), layers)
-    unit = _unit(run)
+    scaling = getattr(run, "scaling", None)
+    unit = scaling is None or scaling.unit
     images, words = few_images(model, data, unit)
     calls = _trace(model, images.shape[1:])
     places, misfit = _places(learned, calls)
@@ -187,15 +187,6 @@ def initialize(model, run, layers=None, freeze=False, scale=True, data=None) -> 
         row = InitializedLayer(misfit[0], None, f"not copied: {misfit[1]}")
         table.insert(len(places), row)
     return InitializeReport(tuple(table), words)
-
-
-def _unit(run):
-    """Whether the run's network has seen numbers from 0 to 1."""
-    scaling = getattr(run, "scaling", None)
-    if scaling is None:
-        return True
-    whole = scaling.dtype in ("uint8", "uint16")
-    return whole and scaling == fixed("unit", scaling.dtype)
 
 
 def _bare(layer):

@@ -53,12 +53,13 @@ def new_classifier(classifier, shape, classes, seed):
     return build_classifier(classifier.name, shape, classes, **classifier.options)
 
 
-def check_training(train: TransferTrain, shape):
+def check_training(train: TransferTrain, shape, scaling=EIGHT_BITS):
     """Make the optimizer and the augmentation once, and try the latter.
 
     Args:
         train: from the spec.
-        shape: (height, width, channels) of the images.
+        shape: (height, width, channels) of the images; series have the height 1.
+        scaling: of the images' numbers.
 
     Raises:
         SpecError: Keras refuses one of them, or the augmentation changes the images' size.
@@ -67,7 +68,8 @@ def check_training(train: TransferTrain, shape):
     augment = augmentation(train)
     if augment is None:
         return
-    for finding in augmentation_findings(train.augment, shape[2], *_PLACE):
+    how = {"series": shape[0] == 1, "unit": scaling.unit}
+    for finding in augmentation_findings(train.augment, shape[2], *_PLACE, **how):
         raise SpecError.at(finding.path, finding.message)
     try:
         changed = tuple(augment(tf.zeros((1, *shape)), training=True).shape[1:])

@@ -8,6 +8,7 @@ import tensorflow as tf
 from kclr.data.labels import load_labelled
 from kclr.errors import RunError, SpecError
 from kclr.keras_backend import dtype_policy
+from kclr.scaling import Scaling
 from kclr.spec.transfer import Classifier, parse_transfer
 from kclr.transfer.training import (
     check_training,
@@ -101,6 +102,16 @@ def test_an_augmentation_that_changes_the_size_is_refused():
     with pytest.raises(SpecError, match="32x32x1 become 40x40x1"):
         check_training(train, (32, 32, 1))
     check_training(section(CROPS), (32, 32, 1))
+
+
+def test_an_augmentation_that_the_images_do_not_take_is_refused():
+    hue = section("augment: [RandomFlip, {class_name: RandomHue, config: {factor: 0.2}}]")
+    with pytest.raises(SpecError, match=r"^train\.augment\.1: .*the data are series"):
+        check_training(hue, (1, 100, 3))
+    contrast = section("augment: [{class_name: RandomContrast, config: {factor: 0.2}}]")
+    check_training(contrast, (32, 32, 6), Scaling("uint16", (0,), (65535,)))
+    with pytest.raises(SpecError, match="scaled otherwise"):
+        check_training(contrast, (32, 32, 6), Scaling("float32", (1,), (3,)))
 
 
 def test_what_keras_refuses_is_said_with_its_place():
