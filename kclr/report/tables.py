@@ -65,8 +65,8 @@ def cost_table(spec: Spec, speed: float) -> str:
         return ""
     return "\n".join(
         [
-            "What training costs, in convolutions alone, and about how long it takes here, where a",
-            f"float32 matrix product has {speed / 1e9:,.0f} GFLOP/s:",
+            "What training costs, in convolutions alone, and about how long it takes here,",
+            f"where a float32 matrix product has {speed / 1e9:,.0f} GFLOP/s:",
             *_aligned(rows),
         ]
     )
