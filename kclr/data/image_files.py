@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import logging
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -12,6 +13,10 @@ from typing import Any
 from kclr.data import array_files, headers, medical_files, tiff_files
 from kclr.data.headers import Header, Opened, open_regular
 from kclr.data.pixels import UnreadableError
+
+# What PIL logs about a TIFF that it cannot read, tifffile reads; whoever wants to see it configures
+# logging.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # Only these are tried, whatever a file is called: some of PIL's other readers start programs,
 # and others tell a size in the header that is not that of the pixels.
