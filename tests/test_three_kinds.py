@@ -73,7 +73,8 @@ def recordings(place, photographs):
 def blocks(page, language):
     """The fenced blocks of a page in a language, in order."""
     parts = re.split(r"^```(\w*)\n", page, flags=re.MULTILINE)  # text, fence, block, fence, ...
-    return [block for fence, block in zip(parts[1::4], parts[2::4], strict=True) if fence == language]
+    found = zip(parts[1::4], parts[2::4], strict=True)
+    return [block for fence, block in found if fence == language]
 
 
 def commands(page):
