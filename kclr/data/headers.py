@@ -24,6 +24,7 @@ class Header:
         nodata: the whole number that means no measurement, if the file names one. Among floats it
             is decoded as NaN.
         plain: whether it is an ordinary picture, gray or RGB of 8 bits.
+        more: whether its file has other pages that are not read.
     """
 
     height: int
@@ -32,6 +33,7 @@ class Header:
     dtype: str
     nodata: int | None = None
     plain: bool = False
+    more: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Opened:
         needed: bytes of it in memory.
         taken: about the bytes that decoding it takes.
         turned: whether height and width are swapped when it is made upright.
+        more: whether the file has other pages.
     """
 
     header: Header
@@ -51,6 +54,7 @@ class Opened:
     needed: int
     taken: int
     turned: Callable[[], bool] = lambda: False
+    more: Callable[[], bool] = lambda: False
 
 
 def kept_type(dtype) -> str:

@@ -36,6 +36,7 @@ _SIGNATURES = (
     b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", *tiff_files.SIGNATURES,
     b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51\0", b"qoif", b"\x59\xa6\x6a\x95",
 )  # fmt: skip
+FIRST = -1  # the page of a file where nothing is said of pages
 _HEAD = 132  # bytes at the beginning that say what a file is
 MOST_PIXELS = 89_478_485  # where PIL itself begins to warn
 _ORIENTATION = 0x0112
@@ -53,7 +54,8 @@ class PictureFile:
         max_pixels: largest number that is decoded; None for what fits in `memory`, at most
             `MOST_PIXELS`.
         memory: megabytes.
-        page: which of `pages_of` the file; None for all of a TIFF or DICOM file as channels.
+        page: which of `pages_of` the file; None for all of a TIFF or DICOM file as channels. By
+            default the first one, or all where a TIFF says that they are the rows of one picture.
         volume: a NIfTI file that is shared by its slices.
 
     Attributes:
@@ -63,7 +65,7 @@ class PictureFile:
         before_decoding: is called with about the bytes that the decoding takes.
     """
 
-    def __init__(self, path, max_pixels=None, memory=1024, page=0, volume=None):
+    def __init__(self, path, max_pixels=None, memory=1024, page=FIRST, volume=None):
         self.path, self._max_pixels, self._memory = path, max_pixels, memory
         self._page, self._volume = page, volume
         self.notes: tuple[str, ...] = ()
@@ -100,7 +102,7 @@ class PictureFile:
             with _opened(self.path, self._page, self._memory, self._volume) as picture:
                 if _too_many(picture, self._max_pixels, self._memory):
                     return None
-                found = picture.header
+                found = replace(picture.header, more=picture.more())
                 if picture.turned():
                     return replace(found, height=found.width, width=found.height)
                 return found
@@ -179,7 +181,7 @@ def _openers(targa) -> tuple[Any, ...]:
 def _opened(path, page, memory, volume) -> Iterator[Opened]:
     """A picture, not decoded yet."""
     if is_volume(path):
-        yield (volume or medical_files.Volume(path, memory)).slice(page or 0)
+        yield (volume or medical_files.Volume(path, memory)).slice(max(page or 0, 0))
         return
     with open_regular(path) as file:
         head = file.read(_HEAD)
@@ -190,6 +192,8 @@ def _opened(path, page, memory, volume) -> Iterator[Opened]:
             yield medical_files.dicom(file, page)
         elif not head.startswith(tiff_files.SIGNATURES):
             yield _of_pil(_open(file, path))
+        elif page == FIRST:
+            yield _first_of_tiff(file, path)
         elif page is None:
             yield _side_by_side([_tiff(file, path, own) for own in tiff_files.pages(file, path)])
         else:
@@ -218,6 +222,24 @@ def _open(file, path):
 
 def _is_dicom(head):
     return head[128:132] == medical_files.DICOM
+
+
+def _first_of_tiff(file, path):
+    """The picture that is meant where nothing is said of pages."""
+    from PIL import UnidentifiedImageError
+
+    image, described = None, tiff_files.SHAPED
+    with contextlib.suppress(UnidentifiedImageError):
+        image = _open(file, path)
+        described = str(image.tag_v2.get(tiff_files.DESCRIPTION))
+    rows = tiff_files.of_rows(file, path) if described.startswith(tiff_files.SHAPED) else None
+
+    def more():
+        with contextlib.suppress(Exception):  # as in PictureFile
+            return (image is None or image.n_frames > 1) and len(tiff_files.pages(file, path)) > 1
+        return False
+
+    return rows or replace(_tiff(file, path, 0), more=more)
 
 
 def _tiff(file, path, page):

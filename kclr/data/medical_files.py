@@ -34,11 +34,13 @@ def frames(file) -> int:
 def dicom(file, frame) -> Opened:
     """A frame of an open DICOM file, or with None all as channels, in the units of its slope.
 
+    The first one, if `frame` is less than 0.
+
     Raises:
         UnreadableError: it is cut off, without a picture, or of a kind that is not read.
     """
     said = _dataset(file)
-    numbers = range(frames(file)) if frame is None else [frame]
+    numbers = range(frames(file)) if frame is None else [max(frame, 0)]
     try:
         height, width = int(said.Rows), int(said.Columns)
         samples, bits = int(said.SamplesPerPixel), int(said.BitsAllocated)
@@ -73,7 +75,8 @@ def dicom(file, frame) -> Opened:
 
     channels = samples * len(numbers)
     whole = height * width * channels * max(1, bits // 8)
-    return Opened(Header(height, width, channels, dtype), decode, whole, 4 * whole)
+    header = Header(height, width, channels, dtype)
+    return Opened(header, decode, whole, 4 * whole, more=lambda: len(numbers) == 1 < frames(file))
 
 
 def _dataset(file):

@@ -166,7 +166,7 @@ class Folder(Files):
     def census(self):
         found = Census()
         if not super().problem():
-            self._count_several(self._pictures(found), found)
+            self._headers(self._pictures(found), found)
         return found
 
     def image_shape(self):
@@ -199,8 +199,7 @@ class Folder(Files):
             raise SpecError(problem)
         census = Census(self.sounds)
         found = self._pictures(census)
-        self._count_several(found, census)
-        channels, dtype, nodata = _kind(self._headers(found)[0])
+        channels, dtype, nodata = _kind(self._headers(found, census)[0])
 
         def records(start):
             place, volume = None, None
@@ -270,18 +269,10 @@ class Folder(Files):
         """Name, path and page of each picture, in order."""
         return [*islice(self._all_pictures(census), self.limit)]
 
-    def _count_several(self, found, census):
-        """Count the first files with several pages, if only one is used."""
-        if self.pages != "first":
-            return
-        for _, path, _ in found[:_HEADERS]:
-            if not image_files.is_volume(path):
-                census.several += len(_pages(path, self.memory)) > 1
-
     def _all_pictures(self, census):
         for name, path in self._named(census).items():
             if self.pages != "pictures" and not image_files.is_volume(path):
-                yield name, path, None if self.pages == "channels" else 0
+                yield name, path, None if self.pages == "channels" else image_files.FIRST
                 continue
             pages = _pages(path, self.memory)
             for page in pages:
@@ -290,11 +281,14 @@ class Folder(Files):
     def _picture(self, path, page, volume=None):
         return image_files.PictureFile(path, self.max_pixels, self.memory, page, volume)
 
-    def _headers(self, found=None):
-        """Headers of the first pictures, and whether there are more."""
-        found = self._pictures(Census(self.sounds)) if found is None else found
+    def _headers(self, found=None, census=None):
+        """Headers of the first pictures, and whether there are more. `census` is told of pages."""
+        found = self._pictures(Census()) if found is None else found
         read = (self._picture(path, page).header() for _, path, page in found[:_HEADERS])
-        return [*filter(None, read)], len(found) > _HEADERS
+        headers = [*filter(None, read)]
+        if census:
+            census.several = sum(own.more for own in headers)
+        return headers, len(found) > _HEADERS
 
 
 def _pages(path, memory):

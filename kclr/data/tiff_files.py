@@ -1,8 +1,10 @@
 """TIFF whose numbers PIL cannot give as they are: many bands, more bits, floats, many pages."""
 
+import json
 import logging
 import math
 import os
+from dataclasses import replace
 
 from kclr.data import headers
 from kclr.data.headers import Header, Opened
@@ -10,6 +12,8 @@ from kclr.data.pixels import UnreadableError
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NODATA = 42113  # GDAL's tag
+DESCRIPTION = 270
+SHAPED = '{"shape": '  # how tifffile begins the description of an array
 _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _FORMAT = 258, 262, 277, 338, 339
 _ORIENTATION = 274
 _COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # of the photometric interpretations; 1 of others
@@ -64,9 +68,46 @@ def opened(file, path, number) -> Opened:
     Raises:
         UnreadableError: it is cut off, or of a kind that is not read.
     """
+    return _of_page(file, _open(file, path).pages[number])
+
+
+def of_rows(file, path) -> Opened | None:
+    """The picture in an open TIFF whose pages are its rows.
+
+    So tifffile writes an array of (height, width, channels) if it is not told otherwise. Its
+    description has the shape; it is taken for that of a picture if the last axis is the shortest.
+
+    Raises:
+        UnreadableError: rows are missing.
+    """
     import numpy as np
 
-    page = _open(file, path).pages[number]
+    tiff = _open(file, path)
+    try:
+        height, width, channels = shape = json.loads(tiff.pages[0].description)["shape"]
+        if channels >= min(height, width) or tiff.pages[0].shape != (width, channels):
+            return None
+    except (ValueError, TypeError, KeyError):
+        return None
+    if len(tiff.pages) != height:
+        raise UnreadableError(f"cut off: it has {len(tiff.pages)} of {height} pages")
+    first, last = (_of_page(file, tiff.pages[number]) for number in (0, height - 1))
+
+    def decode():
+        made = [first.decode()]
+        made += [_of_page(file, tiff.pages[number]).decode() for number in range(1, height)]
+        if {pixels.shape for pixels, _ in made} != {(width, channels, 1)}:
+            raise UnreadableError("its pages differ in size")
+        return np.stack([pixels[..., 0] for pixels, _ in made]), made[0][1]
+
+    whole = math.prod(shape) * tiff.pages[0].dtype.itemsize
+    header = replace(first.header, height=height, width=width, channels=channels)
+    return Opened(header, decode, max(whole, first.needed, last.needed), 3 * whole)
+
+
+def _of_page(file, page):
+    import numpy as np
+
     if page.dtype is None or not math.prod(page.shaped):
         raise UnreadableError("a TIFF of a kind that is not supported; save it in another form")
     planes, depth, height, width, samples = page.shaped

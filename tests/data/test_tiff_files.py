@@ -196,6 +196,32 @@ def test_smaller_copies_of_a_page_are_not_pictures(tmp_path):
     assert source(str(tmp_path), pages="pictures").open().count == 1
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32"])
+def test_array_that_tifffile_wrote_row_by_row_is_one_picture(tmp_path, dtype):
+    bands = numbers((20, 16, 13), dtype)
+    tifffile.imwrite(tmp_path / "a.tif", bands)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert len(file.pages) == 20  # of 16x13
+    part = source(str(tmp_path))
+    assert part.image_shape() == (20, 16, 13)
+    images = part.open()
+    assert (images.dtype, images.warnings) == (dtype, [])
+    np.testing.assert_array_equal(next(images.read()), bands)
+    assert source(str(tmp_path), pages="pictures").open().count == 20
+    # The pages of a stack are no rows.
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(bands, -1, 0))
+    assert source(str(tmp_path)).open().census.several == 1
+
+
+def test_row_of_an_array_that_is_lost_is_named(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", numbers((20, 16, 13), "uint16"), compression="zlib")
+    whole = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnreadableError, match="cut off"):
+        decode(tmp_path / "a.tif")
+    assert source(str(tmp_path)).image_shape() is None
+
+
 def test_pages_of_different_sizes_are_no_channels(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         for side in (8, 9):
