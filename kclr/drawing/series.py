@@ -44,7 +44,10 @@ def filter_curves(path, kernels, order, title=None):
     weight = sum(np.square(each).sum(axis=(0, 1)) for each in curves)
     columns = min(len(shown), COLUMNS if len(kernels) > 1 else 2 * COLUMNS) or 1
     lines = -(-len(shown) // columns) or 1
-    note = "each box is a filter, with its number above it, in its own range; the gray line is 0"
+    note = (
+        f"each box is a filter, with its number above it: {_samples(length)} from left to right, "
+        "in its own range; the gray line is 0"
+    )
     words = caption(title, len(shown), len(order))
     with _sheet(words, note, lines, channels, weight) as sheet:
         figure, colours, bottom, top = sheet
@@ -82,8 +85,9 @@ def stretch_curves(path, stretches, there, title=None):
     halves = 2 if len(shown) > 4 else 1
     lines = -(-len(shown) // halves) or 1
     note = (
-        "each line of boxes is a filter, its strongest stretch first; from bottom to top: 1st to "
-        f"99th percentile of {'the series' if channels == 1 else 'each channel'}"
+        "each line of boxes is a filter, its strongest stretch first: "
+        f"{_samples(length)} from left to right, from bottom to top the 1st to the 99th percentile "
+        f"of {'the series' if channels == 1 else 'each channel'}"
     )
     with _sheet(words, note, lines, channels, weight) as sheet:
         figure, colours, bottom, top = sheet
@@ -161,14 +165,10 @@ def _boxes(axes, curves, places, columns, lines, colours, zero=False):
     for channel in sorted(range(curves.shape[2]), key=lambda each: colours[each] != OTHERS):
         y = line[:, None] + middle - 0.92 * half * curves[:, :, channel]
         x = column[:, None] + along
-        pale = colours[channel] == OTHERS
-        axes.add_collection(
-            LineCollection(
-                list(np.stack([x, y], axis=-1)),
-                colors=colours[channel],
-                linewidths=0.5 if pale else 0.9,
-            )
-        )
+        points = list(np.stack([x, y], axis=-1))
+        # In wide lines the many waves of a sound are a blot.
+        width = 0.5 if colours[channel] == OTHERS or curves.shape[1] > 150 else 0.9
+        axes.add_collection(LineCollection(points, colors=colours[channel], linewidths=width))
     axes.set(xlim=(0, columns), ylim=(lines, 0))
 
 
@@ -178,4 +178,8 @@ def _label(axes, lines, length):
     style = {"size": 7, "color": "#777777", "va": "top"}
     axes.text(LEFT, lines, "0", **style)
     if length > 1:
-        axes.text(RIGHT, lines, f"{length - 1:,} samples", ha="right", **style)
+        axes.text(RIGHT, lines, f"{length - 1:,}", ha="right", **style)
+
+
+def _samples(length):
+    return "1 sample" if length == 1 else f"{length:,} samples"

@@ -144,7 +144,8 @@ def columns(tiles, aspect):
     `aspect` is a tile's width over its height.
     """
     square = max(1, int(np.ceil(np.sqrt(tiles / aspect))))
-    full = [count for count in range(square, 2 * square) if tiles % count == 0]
+    most = 2 * square if aspect == 1 else square + square // 4  # of long tiles, many make a ribbon
+    full = [count for count in range(square, most) if tiles % count == 0]
     return full[0] if full else square
 
 

@@ -493,12 +493,12 @@ def coloured_like(path, colour):
 
 def test_a_filter_of_a_series_is_a_curve_of_its_weights(tmp_path):
     """A single filter fills a box: its curve is where its weights say."""
-    weights = np.sin(np.linspace(0, 2 * np.pi, 200))
+    weights = np.sin(np.linspace(0, 2 * np.pi, 120))
     filters_png(tmp_path / "wave.png", weights[None, :, None, None], series=True, title="wave")
     line = coloured_like(tmp_path / "wave.png", "#0072B2")
     columns = np.flatnonzero(line.any(axis=0))
     heights = np.array([np.flatnonzero(line[:, column]).mean() for column in columns])
-    along = np.interp(np.linspace(0, 1, len(columns)), np.linspace(0, 1, 200), -weights)
+    along = np.interp(np.linspace(0, 1, len(columns)), np.linspace(0, 1, 120), -weights)
     assert np.corrcoef(heights, along)[0, 1] > 0.999
 
 
