@@ -75,9 +75,10 @@ class TripletModel(keras.Model):
         augment: Keras layer or None, applied in training to patches with values in [0, 1]; needs
             patches, not crops, as input.
         augment_anchor: bool, whether the first patch of a crop is augmented too.
-        scaling: `kclr.scaling.Scaling` (or its plain values) of the images' numbers, such as a
-            generator's `scaling`. By default whole numbers are taken as 0 to 255 and scaled to [0,
-            1], and other types are used as they are.
+        scaling: `kclr.scaling.Scaling` (or its plain values) of the images' numbers. By default
+            that of the first `PatchTripletGenerator` that the model is fitted on; without one,
+            whole numbers are taken as 0 to 255 and scaled to [0, 1], and other types are used as
+            they are.
 
     Input of fit and evaluate: a `PatchTripletGenerator`, or a data set or arrays.
         - `(patches, images)`: (crops, patches, height, width, channels), and int (crops,);
@@ -147,6 +148,8 @@ class TripletModel(keras.Model):
             ValueError: it is not a form of batches; the message says what to pass.
         """
         if isinstance(x, PatchTripletGenerator):
+            if self.scaling is None:
+                self.scaling = x.scaling  # and what is exported or saved knows it
             return x.crops() if self._cuts_patches else x.views()
         if x is None or isinstance(x, (str, os.PathLike, dict)):
             given = "nothing" if x is None else f"{type(x).__name__} {str(x)[:60]}"

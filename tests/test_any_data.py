@@ -239,3 +239,18 @@ def test_exports_of_series_take_series(series, series_run):
 def test_what_is_no_series_is_refused(images, words):
     with pytest.raises(SpecError, match=words):
         as_images(images, series=True)
+
+
+def test_a_model_fitted_on_a_generator_scales_as_it_does(bands):
+    import keras
+
+    patches = PatchTripletGenerator(as_images(bands, scale="standard"), 5, batch_size=16)
+    model = kclr.TripletModel(kclr.ContrastiveConvBlock(4, 4))
+    model.compile("sgd")
+    model.fit(patches, steps_per_epoch=1, verbose=0)
+    assert model.scaling == patches.scaling
+    again = kclr.TripletModel.from_config(model.get_config())
+    assert again.scaling == patches.scaling
+    raw = next(iter(patches.views()))[0][:, 0]
+    expected = keras.ops.reshape(model.encoder(patches.scaling(raw)), (16, -1))
+    np.testing.assert_allclose(model.predict(raw, verbose=0), expected, rtol=1e-5, atol=1e-6)

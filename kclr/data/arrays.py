@@ -10,11 +10,14 @@ from kclr.data.pixels import UnreadableError, between, kept_dtype
 from kclr.data.sources import Images, Source
 from kclr.errors import SpecError
 
+_HEAD = 16  # images that are looked at beforehand
+
 
 class Arrays(Source):
     """Images in a Python program's memory; a spec cannot name them."""
 
     images: Any = Field(exclude=True)  # which no file of a run could hold
+    axes: ClassVar[tuple[int, int]] = (2, 3)  # that an image may have
     alpha: bool = False
     """Whether the last of two or four channels is transparency; it is composited on white."""
 
@@ -32,7 +35,51 @@ class Arrays(Source):
             return self.images
         if callable(getattr(self.images, "as_numpy_iterator", None)):
             return self._open_dataset()
+        if hasattr(self.images, "num_batches"):  # a keras.utils.PyDataset
+            return self._open_stream(self._of_batches)
+        if callable(self.images) and not hasattr(self.images, "__array__"):
+            return self._open_stream(lambda: map(_image_of, self.images()))
         return self._open_arrays()
+
+    def _of_batches(self):
+        for number in range(self.images.num_batches or 0):
+            yield from _image_of(self.images[number])
+
+    def _open_stream(self, elements):
+        """Images that a function gives one by one, the same every time it is called."""
+
+        def pictures():
+            for number, value in enumerate(elements()):
+                yield self._shaped(_image(number, value, self.axes))
+
+        head = list(islice(pictures(), _HEAD))
+        if not head:
+            raise SpecError(f"there are no images in {_describe(self.images)}.")
+        return self._streamed(pictures, None, head, kept_dtype(*{one.dtype for one in head}))
+
+    def _streamed(self, pictures, count, head, dtype):
+        """The images of a function that returns an iterator of arrays.
+
+        Args:
+            pictures: the function.
+            count: of images, or None.
+            head: the first ones.
+            dtype: in which the numbers are kept.
+        """
+
+        def records(start):
+            for number, value in enumerate(pictures()):
+                if number >= start:
+                    yield f"image {number}", lambda value=value: value
+
+        channels = self._channels(head[0].shape)
+        made = self._images(records, count, channels, dtype=dtype, alpha=self.alpha)
+        _check(head, made)
+        return made
+
+    def _shaped(self, image):
+        """An image as it is read, from one as it is given."""
+        return image
 
     def _open_arrays(self):
         import numpy as np
@@ -95,22 +142,13 @@ class Arrays(Source):
                 value = _image_of(element).numpy()
                 yield from value if batched else (value,)
 
-        def records(start):
-            for number, value in enumerate(pictures()):
-                if number >= start:
-                    yield f"image {number}", lambda value=value: value
-
-        head = list(islice(pictures(), 16))
+        head = list(islice(pictures(), _HEAD))
         if not head:
             raise SpecError("the data set is empty.")
         count = int(size) if size > 0 and not batched else None
         if size == tf.data.INFINITE_CARDINALITY:
             count = self.limit
-        dtype = kept_dtype(spec.dtype.as_numpy_dtype)
-        channels = self._channels(head[0].shape)
-        made = self._images(records, count, channels, dtype=dtype, alpha=self.alpha)
-        _check(head, made)
-        return made
+        return self._streamed(pictures, count, head, kept_dtype(spec.dtype.as_numpy_dtype))
 
     def _channels(self, shape):
         """The channels of an image of this shape."""
@@ -138,6 +176,7 @@ class SeriesArrays(Arrays):
     of (length,) or (length, channels)."""
 
     series: ClassVar[bool] = True
+    axes: ClassVar[tuple[int, int]] = (1, 2)
 
     def _listed(self):
         import numpy as np
@@ -159,10 +198,13 @@ class SeriesArrays(Arrays):
                 )
         return [one.reshape(1, len(one), -1) for one in series]
 
+    def _shaped(self, image):
+        return image.reshape(1, len(image), -1)
+
     def _open_dataset(self):
         raise SpecError(
             "series cannot be read from a tf.data.Dataset. Use an array of (series, length, "
-            "channels), or a list of such series."
+            "channels), a list of such series, or a function that returns an iterator of them."
         )
 
 
@@ -189,7 +231,7 @@ def _listed(images):
     if isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim):
         return images
     more = (
-        (" An iterator can be read only once: use list(images).")
+        " An iterator can be read only once: use list(images), or a function that returns it."
         if hasattr(images, "__next__")
         else ""
     )
@@ -222,7 +264,7 @@ def _check_axes(shape):
     )
 
 
-def _image(number, image):
+def _image(number, image, axes=(2, 3)):
     """One of a list's images as an array."""
     import numpy as np
 
@@ -245,7 +287,7 @@ def _image(number, image):
     except ValueError as error:
         raise SpecError(f"{where} is not an image: {str(error).splitlines()[0]}") from None
     _check_numbers(array.dtype, where)
-    if array.ndim not in (2, 3):
+    if array.ndim not in axes:
         raise SpecError(
             f"{where} has the shape {array.shape}: expected (height, width, channels) or (height, "
             "width)."

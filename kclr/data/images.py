@@ -228,6 +228,7 @@ class Images:
             left -= sum(image.nbytes for image in images)
             if left < 0:
                 break
+        self.scaling()  # which may find constant channels
         return self.warnings
 
     def part(self, index, count) -> "Images":

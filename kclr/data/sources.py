@@ -287,7 +287,8 @@ def as_images(images, series=False, **options) -> Images:
     Args:
         images: `Images`, a `Source`, a source's name (`"tfds:cifar100"`, a path), an array of
             (count, height, width) or (count, height, width, channels), a list of arrays of mixed
-            sizes, or a `tf.data.Dataset` of images, of tuples that start with one, or of
+            sizes, a `keras.utils.PyDataset`, a function that returns an iterator of images, the
+            same every time, or a `tf.data.Dataset` of images, of tuples that start with one, or of
             dictionaries with the key `image`; batched or not, in the same order every time.
             With any number of channels; numbers are kept as uint8, uint16, int16, float16 or
             float32 (see `Source.scale`).

@@ -207,6 +207,32 @@ def test_other_things_are_refused_with_the_cure(images, message):
         as_images(images)
 
 
+def test_functions_that_return_iterators_are_read_anew(photos):
+    images = as_images(lambda: (photo for photo in photos))
+    assert (images.channels, images.dtype, images.count) == (3, "uint8", None)
+    for start in (0, 3):
+        np.testing.assert_array_equal(np.stack(list(images.read(start))), photos[start:])
+    labelled = as_images(lambda: ((photo[:9, :9], 1) for photo in photos))
+    np.testing.assert_array_equal(np.stack(list(labelled.read())), photos[:, :9, :9])
+    rows = as_images(lambda: iter(photos[:, 0].astype(np.float32)), series=True)
+    assert [image.shape for image in rows.read()] == [(1, 30, 3)] * 10
+
+
+def test_keras_data_sets_in_python_are_read_batch_by_batch(photos):
+    import keras
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return photos[4 * index : 4 * index + 4], np.zeros(4)
+
+    images = as_images(Batches())
+    np.testing.assert_array_equal(np.stack(list(images.read())), photos)
+    assert len(PatchTripletGenerator(Batches(), 6)._buffer) == 10
+
+
 def test_a_data_set_of_texts_is_refused_as_one():
     import tensorflow as tf
 
