@@ -68,6 +68,12 @@ def split_key(text) -> tuple[str, str | None]:
     return (found[1], found[2]) if found else (text, None)
 
 
+def is_named(text) -> bool:
+    """Whether `FILE` or `FILE:KEY` is named like an array, and is no ordinary folder."""
+    path = split_key(text)[0].rstrip("/\\").lower()
+    return path.endswith(ENDINGS) and (path.endswith(".zarr") or not os.path.isdir(text))
+
+
 @contextlib.contextmanager
 def opened(path, key=None, memory=1024) -> Iterator[Stored]:
     """An array in a file.

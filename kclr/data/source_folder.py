@@ -61,6 +61,9 @@ class Files(Source):
         if "\0" in given:
             return f"{name} contains a zero byte, which is not allowed in a path. Remove it."
         path = os.path.expanduser(given)
+        if not self.sounds and array_files.is_named(given):
+            name = name.rstrip("/\\")
+            return f"{name} is an array. Write array:{name}, or series:{name} if it holds series."
         if os.path.isdir(path):
             census = Census(self.sounds)
             if next(files(path, census), None) is None:
@@ -71,8 +74,6 @@ class Files(Source):
         if os.path.exists(path):
             if path.lower().endswith(_ARCHIVES):
                 return f"{name} is a file. Unpack it and use the folder with its {self.noun}."
-            if path.lower().endswith(array_files.ENDINGS):
-                return f"{name} is a file. Write array:{name}, or series:{name} if it holds series."
             folder = printable(os.path.dirname(given) or ".")
             return f"{name} is a file. Use its folder: {folder}"
         return f"{name}: folder not found.{path_hint(given) or _sibling(path)}"

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from kclr.data.array_files import is_named
 from kclr.data.census import Census
 from kclr.data.fingerprints import Contents, digest
 from kclr.data.images import Images
@@ -234,7 +235,11 @@ def split_source(text) -> tuple[str, dict[str, Any]]:
     if colon and name:
         return scheme, {name: argument}
     if "://" not in text and (
-        "/" in text or os.sep in text or text.startswith((".", "~")) or os.path.isdir(text)
+        "/" in text
+        or os.sep in text
+        or text.startswith((".", "~"))
+        or os.path.isdir(text)
+        or is_named(text)  # which source is meant is said where it is opened
     ):
         return "folder", {"path": text}
     return (scheme if colon and scheme and scheme not in sources else text), {}

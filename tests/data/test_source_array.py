@@ -265,8 +265,9 @@ def test_file_that_is_not_there_or_of_another_kind(tmp_path):
     with pytest.raises(SpecError, match=r"Use one of \.npy, \.npz, \.h5, \.hdf5, \.zarr\."):
         as_images(f"array:{tmp_path / 'a.csv'}")
     save(tmp_path / "a.npz")
-    with pytest.raises(SpecError, match=r"a\.npz is a file\. Write array:"):
-        as_images(f"{tmp_path / 'a.npz'}")
+    for text in (tmp_path / "a.npz", "windows.npy", "a.npz:x", "b.zarr"):
+        with pytest.raises(SpecError, match=f"{text} is an array. Write array:{text}, or series:"):
+            as_images(text)
     with pytest.raises(SpecError, match=r"1 \.npz\. For an array in a file write array:FILE"):
         as_images(tmp_path)
 
