@@ -112,7 +112,8 @@ def train(
             follow(spec, opened, cluster)
             return Run(out)
         if spec.probe and not probe:
-            probe = StackProbe(spec.probe, scaling=opened[spec.sources()[0]].scaling())
+            lowest = spec.sources()[0]
+            probe = StackProbe(spec.probe, scaling=opened[lowest].scaling(), like=lowest)
         of_run = (spec, out, text, resume, overwrite, listener, opened, cluster, bare)
         with _opened(*of_run) as (run, made):
             told: dict[Images, int] = {}  # pictures that were said to be skipped

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kclr.data.headers import first_line, kept_type, missing, open_regular
@@ -23,6 +24,7 @@ _USUAL = ("x", "images", "data", "x_train")
 _WITH_KEY = re.compile(r"(?i)(.+\.(?:npy|npz|h5|hdf5|zarr)):(.*)")
 _MOST_KEYS = 1000  # of a file, that are looked at
 _BLOCK = 1 << 23  # bytes that are read at once
+_MOST_WHOLE = 1 << 30  # bytes of labels
 # What decodes chunks of a Zarr array. Others, above all numcodecs' pickle, may run code.
 _CODECS = frozenset(
     """
@@ -87,18 +89,10 @@ def opened(path, key=None, memory=1024) -> Iterator[Stored]:
         UnreadableError: the file is broken, does not hold the array, or holds something else.
         OSError: it cannot be opened.
     """
-    place = os.path.expanduser(path)
-    ending = os.path.splitext(place.rstrip("/\\"))[1].lower()
-    form = {".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5, ".zarr": _zarr}.get(ending, _npy)
-    if form is _npy and key:
-        raise UnreadableError(f"a .npy holds one array, without a name; write {printable(path)}")
     with contextlib.ExitStack() as stack:
-        try:
-            stored = stack.enter_context(form(place, key, path))
-        except (UnreadableError, FileNotFoundError, PermissionError):
-            raise
-        except Exception as error:  # what the libraries make of a broken file
-            raise UnreadableError(f"broken or cut off ({first_line(error)})") from None
+        with _in_words():
+            arrays = _arrays(path, stack)
+            stored = arrays[_chosen(path, key, arrays)]()
         kept_type(stored.dtype)
         row = math.prod(stored.shape[1:]) * stored.dtype.itemsize
         for what, size in ("row", row), ("chunk", stored.piece):
@@ -110,11 +104,69 @@ def opened(path, key=None, memory=1024) -> Iterator[Stored]:
         yield stored
 
 
+def names(path) -> list[str]:
+    """The names of the arrays in a file, in order; one that has no name is called "".
+
+    Raises:
+        UnreadableError, OSError: as `opened`.
+    """
+    with contextlib.ExitStack() as stack, _in_words():
+        return sorted(_arrays(path, stack))
+
+
+def read_whole(path, key=None):
+    """A small array of whole numbers or texts, such as one of labels, as it is in a file.
+
+    Args:
+        path, key: as of `opened`.
+
+    Returns:
+        An array of the file's shape: bool, integers, floats or str.
+
+    Raises:
+        UnreadableError: as `opened`, or it is larger than a gigabyte.
+        OSError: it cannot be opened.
+    """
+    import numpy as np
+
+    with contextlib.ExitStack() as stack, _in_words():
+        arrays = _arrays(path, stack)
+        stored = arrays[_chosen(path, key, arrays)]()
+        if stored.dtype.kind not in "SU":
+            kept_type(stored.dtype)
+        size = math.prod(stored.shape) * max(1, stored.dtype.itemsize)
+        if max(size, stored.piece) > _MOST_WHOLE:
+            raise UnreadableError(f"of shape {stored.shape} it is too large to be read as a whole")
+        found = stored.read(0, stored.shape[0])
+        if stored.dtype.kind == "S":
+            found = np.char.decode(found, "utf-8")
+        return np.array(found, str if stored.dtype.kind in "SU" else None)
+
+
+@contextlib.contextmanager
+def _in_words():
+    """What the libraries make of a broken file, as `UnreadableError`."""
+    try:
+        yield
+    except (UnreadableError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        raise UnreadableError(f"broken or cut off ({first_line(error)})") from None
+
+
+def _arrays(path, stack) -> Mapping[str, Callable[[], Stored]]:
+    """The arrays of a file by name, opened when they are called; the file is closed by `stack`."""
+    place = os.path.expanduser(path)
+    ending = os.path.splitext(place.rstrip("/\\"))[1].lower()
+    form = {".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5, ".zarr": _zarr}.get(ending, _npy)
+    return form(place, stack)
+
+
 def npy_header(file) -> tuple[tuple[int, ...], Any, bool]:
     """Shape, type and whether in Fortran's order, of a .npy whose data comes next in `file`.
 
     Raises:
-        UnreadableError: it is none, or does not hold numbers.
+        UnreadableError: it is none, or holds neither numbers nor texts.
     """
     from numpy.lib import format as npy
 
@@ -125,7 +177,8 @@ def npy_header(file) -> tuple[tuple[int, ...], Any, bool]:
         shape, fortran, dtype = reader(file)
     except Exception:  # numpy parses it as Python
         raise UnreadableError("its header is not that of a .npy") from None
-    kept_type(dtype)
+    if dtype.kind not in "SU":
+        kept_type(dtype)
     return shape, dtype, fortran
 
 
@@ -148,13 +201,12 @@ def memory_mapped(file):
     return np.memmap(file, dtype, "r", file.tell(), shape, order)
 
 
-@contextlib.contextmanager
-def _npy(place, key, path):
-    with open_regular(place) as file:
-        array = memory_mapped(file)
-        file.seek(0)
-        # Read and not mapped, so that what was read does not count as the process' memory.
-        yield _stored(array) if array.flags.fnc else _streamed(file, "")
+def _npy(place, stack):
+    file = stack.enter_context(open_regular(place))
+    array = memory_mapped(file)
+    file.seek(0)
+    # Read and not mapped, so that what was read does not count as the process' memory.
+    return {"": lambda: _stored(array) if array.flags.fnc else _streamed(file, "")}
 
 
 def _stored(array, name=""):
@@ -171,25 +223,20 @@ def _stored(array, name=""):
     )
 
 
-@contextlib.contextmanager
-def _npz(place, key, path):
+def _npz(place, stack):
     import zipfile
 
-    with open_regular(place) as file:
-        try:
-            archive = zipfile.ZipFile(file)
-        except zipfile.BadZipFile:
-            raise UnreadableError("not a .npz, or cut off") from None
-        with archive:
-            members = {
-                name.removesuffix(".npy"): name
-                for name in archive.namelist()
-                if name.endswith(".npy")
-            }
-            # Reading goes on where it stopped, so that nothing is unpacked twice in a row.
-            name = _chosen(path, key, members)
-            with archive.open(members[name]) as member:
-                yield _streamed(member, name)
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_regular(place))))
+    except zipfile.BadZipFile:
+        raise UnreadableError("not a .npz, or cut off") from None
+
+    def of(member, name):
+        # Reading goes on where it stopped, so that nothing is unpacked twice in a row.
+        return lambda: _streamed(stack.enter_context(archive.open(member)), name)
+
+    members = [name for name in archive.namelist() if name.endswith(".npy")]
+    return {name.removesuffix(".npy"): of(name, name.removesuffix(".npy")) for name in members}
 
 
 def _streamed(member, name):
@@ -225,6 +272,8 @@ def _chosen(path, key, names):
     known = sorted(names)
     if not known:
         raise UnreadableError("it holds no arrays")
+    if known == [""] and key:
+        raise UnreadableError(f"it holds one array, without a name; write {printable(path)}")
     shown = ", ".join(map(printable, known[:8])) + ", ..." * (len(known) > 8)
     if key:
         if key in names or (key := key.strip("/")) in names:
@@ -240,48 +289,46 @@ def _chosen(path, key, names):
     )
 
 
-@contextlib.contextmanager
-def _hdf5(place, key, path):
+def _hdf5(place, stack):
     import h5py
+    import numpy as np
 
     open_regular(place).close()
-    with h5py.File(place, "r") as file:
-        found: dict[str, Any] = {}
+    found: dict[str, Any] = {}
 
-        def look(name, node):  # which links out of the file are not passed to
-            if isinstance(node, h5py.Dataset):
-                found[name] = node
-            return len(found) >= _MOST_KEYS or None
+    def look(name, node):  # which links out of the file are not passed to
+        if isinstance(node, h5py.Dataset):
+            found[name] = node
+        return len(found) >= _MOST_KEYS or None
 
-        file.visititems(look)
-        chosen = _chosen(path, key, found)
-        array = found[chosen]
+    def of(array, name):
         if array.external or array.is_virtual:
             raise UnreadableError("its numbers are in other files; copy them into this one")
-        yield _stored(array, chosen)
+        text = h5py.check_string_dtype(array.dtype)
+        if text and text.length is None:  # of any length: they are no Python objects in the file
+            return Stored(array.shape, np.dtype("U"), lambda a, b: array.asstr()[a:b], name=name)
+        return _stored(array, name)
+
+    stack.enter_context(h5py.File(place, "r")).visititems(look)
+    return {name: partial(of, array, name) for name, array in found.items()}
 
 
-@contextlib.contextmanager
-def _zarr(place, key, path):
+def _zarr(place, stack):
     lacks = missing("zarr", "zarr")
     if lacks:
         raise UnreadableError(lacks)
     import zarr
 
+    def of(array, name):
+        strange = {name for name in _codecs(array) if name.rpartition(".")[2] not in _CODECS}
+        if strange:
+            raise UnreadableError(f"its compression is not supported: {', '.join(sorted(strange))}")
+        return _stored(array, name)
+
     os.stat(place)
     root = zarr.open(place, mode="r")
-    if hasattr(root, "shape"):
-        if key:
-            raise UnreadableError(f"it is one array, without a name; write {printable(path)}")
-        array, chosen = root, ""
-    else:
-        found = dict(_zarr_arrays(root, ""))
-        chosen = _chosen(path, key, found)
-        array = found[chosen]
-    strange = {name for name in _codecs(array) if name.rpartition(".")[2] not in _CODECS}
-    if strange:
-        raise UnreadableError(f"its compression is not supported: {', '.join(sorted(strange))}")
-    yield _stored(array, chosen)
+    found = {"": root} if hasattr(root, "shape") else dict(_zarr_arrays(root, ""))
+    return {name: partial(of, array, name) for name, array in found.items()}
 
 
 def _zarr_arrays(group, before) -> Iterator[tuple[str, Any]]:

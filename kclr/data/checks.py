@@ -1,7 +1,6 @@
 """Whether a spec's images exist and are large enough for its layers, without TensorFlow."""
 
-from kclr.data.labels import labels_problem
-from kclr.data.sources import source as named_source
+from kclr.data.labels import labelled_source, labels_problem
 from kclr.errors import Finding
 from kclr.spec.checks import augmentation_findings, image_findings, least_image, whitening_findings
 from kclr.spec.findings import Draft, read_draft
@@ -69,7 +68,7 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
         if draft is None or draft.trusted("stack", index):
             findings += _learner_findings(spec, index)
     if spec.probe and (draft is None or draft.trusted("probe", "data")):
-        found = labelled_findings(spec.probe.data, ("probe", "data"))
+        found = labelled_findings(spec.probe.data, ("probe", "data"), spec.sources()[0])
         top = len(spec.stack) - 1
         if not found and (draft is None or draft.sizes_trusted(top, below=True)):
             found = _too_small(spec)
@@ -92,16 +91,17 @@ def _learner_findings(spec, index) -> list[Finding]:
     return findings
 
 
-def labelled_findings(name: str, path: tuple) -> list[Finding]:
+def labelled_findings(name: str, path: tuple, like=None) -> list[Finding]:
     """Errors in a name of labelled images (see `kclr.data.labels.load_labelled`).
 
     Args:
         name: what was written.
         path: where.
+        like: the source that the filters are learned from.
     """
     problem = labels_problem(name)
     if not problem:
-        source = named_source(name)
+        source = labelled_source(name, like)
         problem = source.problem() or source.labels_problem()
     return [Finding(path, problem)] if problem else []
 
@@ -109,7 +109,7 @@ def labelled_findings(name: str, path: tuple) -> list[Finding]:
 def _too_small(spec):
     """Images of the probe that are too small for the layers."""
     name = spec.probe.data
-    shape = named_source(name).image_shape()
+    shape = labelled_source(name, spec.sources()[0]).image_shape()
     if shape is None:
         return []
     size: Size = shape[:2]

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from kclr.data.census import Census
-from kclr.data.source_folder import Folder
+from kclr.data.source_folder import Files
 from kclr.errors import SpecError
 from kclr.spec.wording import printable
 
@@ -28,31 +28,37 @@ class Layout:
             if it has to be divided.
         within: names of the folders in each class with the pictures of "train" and "test"; empty if
             the classes have no splits of their own.
+        noun: what the files are called.
     """
 
     classes: tuple[str, ...]
     folders: dict[str, str]
     within: dict[str, frozenset[str]]
+    noun: str
 
     @property
     def divided(self) -> bool:
         """Whether test and training pictures are in separate folders."""
         return bool(self.within) or self.folders["train"] != self.folders["test"]
 
-    def labels(self, split) -> tuple[Folder, list[int], list[int]]:
+    def labels(self, source: Files, split) -> tuple[Files, list[int], list[int]]:
         """The source of a split, the numbers of its pictures, and the class of each.
+
+        Args:
+            source: that of the whole folder.
+            split: "train" or "test".
 
         Raises:
             SpecError: some of them are not in a class folder.
         """
         path = self.folders[split]
-        source = Folder(path=path, max_unreadable=1.0)
+        source = source.model_copy(update={"path": path})
         problem = source.problem()
         if problem:
             raise SpecError(problem)
         root = os.path.expanduser(path)
         rows, labels, strange = [], [], {}
-        for row, (_, file, _) in enumerate(source._pictures(Census())):
+        for row, file in enumerate(source._paths(Census(source.sounds))):
             first, *rest = os.path.relpath(file, root).split(os.sep)
             if first not in self.classes or not rest or (self.within and len(rest) < 2):
                 strange[first] = bool(rest)
@@ -68,13 +74,14 @@ class Layout:
         known = f"{_listed(self.classes)}"
         if self.within:
             which = _listed(sorted({name for names in self.within.values() for name in names}))
-            cure = f"Move every picture to one of the folders {which} in its class."
+            cure = f"Move all {self.noun} to one of the folders {which} in its class."
         elif all(strange.values()):
             cure = (
-                f"Move {_them(names)} out of {_at(path)}, or add training pictures of that class."
+                f"Move {_them(names)} out of {_at(path)}, or add training {self.noun} of that "
+                "class."
             )
         else:
-            cure = "Move every picture to the folder of its class."
+            cure = f"Move all {self.noun} to the folders of their classes."
         verb = "is" if len(names) == 1 else "are"
         return (
             f"{_at(path)}: {_listed(names)} {verb} not in a class folder of the training images "
@@ -82,8 +89,8 @@ class Layout:
         )
 
 
-def layout(path) -> Layout:
-    """Find the classes and splits in the folders below a path.
+def layout(source: Files) -> Layout:
+    """Find the classes and splits in the folders below a source's path.
 
     Three layouts are known: PATH/class/picture, PATH/train/class/picture with PATH/test, and
     PATH/class/train/picture with PATH/class/test. The names of the splits are the usual ones
@@ -92,35 +99,36 @@ def layout(path) -> Layout:
     Raises:
         SpecError: it is none of these; the message says what was found and what to do.
     """
-    problem = Folder(path=path).problem()
+    problem = source.problem()
     if problem:
         raise SpecError(problem)
+    path, noun = source.path, source.noun
     names = _folders(path)
     train = [name for name in names if _plain(name) in _TRAIN]
     held_out = _held_out(names)
     others = [name for name in names if name not in train and name not in held_out]
     if train and held_out:
-        return _divided(path, train, held_out)
+        return _divided(path, train, held_out, noun)
     if len(train) == 1 and _folders(os.path.join(path, train[0])):
         inside = os.path.join(path, train[0])
         if not others:
-            return layout(inside)
+            return layout(source.model_copy(update={"path": inside}))
         raise SpecError(
             f"{_at(inside)} looks like a training split, but {_listed(others)} next to it would "
-            f"make it a class. Name {_at(inside)} itself to hold out a fifth of its pictures for "
+            f"make it a class. Name {_at(inside)} itself to hold out a fifth of its {noun} for "
             "testing, or add a folder test next to it."
         )
     if held_out:
         raise SpecError(
             f"{_at(path)} holds {_listed(held_out)}, the name of a test split, but no folder "
             f"train{f', but {_listed(others)}' if others else ''}. {_move(held_out, path)}, or "
-            f"rename {_them(held_out)} if it is a class; put the training pictures into a folder "
+            f"rename {_them(held_out)} if it is a class; put the training {noun} into a folder "
             "train to use both."
         )
-    return _classes_alone(path)
+    return _classes_alone(path, noun)
 
 
-def _divided(path, train, held_out):
+def _divided(path, train, held_out, noun):
     """PATH/train/class and PATH/test/class."""
     plain = [_plain(name) for name in held_out]
     for several in (train, [name for name in held_out if plain.count(_plain(name)) > 1]):
@@ -130,32 +138,32 @@ def _divided(path, train, held_out):
                 "same split. Keep one of them."
             )
     fit = os.path.join(path, train[0])
-    classes = _at_least_two(fit, _folders(fit))
+    classes = _at_least_two(fit, _folders(fit), noun)
     for name in held_out:
         judge = os.path.join(path, name)
         if set(_folders(judge)) & set(classes):
-            return Layout(classes, {"train": fit, "test": judge}, {})
+            return Layout(classes, {"train": fit, "test": judge}, {}, noun)
     judge = os.path.join(path, held_out[0])
     there = _folders(judge)
-    what = f"folders {_listed(there)}, none of them" if there else "pictures, but not in folders"
+    what = f"folders {_listed(there)}, none of them" if there else f"{noun}, but not in folders"
     raise SpecError(
         f"{_at(judge)} holds {what} of the classes of {_at(fit)} ({_listed(classes)}), so the "
-        f"classes of its pictures are unknown. {_move(held_out, path)} to hold out a fifth of "
-        f"each class of {_at(fit)} for testing; or sort the pictures into "
+        f"classes of its {noun} are unknown. {_move(held_out, path)} to hold out a fifth of "
+        f"each class of {_at(fit)} for testing; or sort the {noun} into "
         f"{_at(judge, classes[0])} and so on."
     )
 
 
-def _classes_alone(path):
+def _classes_alone(path, noun):
     """PATH/class, where each class may have its own splits."""
-    classes = _at_least_two(path, _folders(path))
+    classes = _at_least_two(path, _folders(path), noun)
     inside = {name: _folders(os.path.join(path, name)) for name in classes}
     parts = {
         name: (frozenset(n for n in own if _plain(n) in _TRAIN), _held_out(own))
         for name, own in inside.items()
     }
     if not any(train and held_out for train, held_out in parts.values()):
-        return Layout(classes, {"train": path, "test": path}, {})
+        return Layout(classes, {"train": path, "test": path}, {}, noun)
     undivided = [name for name, (train, held_out) in parts.items() if not (train and held_out)]
     if undivided:
         divided = next(name for name in classes if name not in undivided)
@@ -176,15 +184,16 @@ def _classes_alone(path):
             f"({_listed(called)}). Use one name."
         )
     judge = frozenset(n for _, own in parts.values() for n in own if _plain(n) == common[0])
-    return Layout(classes, {"train": path, "test": path}, {"train": train, "test": judge})
+    return Layout(classes, {"train": path, "test": path}, {"train": train, "test": judge}, noun)
 
 
-def _at_least_two(path, names):
+def _at_least_two(path, names, noun):
     if len(names) < 2:
         raise SpecError(
             f"{_at(path)} has {len(names) or 'no'} class folder{'s' * (len(names) != 1)}, but at "
-            "least two are needed. Put the pictures of each class in its own folder: "
-            f"{_at(path, 'cats')}, {_at(path, 'dogs')}."
+            f"least two are needed. Put the {noun} of each class in its own folder: "
+            f"{_at(path, 'cats')}, {_at(path, 'dogs')}. Or add a table {_at(path, 'labels.csv')} "
+            "with the columns file and label."
         )
     return tuple(names)
 
@@ -201,6 +210,17 @@ def _folders(path):
 def _plain(name):
     """The plain name of a split: "Test_set 2" is "test"."""
     return _ADDED.sub("", _ADDED.sub("", name.lower()))
+
+
+def split_of(name) -> str | None:
+    """ "train", or which one of the parts to judge on a name means; None where it is neither."""
+    plain = _plain(name)
+    return "train" if plain in _TRAIN else plain if plain in _HELD_OUT else None
+
+
+def best_held_out(names) -> str | None:
+    """The one of some parts to judge on that is used, or None where there is none."""
+    return min(set(names) & {*_HELD_OUT}, key=_HELD_OUT.index, default=None)
 
 
 def _held_out(names):

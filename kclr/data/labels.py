@@ -1,7 +1,7 @@
 """Labelled images for evaluating filters, each with a training and a test split.
 
 Names are those of sources whose class has a method `labelled`: `tfds:NAME`, `folder:PATH` with a
-folder for each class, `digits`, ...
+folder for each class, `array:FILE` with labels, `digits`, ...
 """
 
 import re
@@ -13,7 +13,7 @@ from kclr.data.sources import Images, Source, source, split_source
 from kclr.errors import RunError, SpecError
 from kclr.scaling import EIGHT_BITS, Scaling, fixed, matching
 from kclr.spec.registry import parts
-from kclr.spec.wording import nearest, shown
+from kclr.spec.wording import nearest, printable, shown
 
 SPLITS = ("train", "test")
 HELD_OUT = ("test", "validation", "valid", "val")  # names of the part that is kept for judging
@@ -33,6 +33,8 @@ class Labelled:
         name: of the data set, in messages and tables.
         rows: numbers of the source's pictures that belong to it, ascending; None for all.
         scaling: how the images' numbers become a network's input.
+        groups: int64 (images,), what a split must not cut through, such as the person that each is
+            of; None where nothing is known of it.
     """
 
     images: Any
@@ -41,9 +43,25 @@ class Labelled:
     name: str = "images"
     rows: Any = None
     scaling: Scaling = EIGHT_BITS
+    groups: Any = None
 
     def __len__(self):
         return len(self.labels)
+
+    def part(self, rows) -> "Labelled":
+        """Some of the images.
+
+        Args:
+            rows: int (images,), their numbers, ascending.
+        """
+        import numpy as np
+
+        groups = None if self.groups is None else self.groups[rows]
+        found = replace(self, labels=self.labels[rows], groups=groups)
+        if isinstance(self.images, Images):
+            own = np.arange(len(self)) if self.rows is None else self.rows
+            return replace(found, rows=own[rows])
+        return replace(found, images=self.images[rows])
 
     def batches(self, size) -> Iterator[Any]:
         """The images in order: (up to `size`, height, width, channels), all of one size.
@@ -68,25 +86,29 @@ class Labelled:
 
 
 def load_labelled(
-    name, split, channels=None, limit=None, data_dir=None, memory=1024, scaling=None
+    name, split, channels=None, limit=None, data_dir=None, memory=1024, scaling=None, like=None
 ) -> Labelled:
     """Labelled images of a data set.
 
     If the data set has no splits, a fifth of every class is kept for `test`, always the same.
 
     Args:
-        name: `tfds:NAME` with a feature `label`; `folder:PATH` with a folder of pictures for each
-            class, in `PATH/train` and `PATH/test` or in `PATH` itself, where each may hold folders
-            `train` and `test` (see `kclr.data.class_folders`); `digits`; or another source with
-            labels.
+        name: `tfds:NAME` with a feature `label`; `folder:PATH` or `audio:PATH` with a folder for
+            each class, in `PATH/train` and `PATH/test` or in `PATH` itself, where each may hold
+            folders `train` and `test` (see `kclr.data.class_folders`), or with a table
+            `PATH/labels.csv` (see `kclr.data.label_tables`); `array:FILE` or `series:FILE` with
+            labels (see `kclr.data.array_labels`); `digits`; or another source with labels.
         split: "train" or "test".
         channels: of the images; their own number by default.
         limit: int, use only this many, the first ones in the data set's order (which mixes the
-            classes).
+            classes); of an array's rows, whose order may not, always the same ones, drawn at
+            random.
         data_dir: directory of all TensorFlow data sets.
         memory: megabytes of pixels to keep; the images of a larger set are read for every pass.
         scaling: that of the run whose filters see the images; by default that of the training
             split.
+        like: the source that the filters were learned from. Labelled files of that kind are read
+            in the same way (see `Source.reading`).
 
     Returns:
         The images of the split; `classes` are those of the whole data set.
@@ -102,17 +124,32 @@ def load_labelled(
     if problem:
         raise SpecError(problem)
     options = {"data_dir": data_dir} if data_dir and split_source(name)[0] == "tfds" else {}
-    found = source(name, **options).labelled(split, channels)
+    own = labelled_source(name, like, **options)
+    found = own.labelled(split, channels)
     images = found.images
     dtype = images.dtype if isinstance(images, Images) else images.dtype.name
     if scaling is None and isinstance(images, Images):
         if fixed(images.scaled_by, dtype) is None and split == "test":
-            scaling = load_labelled(name, "train", channels, limit, data_dir, memory).scaling
+            scaling = load_labelled(
+                name, "train", channels, limit, data_dir, memory, like=like
+            ).scaling
         else:
             scaling = images.scaling()
     if scaling is not None:
         found = replace(found, scaling=_matched(dtype, scaling, name))
-    return _kept(found, name, limit, memory)
+    return _kept(found, name, limit, memory, own.mixed)
+
+
+def labelled_source(name, like=None, **options) -> Any:
+    """The source that a name of labelled images stands for; see `load_labelled`.
+
+    Raises:
+        SpecError: there is no such source.
+    """
+    found = source(name, **options)
+    if type(like) is not type(found):
+        return found
+    return found.model_copy(update={key: getattr(like, key) for key in like.reading})
 
 
 def _matched(dtype, scaling, name) -> Scaling:
@@ -172,20 +209,21 @@ def labels_problem(name) -> str | None:
 
 
 def folder_of(name) -> list[str]:
-    """The folder of pictures that labelled images are read from; empty for others."""
-    scheme, argument = split_source(name)
-    return [argument["path"]] if scheme == "folder" and "path" in argument else []
+    """The folder of files that labelled images are read from; empty for others."""
+    argument = split_source(name)[1]
+    return [argument["path"]] if "path" in argument else []
 
 
-def _kept(found, name, limit, memory):
-    """The first `limit` images, in memory where they fit."""
+def _kept(found, name, limit, memory, mixed):
+    """`limit` of the images, in memory where they fit."""
     import numpy as np
 
     found = replace(found, name=name)
     if limit is not None and limit < len(found):
-        rows = np.arange(len(found)) if found.rows is None else found.rows
-        images = found.images if isinstance(found.images, Images) else found.images[:limit]
-        found = replace(found, images=images, labels=found.labels[:limit], rows=rows[:limit])
+        order = np.arange(len(found))
+        if not mixed:
+            order = np.random.default_rng(0).permutation(order)
+        found = found.part(np.sort(order[:limit]))
     if not isinstance(found.images, Images):
         return found
     first = next(_read_all(found.images, found.rows[:1] if found.rows is not None else None))
@@ -226,8 +264,20 @@ def _read_all(images: Images, rows) -> Iterator[Any]:
         )
 
 
-def divide(labels, split, name, classes):
-    """The rows of a split of images without splits: a fifth of each class is the test split."""
+def divide(labels, split, name, classes, groups=None):
+    """The rows of a split of images without splits: a fifth of each class is the test split.
+
+    Args:
+        labels: int (images,).
+        split: "train" or "test".
+        name: of the data set, in messages.
+        classes: names of the classes.
+        groups: int (images,), of which each is in one of the splits only; None for none. About a
+            fifth of each class is then the test split.
+
+    Raises:
+        SpecError: a class cannot be in both.
+    """
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -242,4 +292,108 @@ def divide(labels, split, name, classes):
             )
         test = max(1, round(TEST_SHARE * len(rows)))
         chosen.append(rows[:test] if split == "test" else rows[test:])
-    return np.sort(np.concatenate(chosen))
+    if groups is None:
+        return np.sort(np.concatenate(chosen))
+    judging = whole_groups(labels, groups, 0, name)
+    return np.flatnonzero(judging == (split == "test"))
+
+
+def whole_groups(labels, groups, seed, name):
+    """Mark about a fifth of the images, in whole groups and with about a fifth of each class.
+
+    Args:
+        labels, groups: int (images,).
+        seed: int.
+        name: of the data set, in messages.
+
+    Returns:
+        bool (images,). No class is in the marked part alone.
+
+    Raises:
+        SpecError: there are not enough groups.
+    """
+    import warnings
+
+    import numpy as np
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    most = np.unique(labels, return_counts=True)[1].max()
+    parts = min(round(1 / TEST_SHARE), len(np.unique(groups)), most)
+    best, judged = None, 0
+    if parts > 1:
+        folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():  # of classes with fewer images than there are folds
+            warnings.simplefilter("ignore", UserWarning)
+            found = [*folds.split(labels, labels, groups)]
+        for fitting, judging in found:
+            here = np.unique(labels[judging])
+            if len(here) > judged and np.isin(here, labels[fitting]).all():
+                best, judged = judging, len(here)
+    if best is None:
+        raise SpecError(
+            f"{name}: its {len(np.unique(groups))} groups cannot be divided so that training has "
+            "images of every class. A class needs images of two groups. Add some, or remove the "
+            "groups."
+        )
+    marked = np.zeros(len(labels), bool)
+    marked[best] = True
+    return marked
+
+
+def check_split_groups(training, test) -> str | None:
+    """Words about groups that are in both of two splits, or None.
+
+    Args:
+        training, test: int (images,), the group of each.
+    """
+    both = {*training.tolist()} & {*test.tolist()}
+    if not both:
+        return None
+    every = {*training.tolist()} | {*test.tolist()}
+    return (
+        f"{len(both)} of its {len(every)} groups are in both the training and the test images, so "
+        "its test accuracy is not that of new groups."
+    )
+
+
+def as_classes(labels, names, name):
+    """Class indices of labels, and the names of the classes.
+
+    Args:
+        labels: whole numbers or str (images,).
+        names: array (classes,) of the classes' names, or None: the labels themselves.
+        name: of the data set, in messages.
+
+    Returns:
+        int64 (images,), and a tuple of str.
+
+    Raises:
+        SpecError: they do not match, or there are not two classes.
+    """
+    import numpy as np
+
+    texts = labels.dtype.kind == "U"
+    present, indices = np.unique(labels, return_inverse=True)
+    if names is None:
+        classes = tuple(map(str, present.tolist()))
+    else:
+        classes = tuple(map(str, names.tolist()))
+        strange = [
+            own
+            for own in present.tolist()
+            if (own not in classes if texts else not 0 <= own < len(classes))
+        ]
+        if strange:
+            listed = ", ".join(printable(own) for own in strange[:5])
+            wanted = "" if texts else f", for labels from 0 to {len(classes) - 1}"
+            raise SpecError(
+                f"{name}: its array `classes` has {len(classes)} names{wanted}, but there are also "
+                f"labels {listed}{', ...' * (len(strange) > 5)}. Correct either."
+            )
+        places = [classes.index(own) for own in present.tolist()] if texts else present
+        indices = np.asarray(places, np.int64)[indices.reshape(-1)]
+    if len(present) < 2:
+        raise SpecError(
+            f"{name}: all labels are {printable(present[0])}, but at least two classes are needed."
+        )
+    return indices.reshape(-1).astype(np.int64), classes

@@ -29,6 +29,8 @@ class ArrayFile(Source):
 
     argument: ClassVar[str | None] = "file"
     sides: ClassVar[tuple[str, ...]] = ("height", "width")
+    mixed: ClassVar[bool] = False
+    reading: ClassVar[tuple[str, ...]] = ("nodata", "channels_first")
 
     def problem(self):
         try:
@@ -61,6 +63,33 @@ class ArrayFile(Source):
         return self._images(
             records, count, channels, contents=lambda tell: self._contents(tell), dtype=dtype
         )
+
+    def labelled(self, split, channels=None):
+        from kclr.data import array_labels
+        from kclr.data.labels import Labelled
+
+        self._look()
+        found, name = array_labels.find(self), printable(self.spec_name())
+        if split == "train":  # once for both
+            array_labels.warn_of_shared_groups(found, name)
+        part = split if "test" in found.files else "train"
+        options = {"file": found.files[part], "channels": channels, "max_unreadable": 1.0}
+        images = self.model_copy(update=options).open()
+        labels, groups = found.labels[part], found.groups.get(part)
+        made = Labelled(images, labels, found.classes, groups=groups)
+        return made if "test" in found.files else made.part(found.rows(split, name))
+
+    def labels_problem(self):
+        from kclr.data import array_labels
+
+        try:
+            self._look()
+            found = array_labels.find(self)
+            if "test" not in found.files:
+                found.rows("test", printable(self.spec_name()))
+        except SpecError as error:
+            return str(error)
+        return None
 
     @property
     def noun(self) -> str:

@@ -32,6 +32,7 @@ class Audio(Files):
     """Whether the mean of a file's channels is used, as one."""
 
     series: ClassVar[bool] = True
+    reading: ClassVar[tuple[str, ...]] = ("rate", "mono")
     kinds: ClassVar[str] = "WAV, FLAC, OGG, MP3"
     noun: ClassVar[str] = "sound files"
     sounds: ClassVar[bool] = True

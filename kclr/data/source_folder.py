@@ -106,6 +106,46 @@ class Files(Source):
             self._placed(found)
         return found
 
+    def labelled(self, split, channels=None):
+        import numpy as np
+
+        from kclr.data import label_tables
+        from kclr.data.class_folders import layout
+        from kclr.data.labels import Labelled, divide
+
+        whole = self.model_copy(update={"max_unreadable": 1.0})
+        if label_tables.has_table(self.path):
+            made = label_tables.labelled(whole, split, channels)
+            _warn(made.images)
+            return made
+        found = layout(whole)
+        source, *numbers = found.labels(whole, split)
+        images = source.model_copy(update={"channels": channels}).open()
+        _warn(images)
+        rows, labels = (np.array(column, np.int64) for column in numbers)
+        if found.divided:
+            every = len(rows) == images.count
+            return Labelled(images, labels, found.classes, rows=None if every else rows)
+        kept = divide(labels, split, self.path, found.classes)
+        return Labelled(images, labels[kept], found.classes, rows=rows[kept])
+
+    def labels_problem(self):
+        from kclr.data import label_tables
+        from kclr.data.class_folders import layout
+
+        try:
+            if label_tables.has_table(self.path):
+                label_tables.check(self)
+            else:
+                layout(self)
+        except SpecError as error:
+            return str(error)
+        return None
+
+    def _paths(self, census):
+        """The paths of all pictures, in order."""
+        return [*islice(self._named(census).values(), self.limit)]
+
     def _placed(self, census):
         """Path and root of each of the files."""
 
@@ -143,6 +183,7 @@ class Folder(Files):
     """Pictures with more pixels are not read; by default 89,478,485, or as many as fit in `memory`
     at 4 bytes each."""
 
+    reading: ClassVar[tuple[str, ...]] = ("nodata", "pages", "max_pixels")
     kinds: ClassVar[str] = "PNG, JPEG, TIFF, WebP, GIF, BMP, JPEG 2000, AVIF, PPM, TGA, .npy"
     noun: ClassVar[str] = "pictures"
 
@@ -220,33 +261,6 @@ class Folder(Files):
             nodata=next(iter(nodata), None),
         )
 
-    def labelled(self, split, channels=None):
-        import numpy as np
-
-        from kclr.data.class_folders import layout
-        from kclr.data.labels import Labelled, divide
-
-        found = layout(self.path)
-        source, *numbers = found.labels(split)
-        images = source.model_copy(update={"channels": channels}).open()
-        for words in images.warnings:  # which files are left out
-            warnings.warn(words, stacklevel=2)
-        rows, labels = (np.array(column, np.int64) for column in numbers)
-        if found.divided:
-            whole = len(rows) == images.count
-            return Labelled(images, labels, found.classes, rows=None if whole else rows)
-        kept = divide(labels, split, self.path, found.classes)
-        return Labelled(images, labels[kept], found.classes, rows=rows[kept])
-
-    def labels_problem(self):
-        from kclr.data.class_folders import layout
-
-        try:
-            layout(self.path)
-        except SpecError as error:
-            return str(error)
-        return None
-
     def _contents(self, found, tell):
         names: dict[str, str] = {}
         for name, path, _ in found:
@@ -265,6 +279,9 @@ class Folder(Files):
             census.left_out[".npy"] += census.used.pop(".npy", 0)
             return others
         return found
+
+    def _paths(self, census):
+        return [path for _, path, _ in self._pictures(census)]
 
     def _pictures(self, census):
         """Name, path and page of each picture, in order."""
@@ -290,6 +307,12 @@ class Folder(Files):
         if census:
             census.several = sum(own.more for own in headers)
         return headers, len(found) > _HEADERS
+
+
+def _warn(images):
+    """Warn of files that are left out."""
+    for words in images.warnings:
+        warnings.warn(words, stacklevel=3)
 
 
 def _pages(path, memory):

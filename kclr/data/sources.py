@@ -91,6 +91,9 @@ class Source(Part):
 
     argument: ClassVar[str | None] = None  # the field that stands behind the colon
     series: ClassVar[bool] = False  # whether its images are series: of height 1
+    mixed: ClassVar[bool] = True  # whether the first images are like all others
+    # Options that say how files are read, and hold for labelled files of the same kind too.
+    reading: ClassVar[tuple[str, ...]] = ("nodata",)
 
     @model_validator(mode="after")
     def _one_scale(self):
@@ -138,7 +141,7 @@ class Source(Part):
 
         Args:
             split: "train" or "test". Where there are no splits, `kclr.data.labels.divide` keeps a
-                fifth of every class for "test".
+                fifth of every class, or of the groups, for "test".
             channels: of the images; their own number by default.
 
         Returns:

@@ -3,7 +3,6 @@
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import keras
@@ -95,6 +94,7 @@ class Probe(keras.callbacks.Callback):
         on_result=None,
         start=0,
         scaling=None,
+        like=None,
     ):
         super().__init__()
         check_amount(labels)
@@ -105,7 +105,7 @@ class Probe(keras.callbacks.Callback):
             if value is not None and value < least:
                 raise SpecError(f"{name}: {value} is not possible. Use {least} or more.")
         self.data, self.every, self.labels, self.limit = data, every, labels, limit
-        self.classifier, self.seed, self.scaling = classifier, seed, scaling
+        self.classifier, self.seed, self.scaling, self.like = classifier, seed, scaling, like
         self.encoder, self.on_result, self.step = encoder, on_result, start
         self.results: list[dict[str, Any]] = []
         self.seconds = 0.0
@@ -187,7 +187,12 @@ class Probe(keras.callbacks.Callback):
             if isinstance(self.data, str):
                 channels = _channels(self._current())
                 self.data = load_labelled(
-                    self.data, "train", channels, self.limit, scaling=self.scaling
+                    self.data,
+                    "train",
+                    channels,
+                    self.limit,
+                    scaling=self.scaling,
+                    like=self.like,
                 )
             elif not isinstance(self.data, Labelled):
                 images, labels = self.data
@@ -204,7 +209,8 @@ class Probe(keras.callbacks.Callback):
                 "one label per image."
             )
         labels = data.labels[: self.limit]
-        judging = validation_rows(labels, self.seed)
+        groups = None if data.groups is None else data.groups[: self.limit]
+        judging = validation_rows(labels, self.seed, groups, data.name)
         if not judging.any():
             raise SpecError(
                 f"{data.name}: no class has two images among the {len(labels)} that are used, but "
@@ -214,20 +220,12 @@ class Probe(keras.callbacks.Callback):
         check_enough(labels[fitting], data.name)
         fitting = fitting[draw(labels[fitting], self.labels, self.seed)]
         rows = np.sort(np.concatenate([fitting, np.flatnonzero(judging)]))
-        return _part(data, rows), judging[rows]
+        return data.part(rows), judging[rows]
 
 
 def probe_columns(result) -> dict[str, float]:
     """A result of `Probe` under the names that it has in logs and histories."""
     return {"probe_accuracy": result["accuracy"], "probe_seconds": result["seconds"]}
-
-
-def _part(data, rows):
-    """The labelled images of these rows, ascending."""
-    if isinstance(data.images, Images):
-        own = np.arange(len(data)) if data.rows is None else data.rows
-        return replace(data, labels=data.labels[rows], rows=own[rows])
-    return replace(data, images=data.images[rows], labels=data.labels[rows])
 
 
 def _channels(encoder):
@@ -254,10 +252,13 @@ class StackProbe:
         options: the spec's `probe` section.
         images: its labelled images, already read; by default the first probe reads them.
         scaling: of the images that the run learns from.
+        like: the source of these images.
     """
 
-    def __init__(self, options: schema.Probe, images: Labelled | None = None, scaling=None):
-        self._options, self._images, self._scaling = options, images, scaling
+    def __init__(
+        self, options: schema.Probe, images: Labelled | None = None, scaling=None, like=None
+    ):
+        self._options, self._images, self._scaling, self._like = options, images, scaling, like
         self._pooling = Pooling(
             options.grid, options.power, options.all_layers, options.flips, options.precision
         )
@@ -307,6 +308,7 @@ class StackProbe:
             on_result=on_result,
             start=start,
             scaling=self._scaling,
+            like=self._like,
         )
         return self._latest
 

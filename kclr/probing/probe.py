@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kclr.data.labels import Labelled, load_labelled
-from kclr.errors import SpecError
+from kclr.errors import RunError, SpecError
 from kclr.pooling import Pooling, hyphened
 from kclr.probing.baselines import (
     RANDOM,
@@ -136,8 +136,9 @@ def probe_run(
     channels = layers[0].kernel.shape[2]
     tell("reading labelled images")
     if isinstance(data, str):
+        like = _source_of(run)
         train, test = (
-            load_labelled(data, split, channels, limit, scaling=run.scaling)
+            load_labelled(data, split, channels, limit, scaling=run.scaling, like=like)
             for split in ("train", "test")
         )
     else:
@@ -165,6 +166,14 @@ def probe_run(
                     _result(shown + suffix, made, train.name, classifier, amount, own_seed)
                 )
     return results
+
+
+def _source_of(run):
+    """The source of a run's lowest layer; None where that cannot be read."""
+    try:
+        return run.spec().sources()[0]
+    except (SpecError, RunError):
+        return None
 
 
 def _check(labels, classifiers, repeats, limit, seed):

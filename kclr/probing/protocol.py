@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kclr.data.labels import whole_groups
 from kclr.errors import SpecError
 from kclr.probing.memory import of_rows
 from kclr.spec.registry import parts
@@ -192,7 +193,7 @@ def hold_out(labels, seed):
     return _share_of_each_class(labels, share, np.random.default_rng([seed, _HOLD_OUT]))
 
 
-def validation_rows(labels, seed):
+def validation_rows(labels, seed, groups=None, name="images"):
     """Mark the training images that are held out for scoring during training, class by class.
 
     The scores may influence training decisions; the test images stay unseen.
@@ -200,10 +201,18 @@ def validation_rows(labels, seed):
     Args:
         labels: int (images,).
         seed: int.
+        groups: int (images,), held out as a whole; None for none.
+        name: of the images, in messages.
 
     Returns:
-        bool (images,), true for a fifth of each class, and for one of those that have two or more.
+        bool (images,), true for a fifth of each class, and for one of those that have two or more;
+        for about a fifth where there are groups.
+
+    Raises:
+        SpecError: there are too few groups.
     """
+    if groups is not None:
+        return whole_groups(labels, groups, seed, name)
     random = np.random.default_rng([seed, _VALIDATE])
     return _share_of_each_class(labels, VALIDATION_SHARE, random)
 

@@ -81,9 +81,15 @@ class Trials:
         except SpecError as error:
             raise FailedTrialError(_reason(error)) from error
         if spec.probe and self._probe is None:
-            own = as_images(spec.stack[0].data or spec.data)
+            lowest = spec.sources()[0]
+            own = as_images(lowest)
             images = load_labelled(
-                spec.probe.data, "train", own.channels, spec.probe.limit, scaling=own.scaling()
+                spec.probe.data,
+                "train",
+                own.channels,
+                spec.probe.limit,
+                scaling=own.scaling(),
+                like=lowest,
             )
             self._probe = StackProbe(spec.probe, images)
         shared = self._below_of(spec, listener)

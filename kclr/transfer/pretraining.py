@@ -4,7 +4,6 @@ Runs that a spec names are trained in the experiment's directory, as are the sam
 to end and the classifier of supervised transfer; baselines are made again, which takes seconds.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +44,7 @@ def labelled(name, limit, test_limit, seed, channels=None) -> tuple[Labelled, La
                 "MB. A classifier needs images of one size that fit in memory: resize them first."
             )
         if most is not None and most < len(found):
-            rows = draw(found.labels, most / len(found), seed)
-            found = dataclasses.replace(found, images=found.images[rows], labels=found.labels[rows])
+            found = found.part(draw(found.labels, most / len(found), seed))
         parts.append(found)
     return parts[0], parts[1]
 

@@ -52,8 +52,8 @@ def test_a_probe_is_off_unless_asked_for_and_has_defaults():
         ("digist", "probe.data: 'digist' is not a labelled data set. Did you mean 'digits'?"),
         (
             "photos",
-            "probe.data: 'photos' is not a labelled data set. Choose from digits, folder:PATH, "
-            "tfds:NAME.",
+            "probe.data: 'photos' is not a labelled data set. Choose from array:FILE, "
+            "audio:PATH, digits, folder:PATH, series:FILE, tfds:NAME.",
         ),
     ],
 )
