@@ -53,6 +53,8 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
             problem = source.problem()
             findings += [Finding(path, problem)] if problem else []
             looked[source] = None if problem else source.image_shape()
+            words = source.bands_problem(looked[source][2]) if looked[source] else None
+            findings += [Finding((*path, "bands"), words)] if words else []
         shape = looked[source]
         if shape:
             place = ("stack", index, "patches", "augment")

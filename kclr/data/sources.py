@@ -156,6 +156,13 @@ class Source(Part):
         """Why the source has no labels, with the cure, or None. Cheap, without TensorFlow."""
         return self.problem()
 
+    def bands_problem(self, channels) -> str | None:
+        """Why `bands` are not channels of images that have so many, with the cure, or None."""
+        if self.bands is None or max(self.bands) <= channels:
+            return None
+        own = f"{channels:,} channel{'s' * (channels > 1)}"
+        return f"{list(self.bands)}: the images have {own}. Use numbers from 1 to {channels}."
+
     def _smallest(self, sizes):
         """The `image_shape` of RGB pictures of these heights and widths."""
         if not sizes:
@@ -199,6 +206,9 @@ class Source(Part):
             def contents(tell):
                 return Contents(digest(fingerprint), count, {})
 
+        problem = self.bands_problem(self.channels or channels)
+        if problem:
+            raise SpecError.at(("data", "bands"), problem)
         options = self.model_dump(mode="json") | {"channels": self.channels or channels}
         return Images(
             records=records,

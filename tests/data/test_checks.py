@@ -1,11 +1,13 @@
-"""What is said of a spec's probe before anything is trained, and without TensorFlow."""
+"""What is said of a spec's probe and images before anything is trained, and without TensorFlow."""
 
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from kclr.data.checks import load_checked
+from kclr.data.sources import as_images
 from kclr.errors import SpecError
 from kclr.spec import parse_spec
 
@@ -80,3 +82,16 @@ def test_none_of_it_waits_for_tensorflow(tmp_path):
         "assert not {'tensorflow', 'keras', 'sklearn', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", ask, str(tmp_path / "my.yaml")], check=True)
+
+
+def test_bands_that_the_images_do_not_have_are_said_before_a_training(tmp_path):
+    words = "data.bands: [4, 3, 2]: the images have 3 channels. Use numbers from 1 to 3."
+    (tmp_path / "my.yaml").write_text("data: {source: photos, bands: [4, 3, 2]}\nstack: [{}]\n")
+    with pytest.raises(SpecError) as caught:
+        load_checked(tmp_path / "my.yaml")
+    assert words in str(caught.value)
+    assert "1 error" in str(caught.value)
+    with pytest.raises(SpecError) as caught:
+        as_images(np.zeros((4, 16, 16, 3), np.uint8), bands=[4, 3, 2])
+    assert str(caught.value) == words
+    assert as_images(np.zeros((4, 16, 16, 4), np.uint16), bands=[4, 3, 2]).bands == (4, 3, 2)
