@@ -73,7 +73,7 @@ def in_train(inside):
         # Ranges.
         ("block: {filters: 0}", "block.filters: 0 is out of range. Use 1 to 65536."),
         ("block: {filters: -3}", "block.filters: -3 is out of range. Use 1 to 65536."),
-        ("block: {kernel_size: 65}", "block.kernel_size: 65 is out of range. Use 1 to 64."),
+        ("block: {kernel_size: 1025}", "block.kernel_size: 1025 is out of range. Use 1 to 1024."),
         # Sizes.
         ("block: {kernel_size: 3x9}", "block.kernel_size: '3x9' is not a size. Write [3, 9]."),
         ("block: {kernel_size: 3 x 3}", "block.kernel_size: '3 x 3' is not a size. Write 3."),
@@ -81,14 +81,14 @@ def in_train(inside):
          "block.kernel_size: [3] has 1 number. Use one, or two: [height, width]."),
         ("block: {kernel_size: [3, 3, 3]}",
          "block.kernel_size: [3, 3, 3] has 3 numbers. Use one, or two: [height, width]."),
-        ("block: {kernel_size: [3, 65]}",
-         "block.kernel_size.1: 65 is out of range. Use 1 to 64."),
+        ("block: {kernel_size: [3, 1025]}",
+         "block.kernel_size.1: 1025 is out of range. Use 1 to 1024."),
         ("block: {kernel_size: [3, '9']}",
          "block.kernel_size.1: '9' is not a whole number. Write 9, without quotes."),
         ("block: {kernel_size: wide}",
-         "block.kernel_size: 'wide' is not a whole number. Use 1 to 64."),
+         "block.kernel_size: 'wide' is not a whole number. Use 1 to 1024."),
         ("block: {kernel_size: {height: 3}}", "block.kernel_size: {height: 3} is not a whole "
-         "number. Use 1 to 64, or [height, width]."),
+         "number. Use 1 to 1024, or [height, width]."),
         ("patches: {patch_size: [1, 1]}",
          "patches.patch_size: [1, 1] is out of range. Use 2 or more on one side."),
         ("patches: {max_shift: [0, 0]}",
@@ -97,7 +97,7 @@ def in_train(inside):
          "Use 1 to 65536."),
         ("block: {whitening_epsilon: 0}", "block.whitening_epsilon: 0 is out of range. Use more "
          "than 0 and at most 10."),
-        ("patches: {patch_size: 1}", "patches.patch_size: 1 is out of range. Use 2 to 4096."),
+        ("patches: {patch_size: 1}", "patches.patch_size: 1 is out of range. Use 2 to 65536."),
         ("train: {epochs: 0}", "train.epochs: 0 is out of range. Use 1 to 2147483647."),
         ("objective: {margin: .inf}", "objective.margin: inf is not a finite number."),
         # Choices.
@@ -139,8 +139,8 @@ def in_train(inside):
          "'tfds'?"),
         ("data: {source: photos, tiles: 3}", "data.tiles: unknown key. Did you mean 'tile'?"),
         ("data: {source: photos, split: test}", "data.split: unknown key. Choose from source"),
-        ("data: {source: photos, channels: 2}",
-         "data.channels: 2 is not allowed. Choose from 1, 3."),
+        ("data: {source: photos, channels: 0}",
+         "data.channels: 0 is out of range. Use 1 to 65536."),
         ("data: {source: 'tfds:cifar10', split: 3}", "data.split: 3 is not text."),
         ("data: [photos]", "data: ['photos'] is not a valid source."),
     ],
