@@ -147,7 +147,7 @@ def train(
 def _opened(spec, out, text, resume, overwrite, listener, opened, cluster, bare):
     """The run to write to while the block runs, locked, and what its layers depend on; when the
     block ends, the other workers may go on."""
-    pictures = [place for source in opened if (place := source.place())]
+    pictures = [place for source in opened for place in source.places()]
     with writing(out, RUN, resume, overwrite, apart=pictures) as place:
         run = Run(place)
         known = {

@@ -100,6 +100,9 @@ class Files(Source):
     def place(self):
         return self.path
 
+    def places(self):
+        return [self.path, *self.also]
+
     def census(self):
         found = Census(self.sounds)
         if not self.problem():

@@ -124,6 +124,11 @@ class Source(Part):
         """The folder of its files, into which no run is written; None where it has none."""
         return None
 
+    def places(self) -> list[str]:
+        """The folders of its files, where they may be several."""
+        place = self.place()
+        return [place] if place else []
+
     def census(self) -> Census | None:
         """Which files are used and which are left out, for a source of files."""
         return None

@@ -110,7 +110,7 @@ def begun(spec, plain, out, text, resume, overwrite, tell=None) -> Iterator[Run]
         SpecError: it contains a search of another spec, or on other images.
         RunError: see `kclr.runs.directories.writing`.
     """
-    pictures = [place for source in spec.sources() if (place := source.place())]
+    pictures = [place for source in spec.sources() for place in source.places()]
     with writing(out, SEARCH, resume, overwrite, apart=pictures) as place:
         run = Run(place)
         search = {key: value for key, value in plain["search"].items() if key not in _CHANGEABLE}

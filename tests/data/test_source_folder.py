@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+import kclr
 from kclr.data import image_files
 from kclr.data.pixels import UnreadableError
 from kclr.data.sources import as_images, source
@@ -390,6 +391,9 @@ def test_several_folders_are_one_source(tmp_path):
             Image.new("L", (9, 9), value).save(tmp_path / name / f"{value % 3}.png")
     several = source("folder", path=[str(tmp_path / "a"), str(tmp_path / "b")])
     assert several == source(str(tmp_path / "a"), also=[str(tmp_path / "b")])
+    spec = {"data": {"source": str(tmp_path / "a"), "also": [str(tmp_path / "b")]}, "stack": [{}]}
+    with pytest.raises(RunError, match="run is in the folder of training pictures, .*/b:"):
+        kclr.train(spec, tmp_path / "b" / "run")
     images = several.open()
     assert images.count == len({name for name, _ in images.pictures()}) == 6
     assert {image[0, 0, 0] for image in images.read()} == {0, 1, 2, 6, 7, 5}
