@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kclr.runs.keys import Identity
 
 _LOOKED_AT = 1 << 25  # bytes of pictures that are looked at before a training
-_MEASURED = 1 << 31  # bytes of pictures that a scaling is measured on
+_MEASURED = 1 << 29  # bytes of pictures that a scaling is measured on
 # The options that what is learned depends on. Newer ones count where they are set, so that runs of
 # older versions can be continued.
 _NEWER = ("nodata", "scale")

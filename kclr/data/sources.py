@@ -78,7 +78,8 @@ class Source(Part):
     becomes 0 to 1 (the default for uint8 and uint16). `standard`: mean 0 and standard deviation 1
     in each channel, over all images (the default for other types). `percentile`: in each channel
     the 1st and the 99th percentile become 0 and 1. `[low, high]`: these become 0 and 1. `none`: the
-    numbers as they are. Exports contain it: they take raw numbers."""
+    numbers as they are. Of images that do not fit in `memory`, half a gigabyte is measured, all
+    over them. Exports contain the scaling: they take raw numbers."""
     range: Scale = None
     """An older name of `scale: [low, high]`."""
     bands: Annotated[tuple[Band, Band, Band], Field(strict=False)] | None = None
