@@ -73,7 +73,7 @@ _GRAY = """\
         - {class_name: RandomContrast, config: {factor: 0.4, value_range: [0, 1]}}"""
 _SENSORS = """\
         # No sensor has the gain and the zero of the next one.
-        - {class_name: kclr>SensorJitter, config: {gain: 0.3, offset: 0.1}}"""
+        - {class_name: SensorJitter, config: {gain: 0.3, offset: 0.1}}"""
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,9 @@ REGISTERED = r"^[^>]+>[^>]+$"
 
 
 def known_to_keras(name, names):
-    """Keras' spelling of `name`, which may be in lower case, as in Keras."""
+    """Keras' spelling of `name`, which may be in lower case, as in Keras; kclr's own without it."""
+    if name.removeprefix("kclr>") in OWN_LAYERS:
+        return name.removeprefix("kclr>")
     if ">" in name:
         return name
     refused = {known.lower(): known for known in REFUSED}.get(name.lower())

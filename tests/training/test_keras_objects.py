@@ -225,8 +225,10 @@ def test_kclrs_own_layers_take_what_check_takes(name):
     made = keras_augmentation(patches.augment).layers
     assert [type(each) for each in made] == [layer, layer]
     assert made[0].get_config()["gain"] == [-1, 1]
-    with pytest.raises(SpecError, match=r"band_drp: unknown argument of SensorJitter\. Did you"):
-        layer_of(f"patches: {{augment: [{{class_name: {name}, config: {{band_drp: 1}}}}]}}")
+    for form in (name, name.lower(), f"kclr>{name}"):
+        augment = f"[{{class_name: '{form}', config: {{band_drp: 1}}}}]"
+        with pytest.raises(SpecError, match=r"band_drp: unknown argument of SensorJitter\. Did"):
+            layer_of(f"patches: {{augment: {augment}}}")
 
 
 def test_what_xla_does_not_compile_is_known():
