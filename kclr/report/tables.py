@@ -9,7 +9,7 @@ import yaml
 from kclr.spec.cost import step_flops
 from kclr.spec.geometry import layer_geometry, output_size
 from kclr.spec.schema import Spec
-from kclr.spec.values import by, short
+from kclr.spec.values import by, pair, short
 from kclr.spec.wording import printable
 from kclr.version import has_amx, matmul_speed
 
@@ -200,13 +200,23 @@ def print_uses(path) -> None:
     run = load_run(path)
     first = run.layers[0]
     height, width, _, filters = first.kernel.shape
+    series = run.series
     print(f"\nfilters     {first.directory / 'filters.png'}")
     print(f"SavedModel  {run.path / 'saved_model'}")
     print(f"run         {run.path}\n")
-    size = height if height == width else (height, width)
+    size = width if series else short(height, width)
+    strides = pair(first.block.get("strides", 1))
+    steps = strides[1] if series else short(*strides)
+    words = f", strides={steps}" if steps != 1 else ""
+    # Whoever has raw numbers need not scale them.
+    raw = "" if run.scaling.usual else ", raw=True"
     print("import keras, kclr")
-    print(f'kernel = kclr.initializers.ContrastiveKernel("{run.path}")')
-    print(f"layer = keras.layers.Conv2D({filters}, {size}, kernel_initializer=kernel)")
+    print(f'kernel = kclr.initializers.ContrastiveKernel("{run.path}"{raw})')
+    if raw:
+        print(f'bias = kclr.initializers.ContrastiveBias("{run.path}", raw=True)')
+    kind = "Conv1D" if series else "Conv2D"
+    bias = ", bias_initializer=bias" if raw else ""
+    print(f"layer = keras.layers.{kind}({filters}, {size}{words}, kernel_initializer=kernel{bias})")
 
 
 def probe_table(summaries: Sequence[Any]) -> "Table":
