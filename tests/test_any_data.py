@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 
 import kclr
+from kclr.cli import main
 from kclr.data.labels import Labelled, load_labelled, scaled
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import as_images
 from kclr.errors import RunError, SpecError
+from kclr.pooling import Pooling
+from kclr.probing.judging import stack_features
 from kclr.probing.probe import probe_run
 from kclr.scaling import Scaling
 from kclr.spec.registry import parts
+from kclr.spec.values import grid_of_series
 
 MISSING = 7
 BANDS = """
@@ -182,6 +186,63 @@ def test_bands_are_probed_by_the_scaling_of_the_run(bands, bands_run):
         load_labelled("digits", "train", scaling=bands_run.scaling)
 
 
+def labelled_bands(bands):
+    """Dark images, and bright ones: the labels 0 and 1."""
+    labels = np.arange(len(bands)) % 2
+    return bands + (labels * 20_000).astype(np.uint16)[:, None, None, None], labels
+
+
+def test_a_folder_of_tiffs_with_a_table_is_probed(bands, bands_run, tmp_path, capsys):
+    tifffile = pytest.importorskip("tifffile")
+    rows = ["file,label"]
+    for number, (image, label) in enumerate(zip(*labelled_bands(bands), strict=True)):
+        tifffile.imwrite(tmp_path / f"{number}.tif", image, planarconfig="contig")
+        rows.append(f"{number}.tif,{('dark', 'bright')[label]}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    name = f"folder:{tmp_path}"
+    assert main(["probe", str(bands_run.path), "--data", name, "--json"]) == 0
+    ridge = json.loads(capsys.readouterr().out)["results"][0]
+    assert ridge["accuracy"] > 0.9
+    assert ridge["label_count"] == 76
+
+
+def test_arrays_of_a_file_are_probed_as_those_in_memory(bands, bands_run, tmp_path):
+    images, labels = labelled_bands(bands)
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    name = f"array:{tmp_path / 'a.npz'}"
+    (found,) = probe_run(bands_run, name, classifiers=["knn"])
+    rows = [[], []]
+    for split, own in zip(("train", "test"), rows, strict=True):
+        part = load_labelled(name, split)
+        own += [int((images == image).all((1, 2, 3)).argmax()) for image in part.images]
+    parts = [Labelled(images[r], labels[r], (), name, scaling=bands_run.scaling) for r in rows]
+    (expected,) = probe_run(bands_run, tuple(parts), classifiers=["knn"])
+    assert (found.accuracy, found.label_count) == (expected.accuracy, expected.label_count)
+    with pytest.raises(SpecError, match="is of series, but the filters were learned from images"):
+        probe_run(bands_run, f"series:{tmp_path / 'a.npz'}")
+
+
+def test_labelled_pictures_with_missing_values_take_the_mean(bands, bands_run, tmp_path):
+    images, labels = labelled_bands(bands.astype(np.float32))
+    images = images.astype(np.float32)
+    images[bands == MISSING] = np.nan
+    np.savez(tmp_path / "a.npz", x=images, y=labels)
+    with pytest.warns(UserWarning, match=r"\d+ labelled pictures have missing pixels"):
+        read = load_labelled(f"array:{tmp_path / 'a.npz'}", "train").images
+    assert np.isfinite(read).all()
+    (place,) = np.flatnonzero(read[:, -1, -1, 0] == images[0, -1, -1, 0])[:1]
+    np.testing.assert_allclose(
+        read[place, 0, 0], np.nanmean(images[0].astype(np.float64), (0, 1)), rtol=1e-5
+    )
+    images[5] = np.nan
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    with (
+        pytest.warns(UserWarning, match="missing pixels"),
+        pytest.raises(RunError, match="image 5: all of it is missing"),
+    ):
+        load_labelled(f"array:{tmp_path / 'a.npz'}", "train")
+
+
 def test_other_numbers_are_refused_where_they_mean_something_else(bands, bands_run):
     images = as_images(bands.astype(np.float32))
     with pytest.raises(SpecError, match="its numbers are float32, but .* uint16"):
@@ -205,6 +266,41 @@ def test_sizes_of_series_are_single_numbers(series_run):
     spec = series_run.resolved
     assert spec["stack"][0]["block"]["kernel_size"] == [1, 9]
     assert spec["stack"][0]["patches"]["max_shift"] == [0, 4]
+
+
+def labelled_series(series):
+    """Series as they are, and higher ones: the labels 0 and 1."""
+    labels = np.arange(len(series)) % 2
+    return (series + labels[:, None, None] * [400, 2000, 40]).astype(np.float32), labels
+
+
+def test_series_of_a_file_are_probed(series, series_run, tmp_path, capsys):
+    values, labels = labelled_series(series)
+    words = np.array(["low", "high"])
+    np.savez(tmp_path / "a.npz", x=values, y=words[labels], group=np.arange(len(series)) // 40)
+    name = f"series:{tmp_path / 'a.npz'}"
+    assert main(["probe", str(series_run.path), "--data", name, "--json"]) == 0
+    ridge = json.loads(capsys.readouterr().out)["results"][0]
+    assert ridge["accuracy"] > 0.75
+    spec = series_run.resolved | {"probe": name, "seed": 1}
+    again = kclr.train(spec, tmp_path / "again", images=as_images(series, series=True))
+    assert again.rows("conv1")[-1]["probe_accuracy"] > 0.75
+    with pytest.raises(SpecError, match=r"'digits' is of images, but .*Use audio:PATH or series"):
+        probe_run(series_run, "digits")
+
+
+def test_labelled_series_of_different_lengths_are_pooled_each_for_itself(series, series_run):
+    values, labels = labelled_series(series)
+    cut = [one[: 40 + number % 5] for number, one in enumerate(values[:30])]
+    whole = Labelled(as_images(cut, series=True), labels[:30], (), scaling=series_run.scaling)
+    pooling = Pooling(grid_of_series(2, 1))
+    made = stack_features(series_run.layers, whole, whole, pooling)
+    for number in (0, 1, 7, 29):
+        one = Labelled(cut[number][None, None], labels[:1], (), scaling=series_run.scaling)
+        alone = stack_features(series_run.layers, one, one, pooling)
+        np.testing.assert_allclose(made.fitting[number], alone.fitting[0], rtol=1e-4, atol=1e-5)
+    (result,) = probe_run(series_run, (whole, whole), classifiers=["ridge"])
+    assert result.label_count == 30
 
 
 def test_exports_of_series_take_series(series, series_run):

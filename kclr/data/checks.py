@@ -1,7 +1,7 @@
 """Whether a spec's images exist and are large enough for its layers, without TensorFlow."""
 
 from kclr.data.labels import labelled_source, labels_problem
-from kclr.errors import Finding
+from kclr.errors import Finding, SpecError
 from kclr.spec.checks import augmentation_findings, image_findings, least_image, whitening_findings
 from kclr.spec.findings import Draft, read_draft
 from kclr.spec.geometry import output_size
@@ -103,8 +103,11 @@ def labelled_findings(name: str, path: tuple, like=None) -> list[Finding]:
     """
     problem = labels_problem(name)
     if not problem:
-        source = labelled_source(name, like)
-        problem = source.problem() or source.labels_problem()
+        try:
+            source = labelled_source(name, like)
+            problem = source.problem() or source.labels_problem()
+        except SpecError as error:
+            problem = str(error)
     return [Finding(path, problem)] if problem else []
 
 

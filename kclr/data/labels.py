@@ -5,15 +5,17 @@ folder for each class, `array:FILE` with labels, `digits`, ...
 """
 
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kclr.data.pixels import invalid_pixels
 from kclr.data.sources import Images, Source, source, split_source
 from kclr.errors import RunError, SpecError
 from kclr.scaling import EIGHT_BITS, Scaling, fixed, matching
 from kclr.spec.registry import parts
-from kclr.spec.wording import nearest, printable, shown
+from kclr.spec.wording import any_of, nearest, printable, shown
 
 SPLITS = ("train", "test")
 HELD_OUT = ("test", "validation", "valid", "val")  # names of the part that is kept for judging
@@ -66,8 +68,11 @@ class Labelled:
     def batches(self, size) -> Iterator[Any]:
         """The images in order: (up to `size`, height, width, channels), all of one size.
 
+        Pixels without a measurement (NaN, infinite, `nodata`) have the mean of their channel in the
+        picture.
+
         Raises:
-            RunError: a picture cannot be read.
+            RunError: a picture cannot be read, or has no measurement at all.
         """
         import numpy as np
 
@@ -144,9 +149,20 @@ def labelled_source(name, like=None, **options) -> Any:
     """The source that a name of labelled images stands for; see `load_labelled`.
 
     Raises:
-        SpecError: there is no such source.
+        SpecError: there is no such source, or one is of series and the other of images.
     """
     found = source(name, **options)
+    if like is not None and like.series != found.series:
+        kinds = ("images", "series") if like.series else ("series", "images")
+        forms = [
+            own
+            for key, own in labelled_names().items()
+            if parts("source")[key].series == like.series
+        ]
+        raise SpecError(
+            f"{shown(name)} is of {kinds[0]}, but the filters were learned from {kinds[1]}. Use "
+            f"{any_of(forms)}."
+        )
     if type(like) is not type(found):
         return found
     return found.model_copy(update={key: getattr(like, key) for key in like.reading})
@@ -244,24 +260,47 @@ def _read_all(images: Images, rows) -> Iterator[Any]:
     """
     wanted = None if rows is None else iter(rows)
     following = next(wanted, None) if wanted else None
-    broken = []
+    broken, filled = [], 0
     for number, (name, found) in enumerate(images.pictures()):
         if wanted and number != following:
             continue
         if found:
-            yield found[0]
+            invalid = invalid_pixels(found[0], images.nodata)
+            if invalid is None:
+                yield found[0]
+            elif invalid.all():
+                broken.append(f"{name}: all of it is missing (NaN, infinite, or no data)")
+            else:
+                filled += 1
+                yield _filled(found[0], invalid)
         else:
             broken.append(f"{name}: {dict(images.skipped).get(name, 'it cannot be read')}")
         if wanted:
             following = next(wanted, None)
             if following is None:
                 break
+    if filled:
+        warnings.warn(
+            f"{images.name}: {filled:,} labelled pictures have missing pixels (NaN, infinite, or "
+            "no data). They take the mean of their channel in the picture.",
+            stacklevel=2,
+        )
     if broken:
         shown = "\n  ".join(broken[:5] + [f"and {len(broken) - 5} more"] * (len(broken) > 5))
         raise RunError(
             f"{images.name}: {len(broken)} labelled pictures cannot be read:\n  {shown}\nFix or "
             "remove them: results are comparable only if all pictures are used."
         )
+
+
+def _filled(image, invalid):
+    """An image whose invalid pixels have the mean of the others, in each channel."""
+    import numpy as np
+
+    mean = image[~invalid].mean(axis=0, dtype=np.float64)
+    made = image.copy()
+    made[invalid] = (mean if image.dtype.kind == "f" else np.rint(mean)).astype(image.dtype)
+    return made
 
 
 def divide(labels, split, name, classes, groups=None):
@@ -312,8 +351,6 @@ def whole_groups(labels, groups, seed, name):
     Raises:
         SpecError: there are not enough groups.
     """
-    import warnings
-
     import numpy as np
     from sklearn.model_selection import StratifiedGroupKFold
 

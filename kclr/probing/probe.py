@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from kclr.data.arrays import Arrays, SeriesArrays
 from kclr.data.labels import Labelled, load_labelled
 from kclr.errors import RunError, SpecError
 from kclr.pooling import Pooling, hyphened
@@ -169,11 +170,11 @@ def probe_run(
 
 
 def _source_of(run):
-    """The source of a run's lowest layer; None where that cannot be read."""
+    """The source of a run's lowest layer; where no spec can name it, an empty one of its kind."""
     try:
         return run.spec().sources()[0]
     except (SpecError, RunError):
-        return None
+        return (SeriesArrays if run.series else Arrays)(images=())
 
 
 def _check(labels, classifiers, repeats, limit, seed):

@@ -7,6 +7,7 @@ import pytest
 from kclr.data.checks import labelled_findings
 from kclr.data.labels import load_labelled
 from kclr.errors import SpecError
+from kclr.probing.protocol import validation_rows
 
 COUNT = 40
 X = np.arange(COUNT, dtype=np.float32)[:, None, None] * np.ones((1, 9, 2), np.float32)
@@ -142,6 +143,15 @@ def test_no_group_is_in_both_splits(tmp_path, key):
     for part, found in ((train, own), (test, others)):
         pairs = {(a, b) for a, b in zip(part.groups.tolist(), found.tolist(), strict=True)}
         assert len(pairs) == len({*found.tolist()})
+
+
+def test_probe_holds_whole_groups_out_while_it_trains():
+    persons = np.arange(COUNT) // 2 % 10
+    held = validation_rows(Y, 0, persons)
+    assert not {*persons[held]} & {*persons[~held]}
+    assert held.sum() == 8
+    assert {*Y[~held]} == {0, 1, 2}
+    assert (held != validation_rows(Y, 1, persons)).any()
 
 
 def test_groups_of_both_splits_may_be_in_one_array(tmp_path):
