@@ -139,8 +139,8 @@ def parser(functions) -> argparse.ArgumentParser:
         "--data",
         default="tfds:cifar10",
         metavar="DATA",
-        help="tfds:NAME, folder:PATH with a folder for each class, or digits "
-        "(default: tfds:cifar10)",
+        help="tfds:NAME, folder:PATH or audio:PATH with a folder for each class or a labels.csv, "
+        "array:FILE or series:FILE with labels, or digits (default: tfds:cifar10)",
     )
     sub.add_argument(
         "--labels",

@@ -46,7 +46,7 @@ class Probe(keras.callbacks.Callback):
     `ModelCheckpoint` see them.
 
     Args:
-        data: a name for `kclr.data.labels.load_labelled` (`tfds:NAME`, `folder:PATH`, `digits`),
+        data: a name for `kclr.data.labels.load_labelled` (`tfds:NAME`, `folder:PATH`, ...),
             a `Labelled`, or a pair of arrays, images and int labels. Of a pair, whole numbers are
             taken as 0 to 255 and scaled to [0, 1], and floats are used as they are, unless
             `scaling` says otherwise.

@@ -291,17 +291,19 @@ class Probe(ByName):
 
     Every `every` steps a simple classifier is fitted on the layer's frozen features of labelled
     images and scored on other images. This does not change what is learned. Only the data set's
-    training images are used, a fifth of every class for scoring.
+    training images are used, a fifth of every class for scoring, or a fifth of the groups.
     """
 
     shorthand: ClassVar[str | None] = "data"
 
     data: str
-    """The labelled images: `tfds:NAME`, `folder:PATH` with a folder for each class, or `digits`."""
+    """The labelled images: `tfds:NAME`, `folder:PATH` or `audio:PATH` with a folder for each class
+    or a `labels.csv`, `array:FILE` or `series:FILE` with labels in the file, or `digits`."""
     every: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 200
     """Steps between two probes. There is always one after a layer's last step."""
     limit: Annotated[int, Field(ge=2)] | None = 5000
-    """Use only this many images, the first ones; null for all."""
+    """Use only this many images, the first ones (of an array, some drawn at random); null for
+    all."""
     labels: Amount = 1.0
     """Number of labels to fit with: a share of each class (0.01 for one in a hundred), or a whole
     number per class, 2 or more."""

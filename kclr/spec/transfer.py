@@ -63,7 +63,7 @@ class Supervised(ByName):
     example: ClassVar[str] = "tfds:cifar100"
 
     data: str
-    """Its name: `tfds:NAME`, `folder:PATH`, or `digits`."""
+    """Its name, as of `data`."""
     limit: Annotated[int, Field(ge=2)] | None = None
     """Number of training images to use, drawn class by class; all by default."""
     epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -102,7 +102,8 @@ class TransferSpec(Part):
     title: str | None = None
     """A one-line description. The protocol (images, epochs, classifier) is added to it."""
     data: str
-    """The labelled images: `tfds:NAME`, `folder:PATH` with a folder for each class, or `digits`."""
+    """The labelled images: `tfds:NAME`, `folder:PATH` or `audio:PATH` with a folder for each class
+    or a `labels.csv`, `array:FILE` or `series:FILE` with labels in the file, or `digits`."""
     limit: Annotated[int, Field(ge=2)] | None = None
     """Number of training images to use, drawn class by class; all by default."""
     test_limit: Annotated[int, Field(ge=2)] | None = None

@@ -18,6 +18,7 @@ from kclr.probing.protocol import draw, hold_out
 from kclr.report.tables import probe_table
 from kclr.runs.records import Probed
 from kclr.runs.run import PlainLayer, Run
+from kclr.scaling import Scaling
 
 SPEC = """
 data: {source: photos, channels: 1, limit: 2}
@@ -40,7 +41,9 @@ def run(tmp_path_factory):
     (path / "resolved.yaml").write_text(SPEC)
     layers = [layer("conv1", 6, 6, 1, 12), layer("conv2", 3, 3, 12, 10)]
     found = baseline("random", layers, [], seed=5)
-    return SimpleNamespace(path=path, layers=found, spec=Run(path).spec)
+    return SimpleNamespace(
+        path=path, layers=found, spec=Run(path).spec, series=False, scaling=Scaling()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,9 @@ def plain_script(train, test, kernel, bias, held_out):
 
 def test_the_probe_agrees_with_a_plain_scikit_learn_script(run, digits):
     train, test = digits
-    first = SimpleNamespace(path=run.path, layers=run.layers[:1], spec=run.spec)
+    first = SimpleNamespace(
+        path=run.path, layers=run.layers[:1], spec=run.spec, series=False, scaling=run.scaling
+    )
     (result,) = probe_run(first, digits, classifiers=["ridge"])
     expected = plain_script(
         train, test, first.layers[0].kernel, first.layers[0].bias, hold_out(train.labels, 0)
@@ -124,7 +129,9 @@ def test_a_tenth_of_each_class_is_held_out_and_more_of_few(classes, held_out):
 
 def test_every_arm_amount_and_classifier_has_a_result_for_each_seed(run, digits):
     told = []
-    first = SimpleNamespace(path=run.path, layers=run.layers[:1], spec=run.spec)
+    first = SimpleNamespace(
+        path=run.path, layers=run.layers[:1], spec=run.spec, series=False, scaling=run.scaling
+    )
     results = probe_run(
         first,
         digits,
@@ -187,7 +194,7 @@ def test_features_in_bfloat16_are_worth_about_as_much(run, digits):
         ({"repeats": 0}, "repeats: 0 is not possible"),
         ({"seed": -1}, "seed: -1 is not possible"),
         ({"limit": 1}, "digits: 1 labelled image of a single class are too few"),
-        ({"data": "photos"}, "photos is not a labelled data set"),
+        ({"data": "photos"}, "'photos' is not a labelled data set"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_computed(run, options, words):
@@ -226,7 +233,11 @@ def test_an_object_of_scikit_learn_has_its_own_line_and_is_written_as_json(run):
 
 def test_a_run_that_is_called_like_a_baseline_is_told_apart(run, digits):
     namesake = SimpleNamespace(
-        path=run.path.parent / "random", layers=run.layers[:1], spec=run.spec
+        path=run.path.parent / "random",
+        layers=run.layers[:1],
+        spec=run.spec,
+        series=False,
+        scaling=run.scaling,
     )
     results = probe_run(namesake, digits, baselines=["random"], classifiers=["ridge"])
     assert [r.features for r in results] == ["run random", "random"]
