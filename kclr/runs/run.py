@@ -377,6 +377,16 @@ def _is_row(row):
     )
 
 
+def _lost(run, names) -> str | None:
+    """A layer that a finished run had, and that is not among these names."""
+    try:
+        summary = run.summary or {}
+    except RunError:
+        return None  # a damaged summary, which `kclr verify` tells of
+    known = (layer.get("name") for layer in summary.get("layers") or ())
+    return next((name for name in known if name not in names), None)
+
+
 def load_run(path) -> Run:
     """Open a run directory.
 
@@ -401,6 +411,12 @@ def load_run(path) -> Run:
     if not layers:
         raise RunError(
             f"{run.path} has no finished layer. Continue with `kclr train ... --resume`."
+        )
+    lost = _lost(run, {layer.name for layer in layers})
+    if lost:
+        raise RunError(
+            f"{run.path}: its summary.json has the layer {lost}, but no layer of that name is "
+            "finished. Restore its layer.json, or continue with `kclr train ... --resume`."
         )
     names = [layer.directory.name for layer in layers]
     for number, name in enumerate(names, 1):

@@ -300,3 +300,13 @@ def test_reading_a_small_kernel_takes_little_memory(path):
         assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_a_finished_run_that_has_lost_a_layer_is_not_read_as_a_shorter_one(two_layers, tmp_path):
+    place = tmp_path / "run"
+    shutil.copytree(two_layers.path, place)
+    (place / "layers" / "02-conv2" / "layer.json").unlink()
+    with pytest.raises(RunError, match=r"summary.json has the layer conv2, but .*--resume"):
+        load_run(place)
+    (place / "summary.json").unlink()  # as an interrupted training leaves it
+    assert [layer.name for layer in load_run(place).layers] == ["conv1"]
