@@ -12,6 +12,7 @@ import yaml
 import kclr
 from kclr.arguments import parser
 from kclr.spec import parse_spec
+from kclr.spec.transfer import parse_transfer
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
@@ -56,7 +57,11 @@ def test_python_on_a_page_runs(block, place, monkeypatch):
 
 @pytest.mark.parametrize("block", [*blocks("yaml", but=["docs/spec.md"])])
 def test_a_spec_on_a_page_is_right(block):
-    assert parse_spec(yaml.safe_dump({"stack": [{}]} | yaml.safe_load(block)))
+    read = yaml.safe_load(block)
+    if "arms" in read:
+        assert parse_transfer(block)
+    else:
+        assert parse_spec(yaml.safe_dump({"stack": [{}]} | read))
 
 
 @pytest.mark.parametrize("line", [*commands()])

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from kclr.data.pixels import UnreadableError, between, kept_dtype
 from kclr.data.sources import Images, Source
-from kclr.errors import SpecError
+from kclr.errors import RunError, SpecError
 
 _HEAD = 16  # images that are looked at beforehand
 
@@ -348,3 +348,16 @@ def _check(images, made):
 def _describe(value):
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) < 40 else ''}".strip()
+
+
+def run_source(run) -> Any:
+    """The source that a run's lowest layer has learned from; where no spec can name it, an empty
+    one of its kind.
+
+    Args:
+        run: from `kclr.load_run`.
+    """
+    try:
+        return run.spec().sources()[0]
+    except (SpecError, RunError):
+        return (SeriesArrays if run.series else Arrays)(images=())

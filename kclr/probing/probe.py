@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from kclr.data.arrays import Arrays, SeriesArrays
+from kclr.data.arrays import run_source
 from kclr.data.labels import Labelled, load_labelled
-from kclr.errors import RunError, SpecError
+from kclr.errors import SpecError
 from kclr.pooling import Pooling, hyphened
 from kclr.probing.baselines import (
     RANDOM,
@@ -137,7 +137,7 @@ def probe_run(
     channels = layers[0].kernel.shape[2]
     tell("reading labelled images")
     if isinstance(data, str):
-        like = _source_of(run)
+        like = run_source(run)
         train, test = (
             load_labelled(data, split, channels, limit, scaling=run.scaling, like=like)
             for split in ("train", "test")
@@ -167,14 +167,6 @@ def probe_run(
                     _result(shown + suffix, made, train.name, classifier, amount, own_seed)
                 )
     return results
-
-
-def _source_of(run):
-    """The source of a run's lowest layer; where no spec can name it, an empty one of its kind."""
-    try:
-        return run.spec().sources()[0]
-    except (SpecError, RunError):
-        return (SeriesArrays if run.series else Arrays)(images=())
 
 
 def _check(labels, classifiers, repeats, limit, seed):

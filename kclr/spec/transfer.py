@@ -48,7 +48,8 @@ class Classifier(ByName):
     name: str = "zhao"
     """`zhao`, `alexnet`, `vgg`, `resnet`, `applications:NAME` for a model of `keras.applications`,
     or `MODULE:FUNCTION` for a function that builds a Keras model. That module is imported and run,
-    also from the working directory, and therefore needs `kclr transfer --allow-code`."""
+    also from the working directory, and therefore needs `kclr transfer --allow-code`. For series
+    the first four have one-dimensional forms."""
 
     @property
     def options(self) -> dict[str, Any]:

@@ -2,16 +2,20 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
+from kclr.data.arrays import run_source
 from kclr.data.checks import labelled_findings, load_checked, source_findings
+from kclr.data.sources import split_source
 from kclr.errors import Finding, RunError, SpecError
 from kclr.runs.run import Run, load_run
 from kclr.spec.findings import read_draft, refusal
+from kclr.spec.registry import parts
 from kclr.spec.schema import Spec
 from kclr.spec.transfer import TransferSpec
 from kclr.spec.wording import nearest, shown
 from kclr.transfer.arms import NEEDS, arms
-from kclr.transfer.classifiers import classifier_names
+from kclr.transfer.classifiers import classifier_names, of_images_alone
 
 
 def load_transfer(path, overrides=(), allow_code=False) -> TransferSpec:
@@ -47,13 +51,26 @@ def _located(spec, place):
 
 def findings(spec: TransferSpec) -> list[Finding]:
     """What a spec names but does not exist, as far as that is known without opening images."""
+    like, problems = filter_source(spec), [*_pretrained(spec)]
+    labelled = [(spec.data, ("data",))]
+    labelled += [(spec.supervised.data, ("supervised",))] if spec.supervised else []
     return [
         *_arms(spec),
-        *_classifier(spec.classifier.name),
-        *labelled_findings(spec.data, ("data",)),
-        *(labelled_findings(spec.supervised.data, ("supervised",)) if spec.supervised else ()),
-        *_pretrained(spec),
+        *_classifier(spec.classifier.name, spec.data),
+        *(finding for name, path in labelled for finding in labelled_findings(name, path, like)),
+        *problems,
     ]
+
+
+def filter_source(spec: TransferSpec) -> Any:
+    """The source that the pretrained filters are learned from; None where that is not known."""
+    path = Path(spec.pretrained or "")
+    try:
+        if not spec.pretrained:
+            return None
+        return run_source(load_run(path)) if path.is_dir() else load_checked(path).sources()[0]
+    except (SpecError, RunError, OSError):
+        return None
 
 
 def _arms(spec):
@@ -72,7 +89,11 @@ def _arms(spec):
             yield Finding(("arms", index), words)
 
 
-def _classifier(name):
+def _classifier(name, data):
+    kind = parts("source").get(split_source(data)[0])
+    problem = of_images_alone(name) if getattr(kind, "series", False) else None
+    if problem:
+        yield Finding(("classifier",), problem)
     if ":" not in name and name not in classifier_names():
         known = classifier_names()
         forms = [*known, "applications:NAME", "MODULE:FUNCTION"]

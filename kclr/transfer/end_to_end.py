@@ -16,6 +16,7 @@ from kclr.runs.keys import key_of
 from kclr.runs.paths import is_full
 from kclr.runs.records import JudgedLayers
 from kclr.runs.run import Run
+from kclr.spec.values import grid_of_series
 from kclr.transfer.claims import END_TO_END, LAYER_BY_LAYER
 from kclr.transfer.pretraining import Pretraining, fingerprint, images_digest
 from kclr.transfer.results import Results, slug
@@ -109,7 +110,10 @@ def probe_layers(layers, training: Labelled, test: Labelled, seed) -> dict[str, 
     Raises:
         SpecError: the images are too small for the layers.
     """
-    frozen = stack_features(layers, training, test, Pooling(PROBE["grid"], all_layers=True))
+    grid = PROBE["grid"]
+    if training.images.shape[1] == 1:
+        grid = grid_of_series(grid, len(layers))
+    frozen = stack_features(layers, training, test, Pooling(grid, all_layers=True))
     judged = {"top_layer": slice(-1, None), "all_layers": None}
     return {
         name: frozen.score(PROBE["classifier"], PROBE["labels"], seed, part).accuracy

@@ -25,7 +25,7 @@ from kclr.spec.transfer import MOST_LAYERS, TransferSpec
 from kclr.training.keras_objects import globals_kept
 from kclr.transfer import progress
 from kclr.transfer.arms import Arm, arms
-from kclr.transfer.checks import code_findings, findings
+from kclr.transfer.checks import code_findings, filter_source, findings
 from kclr.transfer.end_to_end import compare
 from kclr.transfer.pretraining import Pretraining, fingerprint, images_digest, labelled
 from kclr.transfer.results import Results, failures, print_results
@@ -84,7 +84,8 @@ def run_experiment(
         tf.config.experimental.enable_op_determinism()
     with listener or watched(verbose) as listener:
         listener.heard(progress.preparing("reading labelled images"))
-        training, test = labelled(spec.data, spec.limit, spec.test_limit, spec.seed)
+        limits = (spec.limit, spec.test_limit, spec.seed)
+        training, test = labelled(spec.data, *limits, like=filter_source(spec))
         shape = training.images.shape[1:]
         check_training(spec.train, shape, training.scaling)
         with dtype_policy(spec.train.precision):
@@ -197,7 +198,8 @@ class _Experiment:
         spec = self._spec
         if channels == self._training.images.shape[-1]:
             return self._training, self._test
-        found = labelled(spec.data, spec.limit, spec.test_limit, spec.seed, channels)
+        limits = (spec.limit, spec.test_limit, spec.seed)
+        found = labelled(spec.data, *limits, channels, filter_source(spec))
         return scaled(found[0], self._scaling), scaled(found[1], self._scaling)
 
     def _attempt(self, arm, labels, seed):

@@ -19,7 +19,7 @@ from kclr.runs.run import Run, load_run
 from kclr.spec.transfer import TransferSpec
 from kclr.stack import train as train_run
 from kclr.transfer.arms import Start, arms
-from kclr.transfer.checks import pretrained_spec
+from kclr.transfer.checks import filter_source, pretrained_spec
 from kclr.transfer.progress import preparing
 from kclr.transfer.results import Results
 from kclr.transfer.supervised import supervised_run
@@ -28,7 +28,7 @@ from kclr.transfer.training import arm_seed
 MEMORY = 8192  # megabytes of pixels at most; a classifier's images are read again in every epoch
 
 
-def labelled(name, limit, test_limit, seed, channels=None) -> tuple[Labelled, Labelled]:
+def labelled(name, limit, test_limit, seed, channels=None, like=None) -> tuple[Labelled, Labelled]:
     """Training and test images of a data set, in memory, as many as the limits say.
 
     Raises:
@@ -37,7 +37,7 @@ def labelled(name, limit, test_limit, seed, channels=None) -> tuple[Labelled, La
     """
     parts = []
     for split, most in (("train", limit), ("test", test_limit)):
-        found = load_labelled(name, split, channels, memory=MEMORY)
+        found = load_labelled(name, split, channels, memory=MEMORY, like=like)
         if not isinstance(found.images, np.ndarray):
             raise SpecError(
                 f"data: the images of {name} are of different sizes, or need more than {MEMORY:,} "
@@ -188,7 +188,12 @@ class Pretraining:
         other: Any = self._spec.supervised
         self.prepares(f"reading {other.data}")
         training, test = labelled(
-            other.data, other.limit, self._spec.test_limit, self._spec.seed, self._channels
+            other.data,
+            other.limit,
+            self._spec.test_limit,
+            self._spec.seed,
+            self._channels,
+            filter_source(self._spec),
         )
         found = images_digest(training, test)
         scaling = self.scaling(self._spec.seed)

@@ -45,6 +45,39 @@ def test_every_classifier_takes_images_of_any_small_size_and_gives_logits(name, 
     assert logits.std(axis=0).min() > 0
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_every_classifier_has_a_form_for_series(name):
+    keras.utils.set_random_seed(0)
+    model = build_classifier(name, (1, 50, 2), 5, **SMALL[name])
+    kernels = [layer.kernel.shape[:2] for layer in of_type(model, keras.layers.Conv2D)]
+    images = build_classifier(name, (32, 32, 2), 5, **SMALL[name])
+    sizes = [layer.kernel.shape[1] for layer in of_type(images, keras.layers.Conv2D)]
+    assert kernels == [(1, size) for size in sizes]
+    # The same as Keras' own layers of series.
+    series = RNG.random((6, 50, 2), np.float32)
+    first = of_type(model, keras.layers.Conv2D)[0]
+    own = keras.layers.Conv1D(
+        first.filters, first.kernel_size[1], padding="same", activation=first.activation,
+        use_bias=first.use_bias,
+    )  # fmt: skip
+    own.build((None, 50, 2))
+    own.set_weights([first.kernel[0], *first.weights[1:]])
+    np.testing.assert_allclose(first(series[:, None])[:, 0], own(series), rtol=1e-4, atol=1e-5)
+    logits = np.asarray(model(series[:, None], training=False))
+    assert logits.shape == (6, 5)
+    assert logits.std(axis=0).min() > 0
+
+
+def test_models_of_keras_are_refused_for_series():
+    words = refused(lambda: build_classifier("applications:VGG16", (1, 50, 2), 5))
+    assert words.startswith("applications:VGG16 is for images, not for series. Use alexnet, ")
+
+
+def test_long_series_may_be_pooled_more():
+    model = build_classifier("zhao", (1, 64, 2), 3, **SMALL["zhao"], pool_size=4)
+    assert model.get_layer("flatten").output.shape == (None, 4 * 12)
+
+
 @pytest.mark.parametrize(
     "name",
     [

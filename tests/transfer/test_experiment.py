@@ -502,6 +502,44 @@ def test_a_terminal_gets_a_bar_and_a_line_for_each_unit(starts, capfd):
     assert "failed: no reason" in printed
 
 
+SERIES = """
+data: {data}
+classifier: {{name: zhao, filters: [6, 4], kernel_sizes: [7, 3], dense_units: 8}}
+repeats: 1
+train: {{epochs: 2, batch_size: 20, min_steps: 0}}
+pretrained: {spec}
+supervised: {{data: {data}, limit: 20, epochs: 1}}
+arms: [random start, LSUV, kclr frozen, k-means, supervised fine-tuned]
+"""
+SERIES_RUN = """
+data: {data}
+stack:
+  - block: {{filters: 6, kernel_size: 7, whitening: none}}
+    patches: {{max_shift: 3}}
+    train: {{steps: 3, batch_size: 16, jit: false}}
+"""
+
+
+def test_classifiers_of_series_start_from_filters_of_series(tmp_path):
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    series = random.normal(0, 50, (60, 40, 2)).cumsum(axis=1) * (1 + labels[:, None, None])
+    np.savez(tmp_path / "a.npz", x=series.astype(np.float32), y=labels)
+    data, spec = f"series:{tmp_path / 'a.npz'}", tmp_path / "run.yaml"
+    spec.write_text(SERIES_RUN.format(data=data))
+    text = SERIES.format(data=data, spec=spec)
+    results = experiment(text, tmp_path / "out")
+    assert failures(results) == []
+    started = {unit["arm"]: unit["start"] for unit in results["units"]}
+    assert started["kclr frozen"][0]["model_layer"].endswith("conv1")
+    assert "as learned" in started["kclr frozen"][0]["adaptation"]
+    assert load_run(tmp_path / "out" / "pretrained").series
+    with pytest.raises(SpecError, match="applications:VGG16 is for images, not for series"):
+        experiment(text, tmp_path / "out", ["classifier=applications:VGG16"])
+    with pytest.raises(SpecError, match="'digits' is of images, but the filters were learned from"):
+        experiment(text, tmp_path / "out", ["data=digits"])
+
+
 def test_limited_images_are_drawn_from_every_class(starts):
     from kclr.transfer.pretraining import labelled
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from kclr.scaling import EIGHT_BITS, Scaling
 from kclr.spec.registry import parts, register
 
 # What an arm may need, and the key of the spec that says where it comes from.
@@ -46,9 +47,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Filters:
-    """Layers that `initialize` can copy, like those of a run."""
+    """Layers that `initialize` can copy, like those of a run, and the scaling of their images."""
 
     layers: Sequence[Any]
+    scaling: Scaling = EIGHT_BITS
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,15 @@ class Start:
     find_supervised: Any = None
 
     @cached_property
+    def unit(self) -> bool:
+        """Whether the images are 8-bit ones, or floats in [0, 1]."""
+        images = self.images
+        return images.dtype == "uint8" or bool(images.min() >= 0 and images.max() <= 1)
+
+    def _filters(self, layers):
+        return Filters(layers, EIGHT_BITS if self.unit else Scaling("float32", (0,), (1,)))
+
+    @cached_property
     def run(self):
         """The pretrained run."""
         return self.find_run()
@@ -103,7 +114,7 @@ class Start:
 
     def baseline(self, name) -> Filters:
         """Filters with the run's geometry that were not trained by contrast."""
-        return Filters(self.find_baseline(name))
+        return self._filters(self.find_baseline(name))
 
     @cached_property
     def count(self) -> int:
@@ -113,7 +124,7 @@ class Start:
     @cached_property
     def supervised(self) -> Filters:
         """The first layers of the classifier that was trained on the other labelled set."""
-        return Filters(self.find_supervised(self.count))
+        return self._filters(self.find_supervised(self.count))
 
 
 def arm(name, needs=None, counts=True):

@@ -69,7 +69,7 @@ def lsuv_start(model, start):
     """Orthonormal kernels in all layers, scaled to unit variance (Mishkin and Matas 2016)."""
     from kclr.transfer.lsuv import lsuv
 
-    lsuv(model, start.images, orthonormal=True, seed=start.seed)
+    lsuv(model, start.images, orthonormal=True, seed=start.seed, unit=start.unit)
 
 
 @arm("supervised frozen", needs="supervised")

@@ -1,8 +1,9 @@
 """Classifiers by name: the paper's own, three common ones for small images, and custom ones.
 
-Every classifier takes float images in [0, 1], shaped (batch, height, width, channels), and returns
-logits, float (batch, classes), for a loss with `from_logits=True`. Augmentation and other
-preprocessing come before it. To add one, decorate a function that builds it, in a new file here:
+Every classifier takes float images in [0, 1], shaped (batch, height, width, channels), or series as
+images of height 1, scaled as those that its filters were learned from. It returns logits, float
+(batch, classes), for a loss with `from_logits=True`. Augmentation and other preprocessing come
+before it. To add one, decorate a function that builds it, in a new file here:
 
     @register_classifier("two-layers")
     def two_layers(input_shape, classes, filters=64): ...
@@ -76,6 +77,8 @@ def build_classifier(name, input_shape, classes, **options):
             raise SpecError(f"{name!r} is not a known classifier. {_nearest(name, known, forms)}")
         builder = parts("classifier")[name]
     elif kind == "applications":
+        if input_shape[0] == 1:
+            raise SpecError(_for_images(name))
         builder, options = _application(rest, options)
     else:
         builder = _imported(kind, rest)
@@ -89,6 +92,18 @@ def build_classifier(name, input_shape, classes, **options):
         raise SpecError(f"{name} cannot be built: {_words(error)}") from error
     _check_model(name, model, input_shape, classes)
     return model
+
+
+def of_images_alone(name) -> str | None:
+    """Why a classifier does not take series, or None. Needs no TensorFlow."""
+    return _for_images(name) if name.startswith("applications:") else None
+
+
+def _for_images(name):
+    return (
+        f"{name} is for images, not for series. Use {', '.join(classifier_names())}, or "
+        "MODULE:FUNCTION, which takes series as images of height 1."
+    )
 
 
 def _application(name, options):

@@ -1,12 +1,23 @@
-"""The paper's own classifier, and three common ones for small images."""
+"""The paper's own classifier, and three common ones for small images.
+
+For series, images of height 1, each has its one-dimensional form: kernels, strides and pools along
+the series alone, of the same sizes.
+"""
 
 from kclr.errors import SpecError
+from kclr.spec.values import along_series
 from kclr.transfer.classifiers import register_classifier
 
 
 @register_classifier("zhao")
 def zhao(
-    input_shape, classes, filters=(256, 512), kernel_sizes=(6, 3), dense_units=512, dropout=0.0
+    input_shape,
+    classes,
+    filters=(256, 512),
+    kernel_sizes=(6, 3),
+    dense_units=512,
+    dropout=0.0,
+    pool_size=2,
 ):
     """The classifier of Zhao (2020): two convolutions and two dense layers.
 
@@ -14,15 +25,17 @@ def zhao(
     the second, and two dense layers. Chosen here, since the paper does not say: 3x3 for the second
     kernel, convolutions padded to keep the size, the same pool and ReLU after the second, 512 units
     in the first dense layer, no dropout, no normalisation, and Keras' default initializers (Glorot
-    uniform, biases 0). `filters=(64, 128)` makes it about nine times cheaper.
+    uniform, biases 0). `filters=(64, 128)` makes it about nine times cheaper; for long series a
+    larger `pool_size` does.
     """
     import keras
 
+    along = _along(input_shape)
     layers = [keras.Input(input_shape)]
     for index, (count, size) in enumerate(zip(filters, kernel_sizes, strict=True), 1):
         layers += [
-            keras.layers.Conv2D(count, size, padding="same", name=f"conv{index}"),
-            keras.layers.MaxPooling2D(2, padding="same", name=f"pool{index}"),
+            keras.layers.Conv2D(count, along(size), padding="same", name=f"conv{index}"),
+            keras.layers.MaxPooling2D(along(pool_size), padding="same", name=f"pool{index}"),
             keras.layers.ReLU(name=f"relu{index}"),
         ]
     layers += [
@@ -46,13 +59,14 @@ def alexnet(input_shape, classes, filters=64, dense_units=1024, dropout=0.5):
     """
     import keras
 
+    along = _along(input_shape)
     plan = [(1, 5, True), (3, 5, True), (6, 3, False), (4, 3, False), (4, 3, True)]
     layers = [keras.Input(input_shape)]
     for index, (width, size, pooled) in enumerate(plan, 1):
         layers.append(
             keras.layers.Conv2D(
                 width * filters,
-                size,
+                along(size),
                 padding="same",
                 activation="relu",
                 kernel_initializer="he_normal",
@@ -60,7 +74,10 @@ def alexnet(input_shape, classes, filters=64, dense_units=1024, dropout=0.5):
             )
         )
         if pooled:
-            layers.append(keras.layers.MaxPooling2D(3, 2, padding="same", name=f"pool{index}"))
+            pool = keras.layers.MaxPooling2D(
+                along(3), along(2), padding="same", name=f"pool{index}"
+            )
+            layers.append(pool)
     layers.append(keras.layers.Flatten(name="flatten"))
     for index in (1, 2):
         layers += [
@@ -97,14 +114,15 @@ def vgg(input_shape, classes, depth=16, filters=64, dropout=0.5):
 
     if depth not in VGG_BLOCKS:
         raise SpecError(f"depth={depth}: choose from {', '.join(map(str, VGG_BLOCKS))}")
+    along = _along(input_shape)
     layers = [keras.Input(input_shape)]
     for block, count in enumerate(VGG_BLOCKS[depth]):
         for index in range(count):
-            layers += _normalised(
-                filters * min(2**block, 8), 1, f"block{block + 1}_conv{index + 1}"
-            )
+            name = f"block{block + 1}_conv{index + 1}"
+            layers += _normalised(filters * min(2**block, 8), along(1), name, along(3))
             layers.append(keras.layers.ReLU(name=f"block{block + 1}_relu{index + 1}"))
-        layers.append(keras.layers.MaxPooling2D(2, padding="same", name=f"block{block + 1}_pool"))
+        pool = keras.layers.MaxPooling2D(along(2), padding="same", name=f"block{block + 1}_pool")
+        layers.append(pool)
     layers += [
         keras.layers.GlobalAveragePooling2D(name="mean"),
         keras.layers.Dense(
@@ -130,10 +148,11 @@ def resnet(input_shape, classes, depth=20, filters=16):
     blocks, rest = divmod(depth - 2, 6)
     if blocks < 1 or rest:
         raise SpecError(f"depth={depth}: use 6n + 2, such as 20, 32, 44, 56")
+    along = _along(input_shape)
     image = keras.Input(input_shape)
 
     def normalised(maps, count, strides, name, size=3):
-        for layer in _normalised(count, strides, name, size):
+        for layer in _normalised(count, along(strides), name, along(size)):
             maps = layer(maps)
         return maps
 
@@ -155,7 +174,12 @@ def resnet(input_shape, classes, depth=20, filters=16):
     return keras.Model(image, logits, name=f"resnet{depth}")
 
 
-def _normalised(filters, strides, name, size=3):
+def _along(input_shape):
+    """A function of a size, which makes it one along a series where the input is series."""
+    return along_series if input_shape[0] == 1 else lambda size: size
+
+
+def _normalised(filters, strides, name, size):
     import keras
 
     return [
