@@ -72,7 +72,7 @@ def labelled(source: Files, split, channels=None) -> Labelled:
     if rows.splits is None:
         return whole.part(divide(rows.labels, split, place, rows.classes, rows.groups))
     parts = {name: whole.part(np.flatnonzero(rows.splits == name)) for name in ("train", "test")}
-    if split == "train" and rows.groups is not None:
+    if split == "test" and rows.groups is not None:
         shared = check_split_groups(parts["train"].groups, parts["test"].groups)
         if shared:
             warnings.warn(f"{place}: {shared}", stacklevel=3)

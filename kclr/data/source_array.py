@@ -70,7 +70,7 @@ class ArrayFile(Source):
 
         self._look()
         found, name = array_labels.find(self), printable(self.spec_name())
-        if split == "train":  # once for both
+        if split == "test":
             array_labels.warn_of_shared_groups(found, name)
         part = split if "test" in found.files else "train"
         options = {"file": found.files[part], "channels": channels, "max_unreadable": 1.0}

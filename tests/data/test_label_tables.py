@@ -86,7 +86,7 @@ def test_no_group_is_in_both_splits(folder):
     check(test)
     rows = [f"{row},{('train', 'test')[n % 2]}" for n, row in enumerate(rows)]
     with pytest.warns(UserWarning, match="10 of its 10 groups are in both"):
-        load_labelled(table(folder, rows, "file,label,group,split"), "train")
+        load_labelled(table(folder, rows, "file,label,group,split"), "test")
 
 
 def test_pictures_without_a_row_are_left_out_and_counted(folder):

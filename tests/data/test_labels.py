@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from kclr.data.checks import labelled_findings
-from kclr.data.labels import load_labelled
+from kclr.data.labels import labelled_source, load_labelled
+from kclr.data.sources import source
 from kclr.errors import RunError, SpecError
 
 
@@ -249,6 +250,26 @@ def test_parts_are_known_by_their_usual_names_at_either_level(tmp_path, form, fi
     assert sorted(values(test)) == [50, 51, 52, 150, 151, 152]
     for part in (train, test):
         assert [value >= 100 for value in values(part)] == list(part.labels == 1)
+
+
+def test_labelled_files_are_read_as_those_that_filters_were_learned_from(tmp_path):
+    sound = source("audio:other", rate=8000, mono=False, limit=3)
+    found = labelled_source(f"audio:{tmp_path}", sound)
+    assert (found.path, found.rate, found.mono, found.limit) == (str(tmp_path), 8000, False, None)
+    assert labelled_source(f"folder:{tmp_path}", source("folder:x", pages="channels")).pages == (
+        "channels"
+    )
+    assert labelled_source("digits", source("photos")).spec_name() == "digits"
+    with pytest.raises(SpecError, match="is of images, but the filters were learned from series"):
+        labelled_source(f"folder:{tmp_path}", sound)
+    images = np.random.default_rng(0).random((10, 2, 9, 9)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", x=images, y=np.arange(10) % 2)
+    name = f"array:{tmp_path / 'a.npz'}"
+    like = source("array:other.npy", channels_first=True)
+    assert labelled_findings(name, ("data",), like) == []
+    read = load_labelled(name, "train", like=like).images
+    assert read.shape == (8, 9, 9, 2)
+    assert {one.tobytes() for one in read} < {np.moveaxis(i, 0, -1).tobytes() for i in images}
 
 
 def test_a_part_to_fit_on_alone_is_divided(tmp_path):
