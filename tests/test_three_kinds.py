@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from kclr.cli import main
-from kclr.data.labels import labelled_names
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHORT = [
@@ -95,8 +94,6 @@ def commands(page):
 def test_two_commands_a_probe_and_a_model(
     name, make, noun, photographs, tmp_path, monkeypatch, capsys
 ):
-    if name not in ("bands",) and "series" not in labelled_names():
-        pytest.skip("series have no labels yet")
     monkeypatch.chdir(tmp_path)
     shape = make(tmp_path, photographs)
     page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
