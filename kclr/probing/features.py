@@ -1,6 +1,7 @@
 """Frozen features: feature maps pooled over a grid, one vector per image."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,24 +38,26 @@ class Features:
         jit = compiles(jit, getattr(model, "compute_dtype", "float32"), on_gpu=True)
         # XLA compiles anew for every shape.
         self._compiled = tf.function(self._pooled, jit_compile=jit, autograph=False)
-        self._plain = tf.function(self._pooled, autograph=False, reduce_retracing=True)
+        plain = partial(self._pooled, cells=_cells)
+        self._plain = tf.function(plain, autograph=False, reduce_retracing=True)
 
-    def _pooled(self, inputs):
+    def _pooled(self, inputs, cells=None):
         if self._scaling is not None and not self._scaling.usual:
             inputs = self._scaling(inputs)
         else:
             inputs = tf.cast(inputs, tf.float32) / (1 if inputs.dtype.is_floating else 255)
         if not self._pooling.flips:
-            return self._vectors(inputs)
-        return (self._vectors(inputs) + self._vectors(inputs[:, :, ::-1])) / 2
+            return self._vectors(inputs, cells)
+        return (self._vectors(inputs, cells) + self._vectors(inputs[:, :, ::-1], cells)) / 2
 
-    def _vectors(self, inputs):
+    def _vectors(self, inputs, cells):
         outputs = self.model(inputs, training=False)
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         vectors = []
         for each, (grid, power) in zip(outputs, self._pooling.of_each(len(outputs)), strict=True):
             is_map = len(each.shape) == 4
-            vector = self._cells(each, self._pooling.pool, grid) if is_map else _flat(each)
+            own = cells or self._cells
+            vector = own(each, self._pooling.pool, grid) if is_map else _flat(each)
             vectors.append(signed_power(tf.cast(vector, tf.float32), power))
         return tf.concat(vectors, axis=-1)
 
