@@ -177,20 +177,24 @@ def _problems(lines, told, pictures, columns, source):
     """What is wrong with a table's rows, each kind in words."""
     found = []
 
-    def add(names, what, cure):
+    def add(names, what, cure, noun="row"):
         if names:
-            one = len(names) == 1
-            words = what.format("row" if one else "rows", "has" if one else "have")
-            found.append(f"{len(names):,} {words}: {_few(names)}. {cure}")
+            verb = "has" if len(names) == 1 else "have"
+            words = f"{len(names):,} {noun}{'s' * (len(names) != 1)} {verb} {what}"
+            found.append(f"{words}: {_few(names)}. {cure}")
 
     absent = [name for name in told if name not in pictures]
+    stems = {os.path.splitext(name)[0]: name for name in pictures}
+    meant = next((stems[name] for name in absent if name in stems), None)
     add(
         absent,
-        f"{{}} {{}} a file that is not one of the folder's {source.noun}",
-        "Correct or remove them.",
+        f"a file that is not one of the folder's {source.noun}",
+        f"Write the ending too: {printable(meant)}."
+        if meant
+        else "Write paths from the folder on, or remove these rows.",
     )
     counts = Counter(_normal(line["file"]) for line in lines if line["file"])
-    add([n for n, c in counts.items() if c > 1], "{} {} several lines", "Keep one for each file.")
+    add([n for n, c in counts.items() if c > 1], "several rows", "Keep one.", "file")
     for name, cure in (
         ("file", "Add it, or remove the row."),
         ("label", "Add it, or remove the row."),
@@ -199,11 +203,11 @@ def _problems(lines, told, pictures, columns, source):
     ):
         if name in columns:
             empty = [_place(line) for line in lines if not line[name]]
-            add(empty, f"{{}} {{}} no {name}", cure)
+            add(empty, f"no {name}", cure)
     if "split" in columns:
         strange = [line for line in lines if line["split"] and not split_of(line["split"])]
         named = [f"{line['split']} in line {line['line']}" for line in strange]
-        add(named, "{} {} an unknown split", "Write train or test.")
+        add(named, "an unknown split", "Write train or test.")
     return found
 
 

@@ -108,11 +108,11 @@ def test_all_errors_are_counted_at_once(folder):
     rows[10] = "10.png,dog"
     assert problem(table(folder, rows, "file,label,split")) == (
         "8 rows have a file that is not one of the folder's pictures: gone/0.png, gone/1.png, "
-        "gone/2.png, gone/3.png, gone/4.png, .... Correct or remove them. 2 rows have several "
-        "lines: 0.png, 2.png. Keep one for each file. 1 row has no file: line 10. Add it, or "
-        "remove the row. 1 row has no label: line 6 (4.png). Add it, or remove the row. 1 row has "
-        "no split: line 12 (10.png). Write train or test. 1 row has an unknown split: tarin in "
-        "line 8. Write train or test."
+        "gone/2.png, gone/3.png, gone/4.png, .... Write paths from the folder on, or remove these "
+        "rows. 2 files have several rows: 0.png, 2.png. Keep one. 1 row has no file: "
+        "line 10. Add it, or remove the row. 1 row has no label: line 6 (4.png). Add it, or remove "
+        "the row. 1 row has no split: line 12 (10.png). Write train or test. 1 row has an unknown "
+        "split: tarin in line 8. Write train or test."
     )
 
 
@@ -126,6 +126,8 @@ def test_all_errors_are_counted_at_once(folder):
          "Name it so in the first line."),
         ("file,label,spilt", ["0.png,a,test"], "unknown column 'spilt'. Did you mean 'split'?"),
         ("file,label,label", ["0.png,a,a"], "it has 2 columns 'label'. Keep one."),
+        ("file,label", ["0,a", "odd/1,b"], "2 rows have a file that is not one of the folder's "
+         "pictures: 0, odd/1. Write the ending too: 0.png."),
         ("file,label", [], "it has no rows. Add one for each file."),
         ("file,label", ["0.png,a"], "all labels are a, but at least two classes are needed."),
         ("file,label,split", ["0.png,a,train", "2.png,b,train"], "no row has the split test. Add "

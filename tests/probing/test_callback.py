@@ -177,9 +177,9 @@ def test_it_agrees_with_the_probe_of_the_layers_themselves():
 def test_only_training_images_are_looked_at(monkeypatch):
     splits = []
 
-    def load(name, split, *arguments):
+    def load(name, split, *arguments, **options):
         splits.append(split)
-        return load_labelled(name, split, *arguments)
+        return load_labelled(name, split, *arguments, **options)
 
     monkeypatch.setattr("kclr.probing.callback.load_labelled", load)
     fit(classifier(), Probe("digits", every=4, limit=200))
