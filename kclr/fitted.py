@@ -14,6 +14,9 @@ _LOOKED_AT = 64  # images
 _FEW = 2000  # images below which large ones are cut into tiles
 _TILE = 128
 _FILTERS = (128, 256, 512)
+# Patches and shifts of the second and the third layer, in cells, the best first.
+_PATCHES = (((8, 3), (6, 2), (4, 1)), ((4, 2), (4, 1)))
+_PATCHES_OF_SERIES = (((16, 8), (8, 4)), ((12, 6), (8, 4)))
 _LONG = 4000  # samples from which a series is taken for raw sound, or the like
 
 _HEAD = """\
@@ -29,14 +32,14 @@ seed: 0
 stack:
   # Filters by k-means on whitened windows of the {noun}: seconds, no gradient steps.
   - name: conv1
-    block: {{filters: {filters}, kernel_size: {kernel}{same}{strides}{pool}{whitening}}}
+    block: {{filters: {filters}, kernel_size: {kernel}, padding: same{strides}{pool}{whitening}}}
     learner: {{name: kmeans, threshold: 0.5}}
 """
 
 _UPPER = """
   # {why}
   - name: conv{number}
-    block: {{filters: {filters}, kernel_size: {kernel}{same}, batch_norm: true}}
+    block: {{filters: {filters}, kernel_size: {kernel}, padding: same, batch_norm: true}}
     patches:              # sizes in cells of the map below; `kclr check` shows them in {unit}
       patch_size: {patch}
       max_shift: {shift}  # anchor and positive are at most this far apart
@@ -59,6 +62,11 @@ _UPPER = """
               decay_steps: 450
 """
 
+_WHY = (
+    "Above it filters by contrast, on the frozen output of the layer below: patches that lie\n"
+    "  # close together must embed closer than those of others.",
+    "The same again, on larger crops.",
+)
 _COLOUR = """\
         - {class_name: RandomFlip, config: {mode: horizontal}}
         - class_name: RandomColorJitter
@@ -99,12 +107,11 @@ class Seen:
     span: tuple[float, float]
 
 
-def look(name, channels=None) -> Seen:
+def look(name) -> Seen:
     """Read the first images of a source.
 
     Args:
         name: as a spec has it, such as `folder:pictures`.
-        channels: to convert them to, or None.
 
     Raises:
         SpecError: the source is unknown, or cannot be opened.
@@ -112,8 +119,7 @@ def look(name, channels=None) -> Seen:
     """
     import numpy as np
 
-    options = {"channels": channels} if channels else {}
-    own = named_source(name, **options)
+    own = named_source(name)
     problem = own.problem()
     if problem:
         raise SpecError(problem)
@@ -151,8 +157,7 @@ def fitted_spec(seen: Seen, path="FILE", layers=3, fast_bfloat16=False) -> str:
     """
     noun = "series" if seen.series else "images"
     tile = _tile(seen)
-    least = (1, min(seen.least)) if seen.series else (tile or min(seen.least),) * 2
-    room = seen.least[1] if seen.series else least[0]
+    room = seen.least[1] if seen.series else tile or min(seen.least)
     first = _first(seen, room)
     text = _HEAD.format(
         name=seen.name,
@@ -161,7 +166,6 @@ def fitted_spec(seen: Seen, path="FILE", layers=3, fast_bfloat16=False) -> str:
         data=_data(seen, tile),
         noun=noun,
         filters=_FILTERS[0],
-        same=", padding: same",
         **first,
     )
     augment = _COLOUR if seen.channels == 3 and seen.dtype == "uint8" and not seen.series else _GRAY
@@ -173,10 +177,9 @@ def fitted_spec(seen: Seen, path="FILE", layers=3, fast_bfloat16=False) -> str:
     for number, (kernel, patch, shift) in enumerate(uppers, start=2):
         text += _UPPER.format(
             number=number,
-            why=_WHY if number == 2 else "The same again, on larger crops.",
+            why=_WHY[number - 2],
             filters=_FILTERS[number - 1],
             kernel=kernel,
-            same=", padding: same",
             patch=patch,
             shift=shift,
             unit="samples" if seen.series else "pixels",
@@ -186,21 +189,13 @@ def fitted_spec(seen: Seen, path="FILE", layers=3, fast_bfloat16=False) -> str:
     if full:
         text += f"\n  # One more layer would need larger {noun}.\n"
     layers = len(uppers) + 1
-    grids, powers = [3, 2, 2][:layers], [0.5, 0.5, 1][:layers]
-    if seen.series:
-        grids = [4, 4, 4][:layers]
+    grids, powers = ([4, 4, 4] if seen.series else [3, 2, 2])[:layers], [0.5, 0.5, 1][:layers]
     text += (
         "\n# What the SavedModel's `embed` returns: the features of all layers, each pooled on a "
         "grid\n# and raised to a power (0.5: square roots).\n"
         f"export: {{all_layers: true, grid_size: {grids}, power: {powers}}}\n"
     )
     return text
-
-
-_WHY = (
-    "Above it filters by contrast, on the frozen output of the layer below: patches that lie\n"
-    "  # close together in one {} must embed closer than those of others.".format("example")
-)
 
 
 def _found(seen):
@@ -274,15 +269,10 @@ def _first(seen, room):
 
 def _uppers(seen, room, first):
     """Kernel, patch and shift of each layer above the first, as far as there is room."""
-    jump = 2
-    if first["strides"]:
-        jump = 32
-    field = first["kernel"]
+    field, jump = first["kernel"], 32 if first["strides"] else 2
+    kernel = 5 if seen.series else 3
     found = []
-    for kernel, choices in (
-        (5 if seen.series else 3, ((16, 8), (8, 4)) if seen.series else ((8, 3), (6, 2), (4, 1))),
-        (5 if seen.series else 3, ((12, 6), (8, 4)) if seen.series else ((4, 2), (4, 1))),
-    ):
+    for choices in _PATCHES_OF_SERIES if seen.series else _PATCHES:
         for patch, shift in choices:
             # Pixels under a patch of so many cells, and under the shift.
             if _window(field, jump, patch) + shift * jump <= room:
