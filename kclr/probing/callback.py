@@ -162,7 +162,14 @@ class Probe(keras.callbacks.Callback):
         made = self._features(images)
         np.nan_to_num(made, copy=False, posinf=0, neginf=0)  # of weights that left the numbers
         labels = np.asarray(images.labels)
-        frozen = FrozenFeatures(made[~judging], labels[~judging], made[judging], labels[judging])
+        groups = None if images.groups is None else images.groups[~judging]
+        frozen = FrozenFeatures(
+            made[~judging],
+            labels[~judging],
+            made[judging],
+            labels[judging],
+            fitting_groups=groups,
+        )
         accuracy = frozen.score(self.classifier, seed=self.seed).accuracy
         seconds = time.perf_counter() - started
         self.seconds += seconds

@@ -24,6 +24,7 @@ class FrozenFeatures:
         fitting_labels, judging_labels: int (images,).
         lengths: how many of the numbers each layer made, from the image upwards.
         seconds: that they took.
+        fitting_groups: int (images,), see `kclr.probing.protocol.probe`; None for none.
     """
 
     fitting: Any
@@ -32,6 +33,7 @@ class FrozenFeatures:
     judging_labels: Any
     lengths: Sequence[int] = ()
     seconds: float = 0.0
+    fitting_groups: Any = None
 
     def score(self, classifier="ridge", labels: float | int = 1.0, seed=0, layers=None) -> Score:
         """Fit a classifier and judge it.
@@ -54,6 +56,7 @@ class FrozenFeatures:
             classifier,
             labels,
             seed,
+            self.fitting_groups,
         )
 
 
@@ -77,4 +80,6 @@ def stack_features(
     start = time.perf_counter()
     own, others = (features(model, part, pooling) for part in (fitting, judging))
     seconds = time.perf_counter() - start
-    return FrozenFeatures(own, fitting.labels, others, judging.labels, lengths, seconds)
+    return FrozenFeatures(
+        own, fitting.labels, others, judging.labels, lengths, seconds, fitting.groups
+    )

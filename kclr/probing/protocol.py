@@ -4,7 +4,9 @@ Every figure follows it: the strength is chosen on held-out training labels; the
 used once, at the end.
 """
 
+import contextlib
 import copy
+import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +47,7 @@ def probe(
     classifier: Any = "ridge",
     labels: float | int = 1.0,
     seed=0,
+    train_groups=None,
 ) -> Score:
     """Fit a classifier on some of the labels and test it.
 
@@ -58,6 +61,8 @@ def probe(
         labels: a share of the training labels, or a number per class (see `draw`).
         seed: int, of the labels drawn and of those that choose the strength; and the
             `random_state` of an object that has none.
+        train_groups: int (images,), of which each is either fitted on or held out where the
+            strength is chosen, by a classifier whose `fit` takes `groups`; None for none.
 
     Raises:
         SpecError: the classifier or the amount of labels is not valid, or there are too few labels.
@@ -65,7 +70,10 @@ def probe(
     readout = _unfitted(classifier, seed)
     check_enough(train_labels, "the training images")
     rows = draw(train_labels, labels, seed)
-    readout.fit(of_rows(train_features, rows), train_labels[rows])
+    options = {}
+    if train_groups is not None and "groups" in inspect.signature(readout.fit).parameters:
+        options["groups"] = train_groups[rows]
+    readout.fit(of_rows(train_features, rows), train_labels[rows], **options)
     right = np.asarray(readout.predict(test_features)) == test_labels
     strength = getattr(readout, "strength_", None)
     return Score(float(right.mean()), None if strength is None else float(strength), len(rows))
@@ -177,17 +185,22 @@ def check_classifier(classifier):
         )
 
 
-def hold_out(labels, seed):
+def hold_out(labels, seed, groups=None):
     """Mark the images that are held out to choose the strength, class by class.
 
     Args:
         labels: int (images,).
         seed: int.
+        groups: int (images,), held out as a whole; None for none.
 
     Returns:
         bool (images,), true for a tenth of each class; of fewer than 10,000 images, for the share
-        that makes 1,000 of them, up to a half. At least one image of two or more is held out.
+        that makes 1,000 of them, up to a half. At least one image of two or more is held out. With
+        groups it is about a fifth, if the images are of enough groups for that.
     """
+    if groups is not None:
+        with contextlib.suppress(SpecError):  # a few labels may be of one group alone
+            return whole_groups(labels, groups, seed, "labels")
     least, most = HELD_OUT_SHARES
     share = min(most, max(least, HELD_OUT / len(labels)))
     return _share_of_each_class(labels, share, np.random.default_rng([seed, _HOLD_OUT]))

@@ -3,11 +3,15 @@
 import h5py
 import numpy as np
 import pytest
+from sklearn.linear_model import RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from kclr.data.checks import labelled_findings
 from kclr.data.labels import load_labelled
 from kclr.errors import SpecError
-from kclr.probing.protocol import validation_rows
+from kclr.probing.protocol import hold_out, probe, validation_rows
+from kclr.probing.readouts.ridge import STRENGTHS
 
 COUNT = 40
 X = np.arange(COUNT, dtype=np.float32)[:, None, None] * np.ones((1, 9, 2), np.float32)
@@ -152,6 +156,25 @@ def test_probe_holds_whole_groups_out_while_it_trains():
     assert held.sum() == 8
     assert {*Y[~held]} == {0, 1, 2}
     assert (held != validation_rows(Y, 1, persons)).any()
+
+
+def test_strength_is_chosen_on_groups_that_were_not_fitted_on():
+    persons = np.arange(COUNT) // 2 % 10
+    held = hold_out(Y, 0, persons)
+    assert not {*persons[held]} & {*persons[~held]}
+    # Each person is known by a number of its own, and labels by nothing: no strength helps others.
+    random = np.random.default_rng(0)
+    features = np.concatenate([np.eye(10)[persons], random.normal(size=(COUNT, 5))], axis=1)
+    features = features.astype(np.float32)
+    kept, other = np.flatnonzero(~held), np.flatnonzero(held)
+    shares = []
+    for strength in STRENGTHS:
+        own = make_pipeline(StandardScaler(), RidgeClassifier(strength))
+        shares.append(own.fit(features[kept], Y[kept]).score(features[other], Y[other]))
+    score = probe(features, Y, features, Y, train_groups=persons)
+    assert score.strength == STRENGTHS[int(np.argmax(shares))]
+    # Of too few labels for that, image by image.
+    np.testing.assert_array_equal(hold_out(Y, 0, 0 * Y), hold_out(Y, 0))
 
 
 def test_groups_of_both_splits_may_be_in_one_array(tmp_path):

@@ -28,10 +28,10 @@ class NearestNeighbours:
     def __init__(self, random_state=None):
         self.random_state = random_state
 
-    def fit(self, features, labels):
+    def fit(self, features, labels, groups=None):
         """Choose the number of neighbours, and store the features; see `Ridge.fit`."""
         self._classes = np.unique(labels)
-        held_out = hold_out(labels, self.random_state or 0)
+        held_out = hold_out(labels, self.random_state or 0, groups)
         kept, other = np.flatnonzero(~held_out), np.flatnonzero(held_out)
         # More neighbours than a class has images are never of one class.
         most = max(1, len(kept) // len(self._classes))

@@ -28,9 +28,9 @@ class Logistic:
     def __init__(self, random_state=None):
         self.random_state = random_state
 
-    def fit(self, features, labels):
+    def fit(self, features, labels, groups=None):
         """Choose the strength, and fit with it; see `Ridge.fit`."""
-        held_out = hold_out(labels, self.random_state or 0)
+        held_out = hold_out(labels, self.random_state or 0, groups)
         kept, other = np.flatnonzero(~held_out), np.flatnonzero(held_out)
         scores = [
             np.mean(_fitted(features, labels, kept, strength)(features, other) == labels[other])

@@ -32,16 +32,17 @@ class Ridge:
     def __init__(self, random_state=None):
         self.random_state = random_state
 
-    def fit(self, features, labels):
+    def fit(self, features, labels, groups=None):
         """Choose the strength on a part that is held out, and fit with it on all.
 
         Args:
             features: float32 (images, numbers); they may be a `numpy.memmap` larger than the
                 memory.
             labels: int (images,), of two classes or more, of which one has two images.
+            groups: int (images,), of which each is held out as a whole; None for none.
         """
         self._classes = classes = np.unique(labels)
-        held_out = hold_out(labels, self.random_state or 0)
+        held_out = hold_out(labels, self.random_state or 0, groups)
         kept, other, every = np.flatnonzero(~held_out), np.flatnonzero(held_out), len(labels)
         if every > features.shape[1]:
             shift, scale = standard(features, np.arange(every))
