@@ -242,7 +242,7 @@ def _kept(found, name, limit, memory, mixed):
         found = found.part(np.sort(order[:limit]))
     if not isinstance(found.images, Images):
         return found
-    first = next(_read_all(found.images, found.rows[:1] if found.rows is not None else None))
+    first = next(_read_all(found.images, found.rows))
     if first.nbytes * len(found) > memory * _MEGABYTE:
         return found
     images = np.empty((len(found), *first.shape), first.dtype)
@@ -367,10 +367,11 @@ def whole_groups(labels, groups, seed, name):
             if len(here) > judged and np.isin(here, labels[fitting]).all():
                 best, judged = judging, len(here)
     if best is None:
+        count = len(np.unique(groups))
         raise SpecError(
-            f"{name}: its {len(np.unique(groups))} groups cannot be divided so that training has "
-            "images of every class. A class needs images of two groups. Add some, or remove the "
-            "groups."
+            f"{name}: {count} group{'s' * (count != 1)} cannot be "
+            "divided so that training has images of every class. Each class needs images of two "
+            "groups. Add some, or remove the groups."
         )
     marked = np.zeros(len(labels), bool)
     marked[best] = True

@@ -197,7 +197,7 @@ def test_groups_of_both_splits_may_be_in_one_array(tmp_path):
 
 def test_groups_that_hold_a_class_alone_cannot_be_divided(tmp_path):
     words = problem(save(tmp_path / "a.npz", x=X, y=Y, group=Y))
-    assert "its 3 groups cannot be divided so that training has images of every class" in words
+    assert "3 groups cannot be divided so that training has images of every class" in words
 
 
 def test_a_limit_of_sorted_rows_takes_all_classes_and_always_the_same(tmp_path):
