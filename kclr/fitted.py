@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from kclr.data.labels import labels_problem
 from kclr.data.sources import as_images
 from kclr.data.sources import source as named_source
 from kclr.errors import SpecError
@@ -95,6 +96,7 @@ class Seen:
         largest: of the largest.
         channels, dtype, series: see `kclr.data.images.Images`.
         span: the smallest and the largest number.
+        labelled: whether the source has labels too, to judge the filters by.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Seen:
     dtype: str
     series: bool
     span: tuple[float, float]
+    labelled: bool = False
 
 
 def look(name) -> Seen:
@@ -140,6 +143,7 @@ def look(name) -> Seen:
         images.dtype,
         images.series,
         (min(lows, default=0.0), max(highs, default=0.0)),
+        labels_problem(name) is None and own.labels_problem() is None,
     )
 
 
@@ -195,6 +199,11 @@ def fitted_spec(seen: Seen, path="FILE", layers=3, fast_bfloat16=False) -> str:
         "grid\n# and raised to a power (0.5: square roots).\n"
         f"export: {{all_layers: true, grid_size: {grids}, power: {powers}}}\n"
     )
+    if seen.labelled:
+        text += (
+            "\n# The labels that are there, to evaluate the layers with while they learn; nothing "
+            f"is\n# learned from them.\nprobe: {shown(seen.name)}\n"
+        )
     return text
 
 

@@ -81,6 +81,7 @@ def test_data_are_looked_at(tmp_path):
     found = look(f"array:{tmp_path}/bands.npy")
     assert (found.count, found.least, found.channels, found.dtype) == (8, (20, 24), 5, "uint16")
     assert found.span == (0, bands.max())
+    assert not found.labelled
     found = look("digits")
     assert (found.count, found.least, found.channels) == (1797, (32, 32), 1)
 
@@ -91,6 +92,7 @@ def test_init_writes_a_spec_for_the_data_that_checks(tmp_path, capsys, monkeypat
     said = capsys.readouterr().out
     assert said.startswith("1,797 images of 32x32 px, 1 channel, uint8, values from 0 to 255.\n")
     assert main(["check", "mine.yaml"]) == 0
+    assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["probe"] == "digits"
     assert main(["init", "two.yaml", "--data", "digits", "--layers", "2"]) == 0
     assert len(yaml.safe_load((tmp_path / "two.yaml").read_text())["stack"]) == 2
     assert main(["init", "no.yaml", "--data", "folder:nowhere"]) == 2

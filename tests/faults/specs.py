@@ -57,7 +57,7 @@ def originals():
     found = []
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if "spec" in value:  # an experiment of tools/experiments
+        if "spec" in value or "sets" in value:  # of tools/experiments and tools/suite
             continue
         found.append((value, TransferSpec if "arms" in value else Spec))
     found += [(yaml.safe_load(text), Spec) for text in DENSE]

@@ -6,6 +6,7 @@ import pytest
 from kclr.data.labels import load_labelled
 from kclr.probing.probe import probe_run
 from kclr.runs.run import PlainLayer
+from kclr.scaling import EIGHT_BITS
 from kclr.transfer.end_to_end import cost, probe_layers
 
 RNG = np.random.default_rng(0)
@@ -43,7 +44,7 @@ def test_the_accuracies_are_those_of_the_default_probe(tmp_path):
     found = probe_layers(layers, *data, seed=3)
     for name, all_layers in (("top_layer", False), ("all_layers", True)):
         (expected,) = probe_run(
-            SimpleNamespace(layers=layers, path=tmp_path),
+            SimpleNamespace(layers=layers, path=tmp_path, series=False, scaling=EIGHT_BITS),
             tuple(data),
             classifiers=("ridge",),
             all_layers=all_layers,
