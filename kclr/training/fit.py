@@ -268,7 +268,8 @@ class _Training:
         image = keras.Input((*size, channels))
         # Whitening is measured on patches of another size than the crops.
         any_size = keras.Input((None, None, channels))
-        maps, free = image, any_size
+        # Older versions of Keras have no model of an input alone.
+        maps, free = image, keras.layers.Identity(dtype="float32")(any_size)
         if below:
             frozen = stacked(below, channels, padding="valid")
             frozen.trainable = False
