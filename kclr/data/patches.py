@@ -153,8 +153,7 @@ class PatchTripletGenerator:
             if not usable.all():
                 words = pool.no_crop(self.crop_size)
                 self.images.skip(dict.fromkeys(buffer.select(~usable).names, words))
-                buffer = buffer.select(usable)
-                self._corners = pool.corners(buffer, self.crop_size, self.images.nodata)
+                buffer, self._corners = buffer.select(usable), self._corners.select(usable)
             self.image_count = int(usable.sum())
             if (self._corners.counts < 0).all():
                 self._corners = None

@@ -136,6 +136,10 @@ class Corners:
     firsts: Any
     counts: Any
 
+    def select(self, chosen) -> "Corners":
+        """Those of the images where `chosen`, bool (images,), is true; the places stay."""
+        return Corners(self.places, self.firsts[chosen], self.counts[chosen])
+
 
 def corners(buffer: PixelBuffer, crop_size, nodata=None) -> Corners:
     """Where crops of some size contain no pixel that is not finite, or `nodata`.
