@@ -31,8 +31,10 @@ def print_spec(spec: Spec) -> None:
     values = spec.model_dump(mode="json")
     print(yaml.dump(values, Dumper=dumper, sort_keys=False, allow_unicode=True))
     print(geometry_table(spec))
-    if costs := cost_table(spec, matmul_speed()):
-        print(f"\n{costs}")
+    if any(
+        layer.learner.contrastive for layer in spec.stack
+    ):  # else there is nothing to measure for
+        print(f"\n{cost_table(spec, matmul_speed())}")
 
 
 def cost_table(spec: Spec, speed: float) -> str:
