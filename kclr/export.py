@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from kclr.errors import RunError, SpecError
 from kclr.keras_backend import dtype_policy
-from kclr.layers import ContrastiveConvBlock, smallest_image, stacked
+from kclr.layers import ContrastiveConvBlock, scaling_of, smallest_image, stacked
 from kclr.pooling import MapPooling, Pooling, hyphened
 from kclr.runs.directories import SAVED_MODEL, check_ours, sharing
 from kclr.runs.paths import as_path, atomic
@@ -88,7 +88,7 @@ def write_keras(model, path):
         model.save(temporary)
 
 
-def write_saved_model(model, path, pooling: Pooling | None = None, scaling=None):
+def write_saved_model(model, path, pooling: Pooling | None = None):
     """Write a SavedModel that TensorFlow runs without kclr.
 
     The result of `tf.saved_model.load(path)`, which must be kept alive, has these functions, for
@@ -114,7 +114,6 @@ def write_saved_model(model, path, pooling: Pooling | None = None, scaling=None)
         model: from `stack_model`.
         path: of the directory.
         pooling: what `embed` returns; by default the mean of each cell of a 2x2 grid.
-        scaling: of the run, as `run.scaling`; needed if it is not that of 8-bit pictures.
 
     Raises:
         RunError: `path` is a directory that kclr did not write, or it cannot be written.
@@ -123,9 +122,9 @@ def write_saved_model(model, path, pooling: Pooling | None = None, scaling=None)
     smallest, channels = smallest_image(model), model.input_shape[-1]
     series = len(model.input_shape) == 3
     smallest_sides = smallest[1:] if series else smallest
-    raw = any(layer.name == "kclr_scaling" for layer in model.layers)
-    own_dtype = scaling.dtype if scaling is not None else "uint8"
-    dtypes = RAW_DTYPES if raw else IMAGE_DTYPES
+    scaling = scaling_of(model)  # of raw numbers, which pictures of 8 bits are not
+    own_dtype = scaling.dtype if scaling else "uint8"
+    dtypes = RAW_DTYPES if scaling else IMAGE_DTYPES
 
     pooling = pooling or Pooling()
     both = _with_embeddings(model, pooling)
@@ -149,7 +148,7 @@ def write_saved_model(model, path, pooling: Pooling | None = None, scaling=None)
             [tf.debugging.Assert(tf.reduce_all(size >= smallest_sides), [words, size])]
         ):
             image = tf.identity(image)
-        if image.dtype == tf.uint8 and not raw:
+        if image.dtype == tf.uint8 and not scaling:
             # TensorFlow would turn a division by 255 into a product, which rounds twice.
             image = tf.gather([value / 255 for value in range(256)], tf.cast(image, tf.int32))
         return tf.cast(image, tf.float32)
@@ -182,7 +181,7 @@ def write_saved_model(model, path, pooling: Pooling | None = None, scaling=None)
         "all_layers": pooling.all_layers,
         "power": pooling.power,
         **({"grid_size": pooling.grid} if pooling.pool == "grid" else {}),
-        **({"scaling": scaling.as_dict()} if raw else {}),
+        **({"scaling": scaling.as_dict()} if scaling else {}),
         **({"series": True} if series else {}),
     }
     with _writing(path) as temporary:
@@ -377,7 +376,7 @@ def export_run(
             if path.name == "model.keras":
                 write_keras(model, path)
             elif path.name == "saved_model":
-                write_saved_model(model, path, pooling, run.scaling)
+                write_saved_model(model, path, pooling)
             elif path.name == "model.onnx":
                 write_onnx(model, path, pooling)
             else:

@@ -14,7 +14,7 @@ from kclr.keras_backend import compiles
 from kclr.layers import SharedPatches
 from kclr.losses import ContrastiveLoss, ObjectiveState, share_of_replica
 from kclr.pooling import pool_maps
-from kclr.scaling import Scaling
+from kclr.scaling import Scaling, network_input
 from kclr.spec.values import pair
 
 
@@ -243,10 +243,7 @@ class TripletModel(keras.Model):
         if isinstance(inputs, (tuple, list)):
             inputs = ops.stack(inputs, axis=1)
         inputs = ops.convert_to_tensor(inputs)
-        if self.scaling is not None and not self.scaling.usual:
-            inputs = self.scaling(inputs, self.compute_dtype)
-        elif not keras.backend.is_float_dtype(inputs.dtype):
-            inputs = ops.cast(inputs, self.compute_dtype) / 255
+        inputs = network_input(inputs, self.scaling, self.compute_dtype)
         lead: tuple = (-1,)
         if len(inputs.shape) == 5:
             lead = (-1, inputs.shape[1])

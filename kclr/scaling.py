@@ -88,6 +88,20 @@ class Scaling:
 EIGHT_BITS = Scaling()
 
 
+def network_input(raw, scaling: Scaling | None = None, dtype="float32"):
+    """A network's input of numbers that may be scaled already.
+
+    Args:
+        raw: a tensor (..., channels).
+        scaling: of the raw numbers. Without one, or with that of 8-bit pictures, whole numbers are
+            taken as 0 to 255, and floats are returned as they are.
+        dtype: of what is scaled.
+    """
+    if scaling is not None and not scaling.usual:
+        return scaling(raw, dtype)
+    return raw if raw.dtype.is_floating else EIGHT_BITS(raw, dtype)
+
+
 def fixed(scale, dtype) -> Scaling | None:
     """The scaling that an option asks for, or None where it has to be measured.
 

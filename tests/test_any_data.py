@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import kclr
+from kclr import export
 from kclr.cli import main
 from kclr.data.labels import Labelled, load_labelled, scaled
 from kclr.data.patches import PatchTripletGenerator
@@ -155,6 +156,24 @@ def test_exports_take_the_raw_numbers_of_the_run(bands, bands_run):
     first = keras.Model(model.input, model.get_layer("conv1").output)
     np.testing.assert_allclose(
         first(raw.astype(np.float32)), np.maximum(pooled, 0), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_a_saved_model_of_a_loaded_model_takes_raw_numbers_too(bands, bands_run, tmp_path):
+    import keras
+    import tensorflow as tf
+
+    model = keras.saving.load_model(bands_run.path / "model.keras")
+    export.write_saved_model(model, tmp_path / "saved_model")
+    facts = [
+        json.loads((path / "saved_model/assets.extra/kclr.json").read_text())
+        for path in (tmp_path, bands_run.path)
+    ]
+    assert facts[0]["scaling"] == facts[1]["scaling"] == bands_run.scaling.as_dict()
+    loaded, own = (tf.saved_model.load(str(p / "saved_model")) for p in (tmp_path, bands_run.path))
+    few = tf.constant(bands[:2])
+    np.testing.assert_array_equal(
+        loaded.signatures["features_uint16"](image=few)["features"], own.features(few)
     )
 
 

@@ -1,6 +1,12 @@
 """The Keras layers of kclr, and a stack of trained ones."""
 
-from kclr.layers.block import ContrastiveConvBlock, Decorrelation, smallest_image, stacked
+from kclr.layers.block import (
+    ContrastiveConvBlock,
+    Decorrelation,
+    scaling_of,
+    smallest_image,
+    stacked,
+)
 from kclr.layers.jitter import SensorJitter
 from kclr.layers.shared import SharedPatches
 
@@ -9,6 +15,7 @@ __all__ = [
     "Decorrelation",
     "SensorJitter",
     "SharedPatches",
+    "scaling_of",
     "smallest_image",
     "stacked",
 ]

@@ -8,7 +8,10 @@ from keras import ops
 
 from kclr.errors import RunError
 from kclr.layers.fast import FusedBatchNormalization, convolution, several_replicas
+from kclr.scaling import Scaling
 from kclr.spec.values import pair, whole
+
+_SCALING = "kclr_scaling_"  # and the type of the raw numbers: the name of a stack's first layer
 
 
 def window_deviation(inputs, size, strides, padding, epsilon):
@@ -443,7 +446,7 @@ def stacked(
     shape = (width, channels) if series else (height, width, channels)
     image = maps = keras.Input(shape, name="kclr_image")
     if scaling is not None and not scaling.usual:
-        maps = scaling.layer("kclr_scaling")(maps)
+        maps = scaling.layer(_SCALING + scaling.dtype)(maps)
     if series:
         maps = keras.ops.expand_dims(maps, 1)
     for layer in layers:
@@ -460,6 +463,15 @@ def stacked(
     if series:
         maps = keras.ops.squeeze(maps, 1)
     return keras.Model(image, maps, name=name)
+
+
+def scaling_of(model) -> Scaling | None:
+    """The `scaling` that a model of `stacked` has, or None."""
+    for layer in model.layers:
+        if layer.name.startswith(_SCALING):
+            shift, variance = np.ravel(layer.input_mean), np.ravel(layer.input_variance)
+            return Scaling(layer.name.removeprefix(_SCALING), tuple(shift), tuple(variance**0.5))
+    return None
 
 
 def smallest_image(model) -> tuple[int, int]:

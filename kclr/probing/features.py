@@ -12,6 +12,7 @@ from kclr.keras_backend import compiles
 from kclr.layers import ContrastiveConvBlock, smallest_image
 from kclr.pooling import Pooling, pool_maps, signed_power
 from kclr.probing.memory import MEMORY, room
+from kclr.scaling import network_input
 
 
 class Features:
@@ -42,10 +43,7 @@ class Features:
         self._plain = tf.function(plain, autograph=False, reduce_retracing=True)
 
     def _pooled(self, inputs, cells=None):
-        if self._scaling is not None and not self._scaling.usual:
-            inputs = self._scaling(inputs)
-        else:
-            inputs = tf.cast(inputs, tf.float32) / (1 if inputs.dtype.is_floating else 255)
+        inputs = tf.cast(network_input(inputs, self._scaling), tf.float32)
         if not self._pooling.flips:
             return self._vectors(inputs, cells)
         return (self._vectors(inputs, cells) + self._vectors(inputs[:, :, ::-1], cells)) / 2
