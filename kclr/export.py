@@ -22,6 +22,7 @@ import tensorflow as tf
 from kclr.errors import RunError, SpecError
 from kclr.keras_backend import dtype_policy
 from kclr.layers import ContrastiveConvBlock, scaling_of, smallest_image, stacked
+from kclr.layers.fast import usual_convolutions
 from kclr.pooling import MapPooling, Pooling, hyphened
 from kclr.runs.directories import SAVED_MODEL, check_ours, sharing
 from kclr.runs.paths import as_path, atomic
@@ -259,7 +260,7 @@ def write_litert(model, path, size, pooling: Pooling | None = None):
         input_signature=[_image_spec(model, size)],
         autograph=False,
     )
-    with _writing(path) as temporary:
+    with _writing(path) as temporary, usual_convolutions():
         converter = tf.lite.TFLiteConverter.from_concrete_functions(
             [module.serve.get_concrete_function()], module
         )

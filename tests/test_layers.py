@@ -460,3 +460,59 @@ def test_convolution_of_wide_bfloat16_maps_is_keras_own(padding):
     np.testing.assert_allclose(outputs[1][0], expected, rtol=1e-4, atol=1e-3)
     for found, exact in zip(*outputs, strict=True):
         assert np.abs(found - exact).max() < 0.03 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(
+    ("size", "strides"), [((4, 5), (1, 1)), ((9, 8), (2, 3)), ((5, 6), (3, 1))]
+)
+def test_convolution_of_few_places_is_the_sum_over_every_window(
+    monkeypatch, padding, size, strides
+):
+    monkeypatch.setattr(fast, "_LARGE_KERNEL", 1)
+    rng = np.random.default_rng(0)
+    inputs, kernel = rng.normal(size=(2, *size, 3)), rng.normal(size=(3, 2, 3, 4))
+    assert fast.why_windows(size, kernel.shape, strides, padding, "float32")
+    variables = [tf.Variable(each.astype("float32")) for each in (inputs, kernel)]
+    with tf.GradientTape(persistent=True) as tape:
+        answer = fast.convolution(*(v.value() for v in variables), strides, padding)
+        loss = tf.reduce_sum(answer**3)
+        own = tf.nn.conv2d(*variables, strides, padding.upper())
+        own_loss = tf.reduce_sum(own**3)
+    np.testing.assert_allclose(answer, _convolved(inputs, kernel, strides, padding), atol=1e-4)
+    for found, expected in zip(
+        tape.gradient(loss, variables), tape.gradient(own_loss, variables), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def _convolved(inputs, kernel, strides, padding):
+    """In float64, window by window; "same" as TensorFlow pads it."""
+    area, axes = kernel.shape[:2], []
+    for size, extent, step in zip(inputs.shape[1:3], area, strides, strict=True):
+        places = -(-size // step) if padding == "same" else (size - extent) // step + 1
+        missing = max(0, (places - 1) * step + extent - size) if padding == "same" else 0
+        axes.append((places, (missing // 2, missing - missing // 2)))
+    (rows, above), (columns, left) = axes
+    inputs = np.pad(inputs, ((0, 0), above, left, (0, 0)))
+    answer = np.zeros((len(inputs), rows, columns, kernel.shape[-1]))
+    for row, column in np.ndindex(rows, columns):
+        y, x = row * strides[0], column * strides[1]
+        window = inputs[:, y : y + area[0], x : x + area[1]]
+        answer[:, row, column] = np.tensordot(window, kernel, 3)
+    return answer
+
+
+def test_large_kernels_for_few_places_are_products_but_not_for_xla_files_and_gpus(monkeypatch):
+    few = ((4, 4), (3, 3, 256, 512), (1, 1), "valid", "float32")
+    assert fast.why_windows(*few) == "1,179,648 numbers of a kernel for 2x2 places of a map"
+    assert not fast.why_windows((8, 8), *few[1:])
+    assert not fast.why_windows((None, 4), *few[1:])
+    assert not fast.why_windows((4, 4), (3, 3, 128, 256), *few[2:])
+    with fast.usual_convolutions(False):
+        assert fast.why_windows(*few)
+    with fast.usual_convolutions():
+        assert not fast.why_windows(*few)
+    assert fast.why_windows(*few)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["one"])
+    assert not fast.why_windows(*few)

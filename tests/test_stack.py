@@ -178,6 +178,7 @@ def test_shifted_augmented_patches_and_a_layer_with_its_own_images(tmp_path):
     assert (first.bias == 0).all()
     assert first.history()[-1]["learning_rate"] < 1e-3
     assert second.facts["steps"] > 4
+    assert first.facts["convolution"] == second.facts["convolution"] == "TensorFlow's"
 
 
 def test_a_dict_or_a_path_over_an_array_trains_as_a_spec_over_the_same_pictures(

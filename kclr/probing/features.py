@@ -10,6 +10,7 @@ import tensorflow as tf
 from kclr.errors import SpecError
 from kclr.keras_backend import compiles
 from kclr.layers import ContrastiveConvBlock, smallest_image
+from kclr.layers.fast import usual_convolutions
 from kclr.pooling import Pooling, pool_maps, signed_power
 from kclr.probing.memory import MEMORY, room
 from kclr.scaling import network_input
@@ -36,9 +37,9 @@ class Features:
         self.model, self._pooling, self._scaling = model, pooling, scaling
         # Means of bfloat16 maps take XLA a sixth of the time. Beside a GPU it may be forbidden.
         self._cells = tf.function(_cells, jit_compile=compiles(), autograph=False)
-        jit = compiles(jit, getattr(model, "compute_dtype", "float32"), on_gpu=True)
+        self._jit = compiles(jit, getattr(model, "compute_dtype", "float32"), on_gpu=True)
         # XLA compiles anew for every shape.
-        self._compiled = tf.function(self._pooled, jit_compile=jit, autograph=False)
+        self._compiled = tf.function(self._pooled, jit_compile=self._jit, autograph=False)
         plain = partial(self._pooled, cells=_cells)
         self._plain = tf.function(plain, autograph=False, reduce_retracing=True)
 
@@ -82,7 +83,8 @@ class Features:
             shape = shape or (min(batch_size, len(images)), *batch.shape[1:])
             if batch.shape[1:] == shape[1:]:
                 padding = [(0, shape[0] - len(batch)), *[(0, 0)] * (batch.ndim - 1)]
-                values = self._compiled(np.pad(batch, padding)).numpy()[: len(batch)]
+                with usual_convolutions(self._jit):
+                    values = self._compiled(np.pad(batch, padding)).numpy()[: len(batch)]
             else:
                 values = self._plain(batch).numpy()
             if out is None:

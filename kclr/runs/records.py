@@ -72,6 +72,7 @@ class LayerFacts(Record):
     dead_filters: Count | None = None
     duplicate_filters: Count | None = None
     reseeded: Count | None = None
+    convolution: ShortWords | None = None
     probe_accuracy: Share | None = None
     probe_seconds: Seconds | None = None
     test_accuracy: Share | None = None

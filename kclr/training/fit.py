@@ -16,7 +16,7 @@ from kclr.events import Listener
 from kclr.health import SMALLER_STEPS, Learned, check_input, check_learned, fault, varies
 from kclr.keras_backend import compiles, dtype_policy
 from kclr.layers import ContrastiveConvBlock, Decorrelation, SharedPatches, stacked
-from kclr.layers.fast import several_replicas
+from kclr.layers.fast import several_replicas, usual_convolutions, why_windows
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
 from kclr.runs.keys import seed_of
@@ -117,7 +117,8 @@ def train_layers(
         if start < total:
             # What a probe found is in the logs of those behind it.
             all_callbacks = [KeepMetrics(), guard, *reseed, *own, told, history, *saving]
-            cluster.fit(model, batches, total - start, all_callbacks)
+            with usual_convolutions(training.jit):
+                cluster.fit(model, batches, total - start, all_callbacks)
     if cluster.by_file and generator.skipped:  # of this worker's part, which nobody else sees
         progress.warned(skipped_words(generator.skipped))
     elsewhere = sum(getattr(callback, "seconds", 0.0) for callback in own)
@@ -248,7 +249,7 @@ class _Training:
     Attributes:
         model: TripletModel. blocks: for each layer the ContrastiveConvBlock that is trained,
         without padding, for a patch has no outside that could be padded. shared: whether the model
-        takes crops, and shares their convolution.
+        takes crops, and shares their convolution. jit: whether XLA compiles the step.
     """
 
     def __init__(self, layers, sizes, below, generator, total, cluster):
@@ -260,7 +261,7 @@ class _Training:
         rest = each_axis(lambda own, step: own % step, patches.stride or 1, top.block.strides)
         self.shared = bool(sizes.grid and not patches.augment and rest == (0, 0))
         able = cluster.replicas == 1 and not patches.augment
-        jit = compiles(top.train.jit, top.train.precision, able)
+        self.jit = jit = compiles(top.train.jit, top.train.precision, able)
         encoder = self.blocks[-1]
         if self.shared:
             encoder = SharedPatches(encoder, patches.patch_size, patches.stride, slices=jit)
@@ -275,11 +276,15 @@ class _Training:
             frozen.trainable = False
             maps, free = frozen(maps), frozen(free)
         self._inputs, answers = [keras.Model(any_size, free)], []
+        shapes = [maps.shape]
         for block in self.blocks[:-1]:
             maps, free = block(maps), block(free)
             answers.append(maps)
+            shapes.append(maps.shape)
             self._inputs.append(keras.Model(any_size, free))
         maps = encoder(maps)
+        with usual_convolutions(jit):
+            self._convolutions = [*map(_convolution, self.blocks, shapes)]
         self._answers = keras.Model(image, [*answers, maps])
         self.model = TripletModel(
             keras.Model(image, maps),
@@ -339,6 +344,7 @@ class _Training:
         for index, (block, ((dead, alike), answers, deviation)) in enumerate(evidence):
             kernel, bias = (keras.ops.convert_to_numpy(part) for part in block.folded())
             own = {"dead_filters": len(dead), "duplicate_filters": len(alike)}
+            own["convolution"] = self._convolutions[index]
             if self._layers[-1].train.reseed:
                 own["reseeded"] = int(self.model.reseeded[index])
             found.append(Learned(kernel, bias, facts | own, answers, deviation))
@@ -437,6 +443,14 @@ def _block(layer: Layer, decorrelation):
         kernel_regularizer=Decorrelation(decorrelation) if decorrelation else None,
         data_format="channels_last",
     )
+
+
+def _convolution(block, shape):
+    """How a block's convolution is computed in training, and why."""
+    reason = why_windows(
+        shape[1:3], block.kernel.shape, block.strides, block.padding, block.compute_dtype
+    )
+    return f"one product of matrices: {reason}" if reason else "TensorFlow's"
 
 
 def _head(embedding: Embedding):
