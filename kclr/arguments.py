@@ -48,8 +48,9 @@ def parser(functions) -> argparse.ArgumentParser:
     sub.add_argument(
         "--data",
         metavar="SOURCE",
-        help="look at these images or series, such as folder:PATH, array:FILE or audio:PATH, and "
-        "write a spec that fits them, with up to three layers",
+        help="look at these images or series, such as folder:PATH, array:FILE or audio:PATH, or "
+        "'{source: audio:PATH, rate: 8000}', and write a spec that fits them, with up to three "
+        "layers",
     )
 
     sub = command("check", "check a spec and print it with all defaults and sizes")
@@ -140,7 +141,8 @@ def parser(functions) -> argparse.ArgumentParser:
         default="tfds:cifar10",
         metavar="DATA",
         help="tfds:NAME, folder:PATH or audio:PATH with a folder for each class or a labels.csv, "
-        "array:FILE or series:FILE with labels, or digits (default: tfds:cifar10)",
+        "array:FILE or series:FILE with labels, or digits; or one of these with options, as in "
+        "'{source: audio:PATH, rate: 8000}' (default: tfds:cifar10)",
     )
     sub.add_argument(
         "--labels",

@@ -129,8 +129,15 @@ def _fitted(options):
     from kclr.fitted import fitted_spec, look
     from kclr.version import has_amx
 
-    seen = look(options.data)
+    seen = look(_data(options.data))
     return fitted_spec(seen, options.path, options.layers or 3, has_amx())
+
+
+def _data(text):
+    """A source's name as it is, or the mapping that a text in braces stands for."""
+    from kclr.spec.reading import read_yaml
+
+    return read_yaml(text, "--data").value if text.lstrip().startswith("{") else text
 
 
 def _load(options):
@@ -351,7 +358,7 @@ def _probe(options):
 
         results = probe_run(
             load_run(options.run),
-            data=options.data,
+            data=_data(options.data),
             labels=options.labels,
             baselines=options.baselines,
             classifiers=options.classifiers,

@@ -1,12 +1,13 @@
 """`kclr init --data`: look at the data, and write a spec whose layers fit it."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from kclr.data.labels import labels_problem
-from kclr.data.sources import as_images
-from kclr.data.sources import source as named_source
+from kclr.data.sources import as_images, as_source
 from kclr.errors import SpecError
 from kclr.spec.checks import MOST_WHITENED
 from kclr.spec.wording import shown
@@ -97,6 +98,7 @@ class Seen:
         channels, dtype, series: see `kclr.data.images.Images`.
         span: the smallest and the largest number.
         labelled: whether the source has labels too, to judge the filters by.
+        options: of the source, those that were given.
     """
 
     name: str
@@ -108,13 +110,14 @@ class Seen:
     series: bool
     span: tuple[float, float]
     labelled: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def look(name) -> Seen:
+def look(data) -> Seen:
     """Read the first images of a source.
 
     Args:
-        name: as a spec has it, such as `folder:pictures`.
+        data: as a spec has it, such as `folder:pictures`, or a mapping with options.
 
     Raises:
         SpecError: the source is unknown, or cannot be opened.
@@ -122,7 +125,7 @@ def look(name) -> Seen:
     """
     import numpy as np
 
-    own = named_source(name)
+    own = as_source(data)
     problem = own.problem()
     if problem:
         raise SpecError(problem)
@@ -135,7 +138,7 @@ def look(name) -> Seen:
     fine = [image[np.isfinite(image)] if image.dtype.kind == "f" else image for image in first]
     lows, highs = ([float(of(one)) for one in fine if one.size] for of in (np.min, np.max))
     return Seen(
-        name,
+        data if isinstance(data, str) else own.spec_name(),
         images.count,
         (min(heights), min(widths)),
         (max(heights), max(widths)),
@@ -143,7 +146,8 @@ def look(name) -> Seen:
         images.dtype,
         images.series,
         (min(lows, default=0.0), max(highs, default=0.0)),
-        labels_problem(name) is None and own.labels_problem() is None,
+        labels_problem(own) is None and own.labels_problem() is None,
+        own.model_dump(mode="json", include=own.model_fields_set - {own.argument}),
     )
 
 
@@ -231,26 +235,27 @@ def _scale(seen) -> Any:
 def _tile(seen):
     """The tiles to cut few large images into, or None."""
     few = seen.count is not None and seen.count < _FEW
-    large = min(seen.least) >= 2 * _TILE
+    large = min(seen.least) >= 2 * _TILE and "tile" not in seen.options
     return _TILE if few and large and not seen.series else None
 
 
 def _data(seen, tile):
     """The lines of the section `data`."""
     lines = [f"  source: {shown(seen.name)}"]
-    if not seen.series and seen.channels in (1, 3):
+    lines += [f"  {key}: {json.dumps(value)}" for key, value in seen.options.items()]
+    if not seen.series and seen.channels in (1, 3) and "channels" not in seen.options:
         lines.append(f"  channels: {seen.channels}         # 1 for gray, 3 for colour")
     scale = _scale(seen)
-    if scale:
+    if scale and "scale" not in seen.options:
         lines.append(
             f"  scale: {scale}     # mean 0 and deviation 1 in each channel; or unit, percentile,"
         )
         lines.append("                      # [low, high] or none. Exports take the raw numbers")
     if tile:
         lines.append(f"  tile: {tile}           # large images are cut into tiles of this size")
-    if seen.channels > 3 and not seen.series:
+    if seen.channels > 3 and not seen.series and "bands" not in seen.options:
         lines.append("  # bands: [3, 2, 1]  # channels to show as red, green and blue in pictures")
-    if seen.dtype != "uint8":
+    if seen.dtype != "uint8" and "nodata" not in seen.options:
         lines.append('  # nodata: -9999     # a number that stands for "no data", if there is one')
     return "\n".join(lines) + "\n"
 

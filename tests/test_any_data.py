@@ -298,6 +298,10 @@ def test_series_of_a_file_are_probed(series, series_run, tmp_path, capsys):
     assert main(["probe", str(series_run.path), "--data", name, "--json"]) == 0
     ridge = json.loads(capsys.readouterr().out)["results"][0]
     assert ridge["accuracy"] > 0.75
+    whole = f"{{source: '{name}', channels_first: false}}"
+    assert main(["probe", str(series_run.path), "--data", whole, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)["results"][0]
+    assert (again["accuracy"], again["data"]) == (ridge["accuracy"], name)
     spec = series_run.resolved | {"probe": name, "seed": 1}
     again = kclr.train(spec, tmp_path / "again", images=as_images(series, series=True))
     assert again.rows("conv1")[-1]["probe_accuracy"] > 0.75

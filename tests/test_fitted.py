@@ -24,6 +24,19 @@ def seen(**changed):
     return Seen(**(usual | changed))
 
 
+def test_options_of_the_data_are_in_the_spec(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", np.random.default_rng(0).integers(0, 9000, (20, 3, 40, 40), np.uint16))
+    data = "{source: array:a.npy, channels_first: true, scale: [0, 9000], memory: 64}"
+    assert main(["init", "--data", data]) == 0
+    text = (tmp_path / "kclr.yaml").read_text()
+    found = yaml.safe_load(text)["data"]
+    wanted = {"channels_first": True, "scale": [0, 9000], "memory": 64, "channels": 3}
+    assert found == {"source": "array:a.npy"} | wanted
+    assert main(["init", "other.yaml", "--data", "{source: array:a.npy, memry: 64}"]) == 2
+    assert "array:a.npy: memry: unknown key. Did you mean 'memory'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changed", "layers"),
     [

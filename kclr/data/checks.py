@@ -1,6 +1,6 @@
 """Whether a spec's images exist and are large enough for its layers, without TensorFlow."""
 
-from kclr.data.labels import labelled_source, labels_problem
+from kclr.data.labels import labelled_source, labels_problem, option_problems
 from kclr.errors import Finding, SpecError
 from kclr.spec.checks import augmentation_findings, image_findings, least_image, whitening_findings
 from kclr.spec.findings import Draft, read_draft
@@ -93,18 +93,21 @@ def _learner_findings(spec, index) -> list[Finding]:
     return findings
 
 
-def labelled_findings(name: str, path: tuple, like=None) -> list[Finding]:
-    """Errors in a name of labelled images (see `kclr.data.labels.load_labelled`).
+def labelled_findings(data, path: tuple, like=None) -> list[Finding]:
+    """Errors in labelled images (see `kclr.data.labels.load_labelled`).
 
     Args:
-        name: what was written.
+        data: what was written: a name, or the source with its options.
         path: where.
         like: the source that the filters are learned from.
     """
-    problem = labels_problem(name)
+    problem = labels_problem(data)
     if not problem:
         try:
-            source = labelled_source(name, like)
+            source = labelled_source(data, like)
+            wrong = [Finding((*path, key), words) for key, words in option_problems(source)]
+            if wrong:
+                return wrong
             problem = source.problem() or source.labels_problem()
         except SpecError as error:
             problem = str(error)
@@ -113,8 +116,7 @@ def labelled_findings(name: str, path: tuple, like=None) -> list[Finding]:
 
 def _too_small(spec):
     """Images of the probe that are too small for the layers."""
-    name = spec.probe.data
-    shape = labelled_source(name, spec.sources()[0]).image_shape()
+    shape = labelled_source(spec.probe.data, spec.sources()[0]).image_shape()
     if shape is None:
         return []
     size: Size = shape[:2]

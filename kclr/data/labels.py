@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kclr.data.pixels import invalid_pixels
-from kclr.data.sources import Images, Source, source, split_source
+from kclr.data.sources import Images, Source, as_source, split_source
 from kclr.errors import RunError, SpecError
 from kclr.scaling import EIGHT_BITS, Scaling, fixed, matching
-from kclr.spec.registry import parts
+from kclr.spec.registry import form, parts
 from kclr.spec.wording import any_of, nearest, printable, shown
 
 SPLITS = ("train", "test")
@@ -91,18 +91,20 @@ class Labelled:
 
 
 def load_labelled(
-    name, split, channels=None, limit=None, data_dir=None, memory=1024, scaling=None, like=None
+    data, split, channels=None, limit=None, data_dir=None, memory=1024, scaling=None, like=None
 ) -> Labelled:
     """Labelled images of a data set.
 
     If the data set has no splits, a fifth of every class is kept for `test`, always the same.
 
     Args:
-        name: `tfds:NAME` with a feature `label`; `folder:PATH` or `audio:PATH` with a folder for
+        data: `tfds:NAME` with a feature `label`; `folder:PATH` or `audio:PATH` with a folder for
             each class, in `PATH/train` and `PATH/test` or in `PATH` itself, where each may hold
             folders `train` and `test` (see `kclr.data.class_folders`), or with a table
             `PATH/labels.csv` (see `kclr.data.label_tables`); `array:FILE` or `series:FILE` with
-            labels (see `kclr.data.array_labels`); `digits`; or another source with labels.
+            labels (see `kclr.data.array_labels`); `digits`; or another source with labels. Or a
+            mapping of one of these with options that say how it is read, such as `{"source":
+            "audio:letters", "rate": 8000}`; or the `Source` itself.
         split: "train" or "test".
         channels: of the images; their own number by default.
         limit: int, use only this many, the first ones in the data set's order (which mixes the
@@ -113,7 +115,7 @@ def load_labelled(
         scaling: that of the run whose filters see the images; by default that of the training
             split.
         like: the source that the filters were learned from. Labelled files of that kind are read
-            in the same way (see `Source.reading`).
+            in the same way, but for options in `data`.
 
     Returns:
         The images of the split; `classes` are those of the whole data set.
@@ -125,19 +127,20 @@ def load_labelled(
     """
     if split not in SPLITS:
         raise SpecError(f"split {split!r}: labelled images have the splits train and test.")
-    problem = labels_problem(name)
+    problem = labels_problem(data)
     if problem:
         raise SpecError(problem)
-    options = {"data_dir": data_dir} if data_dir and split_source(name)[0] == "tfds" else {}
-    own = labelled_source(name, like, **options)
-    found = own.labelled(split, channels)
+    own = labelled_source(data, like)
+    if data_dir and own.part_name == "tfds":
+        own = own.model_copy(update={"data_dir": data_dir})
+    for option, words in option_problems(own):
+        raise SpecError(f"{labelled_name(data)}, {option}: {words}")
+    name, found = labelled_name(data), own.labelled(split, channels)
     images = found.images
     dtype = images.dtype if isinstance(images, Images) else images.dtype.name
     if scaling is None and isinstance(images, Images):
         if fixed(images.scaled_by, dtype) is None and split == "test":
-            scaling = load_labelled(
-                name, "train", channels, limit, data_dir, memory, like=like
-            ).scaling
+            scaling = load_labelled(own, "train", channels, limit, None, memory).scaling
         else:
             scaling = images.scaling()
     if scaling is not None:
@@ -145,13 +148,13 @@ def load_labelled(
     return _kept(found, name, limit, memory, own.mixed)
 
 
-def labelled_source(name, like=None, **options) -> Any:
-    """The source that a name of labelled images stands for; see `load_labelled`.
+def labelled_source(data, like=None) -> Any:
+    """The source of labelled images, with the options of `like`; see `load_labelled`.
 
     Raises:
         SpecError: there is no such source, or one is of series and the other of images.
     """
-    found = source(name, **options)
+    found = as_source(data)
     if like is not None and like.series != found.series:
         kinds = ("images", "series") if like.series else ("series", "images")
         forms = [
@@ -160,12 +163,25 @@ def labelled_source(name, like=None, **options) -> Any:
             if parts("source")[key].series == like.series
         ]
         raise SpecError(
-            f"{shown(name)} is of {kinds[0]}, but the filters were learned from {kinds[1]}. Use "
-            f"{any_of(forms)}."
+            f"{shown(labelled_name(data))} is of {kinds[0]}, but the filters were learned from "
+            f"{kinds[1]}. Use {any_of(forms)}."
         )
     if type(like) is not type(found):
         return found
-    return found.model_copy(update={key: getattr(like, key) for key in like.reading})
+    set_ = found.model_fields_set
+    return found.model_copy(update={k: v for k, v in like.read_alike().items() if k not in set_})
+
+
+def labelled_name(data) -> str:
+    """What labelled images are called in messages and tables."""
+    return data if isinstance(data, str) else as_source(data).spec_name()
+
+
+def option_problems(own: Source) -> Iterator[tuple[str, str]]:
+    """Options of a source that say nothing of labelled images, and words for each."""
+    for option in sorted(own.model_fields_set - {own.argument, *own.reading}):
+        if getattr(own, option) != type(own).model_fields[option].default:
+            yield option, f"is not an option of labelled images. Use {any_of(own.reading)}."
 
 
 def _matched(dtype, scaling, name) -> Scaling:
@@ -203,16 +219,16 @@ def scaled(labelled: Labelled, scaling: Scaling | None = None) -> Labelled:
 
 def labelled_names() -> dict[str, str]:
     """The sources that may have labels: their names, and how they are written."""
-    found = {}
-    for name, part in sorted(parts("source").items()):
-        if part.labelled is not Source.labelled:
-            argument = getattr(part, "argument", None)
-            found[name] = name + (f":{argument.upper()}" if argument else "")
-    return found
+    return {
+        name: form(name, part)
+        for name, part in sorted(parts("source").items())
+        if part.labelled is not Source.labelled
+    }
 
 
-def labels_problem(name) -> str | None:
-    """Why a name is not one of labelled images, with the cure, or None. Cheap."""
+def labels_problem(data) -> str | None:
+    """Why a source is not one of labelled images, with the cure, or None. Cheap."""
+    name = labelled_name(data)
     scheme, known = split_source(name)[0], labelled_names()
     if scheme in known:
         return None
@@ -222,12 +238,6 @@ def labels_problem(name) -> str | None:
     if unknown and "mean" not in close and re.fullmatch(r"[\w.-]{1,60}", name):
         close = f" Did you mean tfds:{name}, or the folder folder:{name}?{close}"
     return f"{shown(name)} is not a labelled data set.{close}"
-
-
-def folder_of(name) -> list[str]:
-    """The folder of files that labelled images are read from; empty for others."""
-    argument = split_source(name)[1]
-    return [argument["path"]] if "path" in argument else []
 
 
 def _kept(found, name, limit, memory, mixed):

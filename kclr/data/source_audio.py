@@ -59,11 +59,19 @@ class Audio(Files):
         rates = Counter(rate for rate, _, _ in first)
         if not self.rate and len(rates) > 1:
             counted = ", ".join(f"{count} of {rate:,} Hz" for rate, count in rates.most_common(4))
+            name = printable(self.spec_name())
             raise SpecError(
-                f"{printable(self.spec_name())}: files of different rates: {counted}. Resample "
-                f"them to one, as with rate: {rates.most_common(1)[0][0]}."
+                f"{name}: files of different rates: {counted}. Resample them to one: "
+                f"{{source: {name}, rate: {rates.most_common(1)[0][0]}}}."
             )
         return found, first
+
+    def read_alike(self):
+        try:
+            _, found = self._look(Census(self.sounds))
+        except SpecError:
+            found = []
+        return super().read_alike() | {"rate": self.rate or (found[0][0] if found else None)}
 
     def image_shape(self):
         try:

@@ -45,6 +45,7 @@ class Tfds(Source):
     """Whether the last of two or four channels is transparency; it is composited on white."""
 
     argument: ClassVar[str | None] = "name"
+    reading: ClassVar[tuple[str, ...]] = ("nodata", "data_dir", "feature", "alpha")
 
     def problem(self):
         place = self._place()

@@ -7,6 +7,7 @@ imports TensorFlow, so that a spec can be checked quickly.
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -16,7 +17,7 @@ from kclr.data.census import Census
 from kclr.data.fingerprints import Contents, digest
 from kclr.data.images import Images
 from kclr.errors import SpecError
-from kclr.spec.registry import Part, parts, splits, unknown
+from kclr.spec.registry import Part, form, parts, splits, unknown
 from kclr.spec.values import Sides, Size, pair
 from kclr.spec.wording import any_of, invalid, nearest, printable, shown
 
@@ -93,7 +94,7 @@ class Source(Part):
     argument: ClassVar[str | None] = None  # the field that stands behind the colon
     series: ClassVar[bool] = False  # whether its images are series: of height 1
     mixed: ClassVar[bool] = True  # whether the first images are like all others
-    # Options that say how files are read, and hold for labelled files of the same kind too.
+    # Options that say how images are read: those of labelled images, see `read_alike`.
     reading: ClassVar[tuple[str, ...]] = ("nodata",)
 
     @model_validator(mode="after")
@@ -157,6 +158,10 @@ class Source(Part):
             SpecError: there are no labels.
         """
         raise NotImplementedError
+
+    def read_alike(self) -> dict[str, Any]:
+        """The options with which labelled images of this kind are read as these are."""
+        return {key: getattr(self, key) for key in self.reading}
 
     def labels_problem(self) -> str | None:
         """Why the source has no labels, with the cure, or None. Cheap, without TensorFlow."""
@@ -273,9 +278,7 @@ def source(text, **options) -> Any:
     sources = parts("source")
     name, argument = split_source(text)
     if name not in sources:
-        arguments = {own: getattr(part, "argument", None) for own, part in sources.items()}
-        forms = [own + (f":{field.upper()}" if field else "") for own, field in arguments.items()]
-        raise SpecError(unknown("source", name, forms))
+        raise SpecError(unknown("source", name, [form(*item) for item in sources.items()]))
     return _with(sources[name], text, argument | options)
 
 
@@ -283,21 +286,30 @@ def _with(kind, text, options):
     """A source of a kind with these options."""
     from pydantic import ValidationError
 
+    from kclr.spec.findings import complaint
+
     try:
         return kind(**options)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SpecError(f"{text}: {wrong}") from None
+        wrong = [complaint(details, options, kind) for details in error.errors(include_url=False)]
+        words = "; ".join(f"{'.'.join(map(str, path))}: {message}" for path, message in wrong)
+        raise SpecError(f"{text}: {words}") from None
 
 
 def as_source(images) -> Source:
     """A source in the forms that a spec's `data` may have.
 
     Raises:
-        SpecError: the name is not that of a source.
+        SpecError: the name is not that of a source, or an option is not valid for it.
     """
     if isinstance(images, Source):
         return images
+    if isinstance(images, Mapping):
+        options = dict(images)
+        name = options.pop("source", None)
+        if not isinstance(name, str):
+            raise SpecError(f"{shown(options)}: has no source. Add one, as in source: folder:PATH.")
+        return source(name, **options)
     if isinstance(images, (str, os.PathLike)):
         return source(images if isinstance(images, str) else os.path.join(images, ""))
     from kclr.data.arrays import Arrays, SeriesArrays

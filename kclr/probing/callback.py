@@ -2,14 +2,14 @@
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from kclr.data.labels import Labelled, load_labelled
-from kclr.data.sources import Images
+from kclr.data.sources import Images, Source
 from kclr.errors import SpecError
 from kclr.health import Learned
 from kclr.keras_backend import compiles, dtype_policy
@@ -46,10 +46,10 @@ class Probe(keras.callbacks.Callback):
     `ModelCheckpoint` see them.
 
     Args:
-        data: a name for `kclr.data.labels.load_labelled` (`tfds:NAME`, `folder:PATH`, ...),
-            a `Labelled`, or a pair of arrays, images and int labels. Of a pair, whole numbers are
-            taken as 0 to 255 and scaled to [0, 1], and floats are used as they are, unless
-            `scaling` says otherwise.
+        data: a name for `kclr.data.labels.load_labelled` (`tfds:NAME`, `folder:PATH`, ...), or a
+            mapping of one with options; a `Labelled`; or a pair of arrays, images and int labels.
+            Of a pair, whole numbers are taken as 0 to 255 and scaled to [0, 1], and floats are used
+            as they are, unless `scaling` says otherwise.
         every: int from 1, steps between two probes, or None for one at the end of each epoch. There
             is always one after the last step.
         labels: amount of labels to fit with (see `kclr.probing.protocol.draw`).
@@ -191,7 +191,7 @@ class Probe(keras.callbacks.Callback):
         """The images that are used, and which of them are for scoring: bool (images,)."""
         if self._chosen is None:
             started = time.perf_counter()
-            if isinstance(self.data, str):
+            if isinstance(self.data, (str, Mapping, Source)):
                 channels = _channels(self._current())
                 self.data = load_labelled(
                     self.data,

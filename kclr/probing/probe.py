@@ -7,7 +7,7 @@ end.
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from kclr.data.arrays import run_source
 from kclr.data.labels import Labelled, load_labelled
+from kclr.data.sources import Source
 from kclr.errors import SpecError
 from kclr.pooling import Pooling, hyphened
 from kclr.probing.baselines import (
@@ -86,7 +87,7 @@ class ProbeSummary:
 
 def probe_run(
     run,
-    data: str | tuple[Labelled, Labelled] = "tfds:cifar10",
+    data: str | Mapping[str, Any] | tuple[Labelled, Labelled] = "tfds:cifar10",
     labels: Sequence[float | int] = (1.0,),
     baselines: Sequence[str] = (),
     classifiers: Sequence[Any] = ("ridge", "knn"),
@@ -104,7 +105,8 @@ def probe_run(
 
     Args:
         run: from `kclr.load_run`.
-        data: a name for `kclr.data.labels.load_labelled`, or training and test images.
+        data: a name for `kclr.data.labels.load_labelled`, or a mapping of one with options; or
+            training and test images.
         labels: amounts of labels (see `draw`).
         baselines: of "random", "whitened", "kmeans" and "pca", made from the images that the run
             was trained on.
@@ -136,7 +138,7 @@ def probe_run(
     tell = progress or (lambda words: None)
     channels = layers[0].kernel.shape[2]
     tell("reading labelled images")
-    if isinstance(data, str):
+    if isinstance(data, (str, Mapping, Source)):
         like = run_source(run)
         train, test = (
             load_labelled(data, split, channels, limit, scaling=run.scaling, like=like)

@@ -166,7 +166,7 @@ class Slot:
     def allowed(self) -> str:
         """What is allowed here, in a few words."""
         if self.named:
-            names = [name + self.named.argument(name) for name in sorted(self.named.parts())]
+            names = [*map(self.named.form, sorted(self.named.parts()))]
             return f"{any_of(names)}, or a mapping with the key {self.named.key}"
         if self.shorthand and self.model:
             keys = list(self.model.model_fields)

@@ -192,6 +192,12 @@ def parts(kind) -> dict[str, Any]:
     return dict(_parts[kind])
 
 
+def form(name, part) -> str:
+    """How a text names a part with its argument, such as `tfds:NAME`."""
+    field = getattr(part, "argument", None)
+    return f"{name}:{field.upper()}" if field else name
+
+
 class NameOf:
     """Annotation of a spec field that holds the name of a registered part, and no options of it."""
 
@@ -268,10 +274,14 @@ class Named:
         _discover(self.kind)
         return _splits.get(self.kind)
 
-    def argument(self, name) -> str:
-        """The argument that a text may add to a part's name, such as `:NAME`."""
-        field = getattr(self.parts()[name], "argument", None) if self.split else None
-        return f":{field.upper()}" if field else ""
+    def form(self, name) -> str:
+        """How a text names a part, such as `tfds:NAME`."""
+        return form(name, self.parts()[name]) if self.split else name
+
+    def options(self, part) -> list[str]:
+        """The fields of a part that may stand here, besides the one in its name."""
+        argument = getattr(part, "argument", None) if self.split else None
+        return [key for key in part.model_fields if key != argument]
 
     def part(self, value: Any) -> type[Part] | None:
         """The part that a value names, or None."""
@@ -294,11 +304,11 @@ class Named:
         part, name, fields = self._named(value)
         place = (self.key,) if isinstance(value, dict) and self.key in value else ()
         known = sorted(self.parts())
-        choices = [choice + self.argument(choice) for choice in known]
+        choices = [*map(self.form, known)]
         if part:
             field = getattr(part, "argument", None) if self.split else None
             if field and field not in fields and part.model_fields[field].is_required():
-                words = f"{name!r} needs an argument. Write {name}{self.argument(name)}."
+                words = f"{name!r} needs an argument. Write {self.form(name)}."
                 raise invalid(words, *place, value=value)
             return part.model_validate(fields)
         if name is not None:
@@ -322,10 +332,10 @@ class Named:
         named = self.parts()
         text: dict[str, Any] = {"type": "string"}
         if self.split and self.kind in _patterns:
-            plain = sorted(name for name in named if not self.argument(name))
+            plain = sorted(name for name in named if self.form(name) == name)
             text["anyOf"] = [{"enum": plain}, {"pattern": _patterns[self.kind]}]
         elif self.split:
-            text["examples"] = [name + self.argument(name) for name in sorted(named)]
+            text["examples"] = [*map(self.form, sorted(named))]
         else:
             text["enum"] = sorted(named)
         branches = [text]
@@ -333,7 +343,8 @@ class Named:
             described = handler.resolve_ref_schema(handler(part.__pydantic_core_schema__))
             _describe(described, part)
             argument = getattr(part, "argument", None) if self.split else None
-            fields = {k: v for k, v in described.get("properties", {}).items() if k != argument}
+            taken = self.options(part)
+            fields = {k: v for k, v in described.get("properties", {}).items() if k in taken}
             needed = [key for key in described.get("required", ()) if key != argument]
             key_schema = self._key_schema(name, argument)
             branches.append(

@@ -214,6 +214,25 @@ class Train(Part):
 Data = Annotated[Any, Named("source", key="source")]
 
 
+class _NamedLabels(Named):
+    """Labelled images: a name, which stays a text, or a mapping with their source's options."""
+
+    def options(self, part):
+        return [key for key in super().options(part) if key in part.reading]
+
+    def _resolve(self, value):
+        return value if isinstance(value, str) else super()._resolve(value)
+
+    def _dump(self, part):
+        if isinstance(part, str):
+            return part
+        # Options that are not set are those of the images that the filters are learned from.
+        return {self.key: part.spec_name()} | part.model_dump(mode="json", exclude_unset=True)
+
+
+LabelledData = Annotated[Any, _NamedLabels("source", key="source", without="photos")]
+
+
 class Layer(Part):
     """One layer of the stack: its convolution, its patches, what it learns, and how it is
     trained."""
@@ -296,9 +315,11 @@ class Probe(ByName):
 
     shorthand: ClassVar[str | None] = "data"
 
-    data: str
+    data: LabelledData
     """The labelled images: `tfds:NAME`, `folder:PATH` or `audio:PATH` with a folder for each class
-    or a `labels.csv`, `array:FILE` or `series:FILE` with labels in the file, or `digits`."""
+    or a `labels.csv`, `array:FILE` or `series:FILE` with labels in the file, or `digits`; or a
+    mapping with the key `source` and options that say how they are read, which by default are those
+    of the run's images."""
     every: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 200
     """Steps between two probes. There is always one after a layer's last step."""
     limit: Annotated[int, Field(ge=2)] | None = 5000

@@ -11,7 +11,7 @@ from kclr.spec import keras_parts
 from kclr.spec.findings import draft
 from kclr.spec.keras_parts import KerasObject, Optimizer
 from kclr.spec.registry import ByName, Part
-from kclr.spec.schema import NAME, tidied
+from kclr.spec.schema import NAME, LabelledData, tidied
 from kclr.spec.values import Amount
 from kclr.spec.wording import invalid, shown
 
@@ -63,8 +63,8 @@ class Supervised(ByName):
     shorthand: ClassVar[str | None] = "data"
     example: ClassVar[str] = "tfds:cifar100"
 
-    data: str
-    """Its name, as of `data`."""
+    data: LabelledData
+    """Its name or a mapping, as of `data`."""
     limit: Annotated[int, Field(ge=2)] | None = None
     """Number of training images to use, drawn class by class; all by default."""
     epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -102,9 +102,11 @@ class TransferSpec(Part):
     """Its name, also of its directory in `transfers/`; the file's name by default."""
     title: str | None = None
     """A one-line description. The protocol (images, epochs, classifier) is added to it."""
-    data: str
+    data: LabelledData
     """The labelled images: `tfds:NAME`, `folder:PATH` or `audio:PATH` with a folder for each class
-    or a `labels.csv`, `array:FILE` or `series:FILE` with labels in the file, or `digits`."""
+    or a `labels.csv`, `array:FILE` or `series:FILE` with labels in the file, or `digits`; or a
+    mapping with the key `source` and options that say how they are read, which by default are those
+    of the images that the filters are learned from."""
     limit: Annotated[int, Field(ge=2)] | None = None
     """Number of training images to use, drawn class by class; all by default."""
     test_limit: Annotated[int, Field(ge=2)] | None = None

@@ -6,6 +6,7 @@ from typing import Any
 
 from kclr.data.arrays import run_source
 from kclr.data.checks import labelled_findings, load_checked, source_findings
+from kclr.data.labels import labelled_name
 from kclr.data.sources import split_source
 from kclr.errors import Finding, RunError, SpecError
 from kclr.runs.run import Run, load_run
@@ -52,12 +53,12 @@ def _located(spec, place):
 def findings(spec: TransferSpec) -> list[Finding]:
     """What a spec names but does not exist, as far as that is known without opening images."""
     like, problems = filter_source(spec), [*_pretrained(spec)]
-    labelled = [(spec.data, ("data",))]
-    labelled += [(spec.supervised.data, ("supervised",))] if spec.supervised else []
+    labelled: list[tuple[Any, tuple]] = [(spec.data, ("data",))]
+    labelled += [(spec.supervised.data, ("supervised", "data"))] if spec.supervised else []
     return [
         *_arms(spec),
         *_classifier(spec.classifier.name, spec.data),
-        *(finding for name, path in labelled for finding in labelled_findings(name, path, like)),
+        *(finding for data, path in labelled for finding in labelled_findings(data, path, like)),
         *problems,
     ]
 
@@ -90,7 +91,7 @@ def _arms(spec):
 
 
 def _classifier(name, data):
-    kind = parts("source").get(split_source(data)[0])
+    kind = parts("source").get(split_source(labelled_name(data))[0])
     problem = of_images_alone(name) if getattr(kind, "series", False) else None
     if problem:
         yield Finding(("classifier",), problem)

@@ -12,7 +12,8 @@ from typing import Any
 import tensorflow as tf
 import yaml
 
-from kclr.data.labels import Labelled, folder_of, scaled
+from kclr.data.labels import Labelled, labelled_name, scaled
+from kclr.data.sources import as_source
 from kclr.errors import interrupted
 from kclr.events import Listener, watched
 from kclr.keras_backend import dtype_policy
@@ -90,7 +91,9 @@ def run_experiment(
         check_training(spec.train, shape, training.scaling)
         with dtype_policy(spec.train.precision):
             new_classifier(spec.classifier, shape, len(training.classes), spec.seed)
-        with writing(out, TRANSFER, resume, overwrite, apart=folder_of(spec.data)) as place:
+        with writing(
+            out, TRANSFER, resume, overwrite, apart=as_source(spec.data).places()
+        ) as place:
             results = Results(place)
             resolved = spec.model_dump(mode="json")
             dumped = yaml.safe_dump(resolved, sort_keys=False)
@@ -124,7 +127,7 @@ def title(spec: TransferSpec, images, test_images) -> str:
     """
     options = ", ".join(f"{key} {value}" for key, value in spec.classifier.options.items())
     protocol = [
-        f"{images:,} training and {test_images:,} test images of {spec.data}",
+        f"{images:,} training and {test_images:,} test images of {labelled_name(spec.data)}",
         f"{spec.train.epochs} epochs",
         spec.classifier.name + (f" ({options})" if options else ""),
         f"{spec.repeats} repeat{'s' if spec.repeats > 1 else ''}",
@@ -292,9 +295,9 @@ class _Experiment:
         return made(facts, hidden=("images",))
 
 
-def _described(name, content, count):
+def _described(data, content, count):
     """Labelled images as `kclr.runs.keys.other_images` tells of them."""
-    return {"name": f"{name} with its labels", "content": content, "count": count}
+    return {"name": f"{labelled_name(data)} with its labels", "content": content, "count": count}
 
 
 def _words(facts):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kclr.data.fingerprints import array_digest
-from kclr.data.labels import Labelled, load_labelled, scaled
+from kclr.data.labels import Labelled, labelled_name, load_labelled, scaled
 from kclr.errors import SpecError, interrupted
 from kclr.probing.baselines import baseline, run_images
 from kclr.probing.protocol import draw
@@ -28,7 +28,7 @@ from kclr.transfer.training import arm_seed
 MEMORY = 8192  # megabytes of pixels at most; a classifier's images are read again in every epoch
 
 
-def labelled(name, limit, test_limit, seed, channels=None, like=None) -> tuple[Labelled, Labelled]:
+def labelled(data, limit, test_limit, seed, channels=None, like=None) -> tuple[Labelled, Labelled]:
     """Training and test images of a data set, in memory, as many as the limits say.
 
     Raises:
@@ -37,11 +37,12 @@ def labelled(name, limit, test_limit, seed, channels=None, like=None) -> tuple[L
     """
     parts = []
     for split, most in (("train", limit), ("test", test_limit)):
-        found = load_labelled(name, split, channels, memory=MEMORY, like=like)
+        found = load_labelled(data, split, channels, memory=MEMORY, like=like)
         if not isinstance(found.images, np.ndarray):
             raise SpecError(
-                f"data: the images of {name} are of different sizes, or need more than {MEMORY:,} "
-                "MB. A classifier needs images of one size that fit in memory: resize them first."
+                f"data: the images of {found.name} are of different sizes, or need more than "
+                f"{MEMORY:,} MB. A classifier needs images of one size that fit in memory: resize "
+                "them first."
             )
         if most is not None and most < len(found):
             found = found.part(draw(found.labels, most / len(found), seed))
@@ -186,7 +187,7 @@ class Pretraining:
 
     def _supervised_images(self):
         other: Any = self._spec.supervised
-        self.prepares(f"reading {other.data}")
+        self.prepares(f"reading {labelled_name(other.data)}")
         training, test = labelled(
             other.data,
             other.limit,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from kclr.data.labels import Labelled
+from kclr.data.labels import Labelled, labelled_name
 from kclr.drawing.filters import filter_order, filters_png
 from kclr.errors import RunError
 from kclr.keras_backend import dtype_policy
@@ -45,9 +45,10 @@ def supervised_run(
         RunError: the loss is not finite.
     """
     other: Any = spec.supervised
+    name = labelled_name(other.data)
     train = spec.train.model_copy(update={"epochs": other.epochs or spec.train.epochs})
     made_of = {
-        "data": other.data,
+        "data": other.model_dump(mode="json")["data"],
         "limit": other.limit,
         "classifier": spec.classifier.model_dump(mode="json"),
         "train": train.model_dump(mode="json"),
@@ -73,14 +74,14 @@ def supervised_run(
             steps,
             arm_seed(seed),
             lambda row: tell(
-                f"{other.data}, seed {seed}: epoch {row['epoch']}/{train.epochs}, test "
+                f"{name}, seed {seed}: epoch {row['epoch']}/{train.epochs}, test "
                 f"{row['test_accuracy']:.1%}"
             ),
             training.scaling,
         )
     about = {
         "key": key,
-        "data": other.data,
+        "data": name,
         "steps": steps * train.epochs,
         "seconds": round(math.fsum(row["seconds"] for row in history), 3),
         "loss": history[-1]["loss"],

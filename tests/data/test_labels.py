@@ -1,5 +1,8 @@
 """Labelled images: whose label is whose, which part is kept for judging, and what is refused."""
 
+import importlib.util
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +11,11 @@ from kclr.data.checks import labelled_findings
 from kclr.data.labels import labelled_source, load_labelled
 from kclr.data.sources import source
 from kclr.errors import RunError, SpecError
+from kclr.spec import load_spec
+
+needs_soundfile = pytest.mark.skipif(
+    not importlib.util.find_spec("soundfile"), reason="soundfile is not installed"
+)
 
 
 def write(folder, count, value, size=(12, 12)):
@@ -270,6 +278,46 @@ def test_labelled_files_are_read_as_those_that_filters_were_learned_from(tmp_pat
     read = load_labelled(name, "train", like=like).images
     assert read.shape == (8, 9, 9, 2)
     assert {one.tobytes() for one in read} < {np.moveaxis(i, 0, -1).tobytes() for i in images}
+    # What is written with the labelled images counts.
+    own = {"source": name, "channels_first": False}
+    assert load_labelled(own, "train", like=like).images.shape == (8, 2, 9, 9)
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "words"),
+    [
+        ({"source": "array:{}", "limit": 3}, "limit", "is not an option of labelled images. Use "),
+        ({"source": "array:{}", "nodata": 0, "scale": "none"}, "scale", "is not an option of lab"),
+    ],
+)
+def test_options_that_labelled_images_do_not_have_are_named(tmp_path, data, path, words):
+    np.savez(tmp_path / "a.npz", x=np.zeros((10, 9, 9), np.uint8), y=np.arange(10) % 2)
+    data = data | {"source": data["source"].format(tmp_path / "a.npz")}
+    spec = load_spec({"stack": [{}], "probe": {"data": data}})
+    (finding,) = labelled_findings(spec.probe.data, ("probe", "data"))
+    assert finding.path[-1] == path
+    assert words in finding.message
+    with pytest.raises(SpecError, match=re.escape(words)):
+        load_labelled(data, "train")
+
+
+@needs_soundfile
+def test_labelled_sounds_have_the_rate_of_those_that_filters_were_learned_from(tmp_path):
+    import soundfile
+
+    for place, rate in (("run", 8000), ("a", 16000), ("b", 11025)):
+        (tmp_path / place).mkdir()
+        for number in range(5):
+            soundfile.write(tmp_path / place / f"{number}.wav", np.zeros(rate // 10), rate)
+    (tmp_path / "labelled").mkdir()
+    for place in "ab":
+        (tmp_path / place).rename(tmp_path / "labelled" / place)
+    name = f"audio:{tmp_path / 'labelled'}"
+    (finding,) = labelled_findings(name, ("data",))
+    assert f"Resample them to one: {{source: {name}, rate: 1" in finding.message
+    like = source(f"audio:{tmp_path / 'run'}")
+    for data, options in ((name, {"like": like}), ({"source": name, "rate": 8000}, {})):
+        assert load_labelled(data, "train", **options).images.shape == (8, 1, 800, 1)
 
 
 def test_a_part_to_fit_on_alone_is_divided(tmp_path):

@@ -77,7 +77,9 @@ def test_different_rates_are_counted_or_brought_to_one(tmp_path):
     for number in range(3):
         write(tmp_path / f"{number}.wav", tone())
     write(tmp_path / "high.wav", tone(1600, rate=16000), 16000)
-    words = r"3 of 8,000 Hz, 1 of 16,000 Hz\. Resample them to one, as with rate: 8000\."
+    words = (
+        r"3 of 8,000 Hz, 1 of 16,000 Hz\. Resample them to one: \{source: audio:.*, rate: 8000\}\."
+    )
     with pytest.raises(SpecError, match=words):
         as_images(f"audio:{tmp_path}")
     part = source(f"audio:{tmp_path}", rate=8000)

@@ -34,7 +34,8 @@ def test_everything_wrong_is_said_at_once_with_lines_and_cures():
     )
     assert message.splitlines() == [
         "my.yaml: 7 errors",
-        "  data: is missing and has no default. Add text.",
+        "  data: is missing and has no default. Add array:FILE, audio:PATH, digits, folder:PATH, "
+        "series:FILE or tfds:NAME, or a mapping with the key source.",
         "  line 1, dat: unknown key. Did you mean 'data'?",
         "  line 2, arms.1: 'random start' is a duplicate. Remove one.",
         "  line 3, seed: -1 is out of range. Use 0 to 2147483647.",

@@ -533,7 +533,17 @@ def test_classifiers_of_series_start_from_filters_of_series(tmp_path):
     started = {unit["arm"]: unit["start"] for unit in results["units"]}
     assert started["kclr frozen"][0]["model_layer"].endswith("conv1")
     assert "as learned" in started["kclr frozen"][0]["adaptation"]
-    assert load_run(tmp_path / "out" / "pretrained").series
+    finished = tmp_path / "out" / "pretrained"
+    assert load_run(finished).series
+    # The same from the finished run, on labelled series with options; these are kept.
+    own = f"{{source: '{data}', channels_first: false}}"
+    changed = [f"data={own}", f"pretrained={finished}", "arms=[random start, kclr fine-tuned]"]
+    again = experiment(text, tmp_path / "again", changed)
+    assert failures(again) == []
+    assert again["spec"]["data"] == {"source": data, "channels_first": False}
+    assert f"test images of {data}" in again["title"]
+    first = {(unit["arm"], unit["seed"]): unit["accuracy"] for unit in results["units"]}
+    assert again["units"][0]["accuracy"] == first["random start", 0]
     with pytest.raises(SpecError, match="applications:VGG16 is for images, not for series"):
         experiment(text, tmp_path / "out", ["classifier=applications:VGG16"])
     with pytest.raises(SpecError, match="'digits' is of images, but the filters were learned from"):
