@@ -17,7 +17,7 @@ class Arrays(Source):
     """Images in a Python program's memory; a spec cannot name them."""
 
     images: Any = Field(exclude=True)  # which no file of a run could hold
-    axes: ClassVar[tuple[int, int]] = (2, 3)  # that an image may have
+    axes: ClassVar[tuple[str, ...]] = ("height", "width")
     alpha: bool = False
     """Whether the last of two or four channels is transparency; it is composited on white."""
 
@@ -81,34 +81,53 @@ class Arrays(Source):
         """An image as it is read, from one as it is given."""
         return image
 
+    def _check_axes(self, shape):
+        """Refuse an array that does not hold images."""
+        cure = ""
+        if len(shape) == 2:
+            cure = (
+                " For one gray image use images[None]; for flattened images use images.reshape(-1, "
+                "height, width)"
+            )
+        elif len(shape) == 3 and shape[-1] in (1, 2, 3, 4):
+            cure = (
+                f" For one image of {shape[0]}x{shape[1]} px use images[None]; for {shape[0]} gray "
+                f"images of {shape[1]}x{shape[2]} px use images[..., None]"
+            )
+        elif len(shape) == 4 and _channels_first(shape[1:]):
+            cure = " If the channels are on the second axis, use np.moveaxis(images, 1, -1)"
+        elif len(shape) in (3, 4):
+            return
+        raise SpecError(
+            f"an array of shape {shape}: expected (count, height, width, channels) or (count, "
+            f"height, width).{cure}{'.' if cure else ''}"
+        )
+
     def _open_arrays(self):
         import numpy as np
 
-        images = self._listed()
+        images = _listed(self.images)
         if len(images) == 0:
             shape = f" (of shape {images.shape})" if isinstance(images, np.ndarray) else ""
             raise SpecError(f"there are no images: the {type(images).__name__}{shape} is empty.")
         if isinstance(images, np.ndarray):
             _check_numbers(images.dtype, "an array")
-            _check_axes(images.shape)
-            dtypes, shapes = {images.dtype}, {images.shape[1:]}
+            self._check_axes(images.shape)
+            dtypes, shapes = {images.dtype}, {self._shaped(images[0]).shape}
         else:
-            images = [_image(number, image) for number, image in enumerate(images)]
-            dtypes, shapes = ({getattr(one, key) for one in images} for key in ("dtype", "shape"))
-        channels = {self._channels(shape) for shape in shapes}
-        own = max(channels) if channels <= {1, 3} else self._channels(images[0].shape)
+            images = [_image(number, image, self.axes) for number, image in enumerate(images)]
+            dtypes = {one.dtype for one in images}
+            shapes = {self._shaped(one).shape for one in images}
+        channels, first = {self._channels(shape) for shape in shapes}, self._shaped(images[0])
+        own = max(channels) if channels <= {1, 3} else self._channels(first.shape)
 
         def records(start):
             for number in range(start, len(images)):
-                yield f"image {number}", lambda number=number: images[number]
+                yield f"image {number}", lambda number=number: self._shaped(images[number])
 
         made = self._images(records, len(images), own, dtype=kept_dtype(*dtypes), alpha=self.alpha)
-        _check(images[:1], made)
+        _check([first], made)
         return made
-
-    def _listed(self):
-        """The images as an array (count, height, width, ...) or a list of such images."""
-        return _listed(self.images)
 
     def _open_dataset(self):
         import tensorflow as tf
@@ -176,30 +195,20 @@ class SeriesArrays(Arrays):
     of (length,) or (length, channels)."""
 
     series: ClassVar[bool] = True
-    axes: ClassVar[tuple[int, int]] = (1, 2)
-
-    def _listed(self):
-        import numpy as np
-
-        found = _listed(self.images)
-        if isinstance(found, np.ndarray):
-            if found.ndim not in (2, 3):
-                raise SpecError(
-                    f"an array of shape {found.shape}: expected (series, length, channels) or "
-                    "(series, length)."
-                )
-            return found.reshape(len(found), 1, found.shape[1], -1)
-        series = [np.asarray(one) for one in found]
-        for number, one in enumerate(series):
-            if one.ndim not in (1, 2):
-                raise SpecError(
-                    f"series {number} of the list has the shape {one.shape}: expected (length, "
-                    "channels) or (length,)."
-                )
-        return [one.reshape(1, len(one), -1) for one in series]
+    axes: ClassVar[tuple[str, ...]] = ("length",)
 
     def _shaped(self, image):
-        return image.reshape(1, len(image), -1)
+        return (image if image.ndim > 1 else image[:, None])[None]
+
+    def _check_axes(self, shape):
+        if len(shape) not in (2, 3):
+            raise SpecError(
+                f"an array of shape {shape}: expected (series, length, channels) or (series, "
+                "length)."
+            )
+
+    def _channels(self, shape):
+        return shape[-1]
 
     def _open_dataset(self):
         raise SpecError(
@@ -241,34 +250,11 @@ def _listed(images):
     )
 
 
-def _check_axes(shape):
-    """Refuse an array that does not hold images."""
-    cure = ""
-    if len(shape) == 2:
-        cure = (
-            " For one gray image use images[None]; for flattened images use images.reshape(-1, "
-            "height, width)"
-        )
-    elif len(shape) == 3 and shape[-1] in (1, 2, 3, 4):
-        cure = (
-            f" For one image of {shape[0]}x{shape[1]} px use images[None]; for {shape[0]} gray "
-            f"images of {shape[1]}x{shape[2]} px use images[..., None]"
-        )
-    elif len(shape) == 4 and _channels_first(shape[1:]):
-        cure = " If the channels are on the second axis, use np.moveaxis(images, 1, -1)"
-    elif len(shape) in (3, 4):
-        return
-    raise SpecError(
-        f"an array of shape {shape}: expected (count, height, width, channels) or (count, height, "
-        f"width).{cure}{'.' if cure else ''}"
-    )
-
-
-def _image(number, image, axes=(2, 3)):
-    """One of a list's images as an array."""
+def _image(number, image, axes):
+    """One of a list's images or series as an array, which has these axes and may have channels."""
     import numpy as np
 
-    where = f"image {number} of the list"
+    where = f"{'series' if len(axes) == 1 else 'image'} {number} of the list"
     if isinstance(image, str | bytes | os.PathLike):
         raise SpecError(
             f"{where} is {_describe(image)}. For image files use the path of their folder, or "
@@ -287,10 +273,11 @@ def _image(number, image, axes=(2, 3)):
     except ValueError as error:
         raise SpecError(f"{where} is not an image: {str(error).splitlines()[0]}") from None
     _check_numbers(array.dtype, where)
-    if array.ndim not in axes:
+    if array.ndim - len(axes) not in (0, 1):
+        sides = ", ".join(axes)
+        alone = f"({sides},)" if len(axes) == 1 else f"({sides})"
         raise SpecError(
-            f"{where} has the shape {array.shape}: expected (height, width, channels) or (height, "
-            "width)."
+            f"{where} has the shape {array.shape}: expected ({sides}, channels) or {alone}."
         )
     return array
 

@@ -293,3 +293,29 @@ def test_12_bits_in_16_are_warned_of_and_scale_cures_it(photos, kind):
         != ranged.fingerprint
         == as_images(kind(deep), scale=(0, 4080)).fingerprint
     )
+
+
+def test_series_as_long_as_they_have_channels_are_series():
+    square = np.arange(288, dtype=np.float32).reshape(2, 12, 12)
+    for given in (square, [*square], lambda: iter(square)):
+        images = as_images(given, series=True)
+        assert images.channels == 12
+        np.testing.assert_array_equal(np.concatenate([*images.read()]), square)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (np.zeros((2, 3, 4, 5)), r"shape \(2, 3, 4, 5\): expected \(series, length, channels\)"),
+        (
+            [np.zeros((3, 4, 5))],
+            r"series 0 of the list .*expected \(length, channels\) or \(length",
+        ),
+        ([np.zeros(3), "a"], "series 1 of the list is str 'a'"),
+        (lambda: iter([np.zeros((3, 4, 5))]), r"shape \(3, 4, 5\): expected \(length, channels\)"),
+        (np.array([{}, {}]), "series 0 of the list holds objects instead of numbers"),
+    ],
+)
+def test_what_are_no_series_is_refused(given, words):
+    with pytest.raises(SpecError, match=words):
+        as_images(given, series=True)
