@@ -73,6 +73,10 @@ class Audio(Files):
             found = []
         return super().read_alike() | {"rate": self.rate or (found[0][0] if found else None)}
 
+    def own_channels(self):
+        found = map(_header, islice(self._named(Census(self.sounds)).values(), _HEADERS))
+        return self._channels([*filter(None, found)])
+
     def image_shape(self):
         try:
             _, found = self._look(Census(self.sounds))

@@ -37,6 +37,7 @@ class Files(Source):
     """More directories, whose files are used too."""
 
     argument: ClassVar[str | None] = "path"
+    several: ClassVar[bool] = True
     kinds: ClassVar[str] = ""  # of files, in words
     noun: ClassVar[str] = ""
     sounds: ClassVar[bool] = False
@@ -53,7 +54,25 @@ class Files(Source):
         if not self.path:
             return "folder: has no path. Write folder:PATH."
         problems = (self._problem_of(path) for path in (self.path, *self.also))
-        return next(filter(None, problems), None)
+        return next(filter(None, problems), None) or self._different()
+
+    def _different(self):
+        """Words about directories whose files have different numbers of channels, or None."""
+        if not self.also or self.channels:
+            return None
+        several = [self.model_copy(update={"path": own, "also": ()}) for own in self.places()]
+        found = {own.path: own.own_channels() for own in several}
+        if {*found.values()} <= {1, 3} or len({*found.values()}) == 1:
+            return None
+        listed = ", ".join(f"{count} in {printable(path)}" for path, count in found.items())
+        return (
+            f"different numbers of channels: {listed}. Use directories whose {self.noun} have the "
+            "same, or set `channels` to use only those that have so many."
+        )
+
+    def own_channels(self) -> int:
+        """Channels of the files, without the option `channels`."""
+        raise NotImplementedError
 
     def _problem_of(self, given):
         """What is wrong with one of the directories, or None."""
@@ -192,6 +211,9 @@ class Folder(Files):
 
     def problem(self):
         return super().problem() or self._several_nodata()
+
+    def own_channels(self):
+        return _kind(self._headers()[0])[0]
 
     def _several_nodata(self):
         """Words about files with different numbers for no data, or None."""

@@ -92,6 +92,7 @@ class Source(Part):
     channel are never part of a crop."""
 
     argument: ClassVar[str | None] = None  # the field that stands behind the colon
+    several: ClassVar[bool] = False  # whether the argument may be a list
     series: ClassVar[bool] = False  # whether its images are series: of height 1
     mixed: ClassVar[bool] = True  # whether the first images are like all others
     # Options that say how images are read: those of labelled images, see `read_alike`.
@@ -244,14 +245,23 @@ class Source(Part):
 
 
 @splits("source")
-def split_source(text) -> tuple[str, dict[str, Any]]:
+def split_source(text) -> tuple[Any, dict[str, Any]]:
     """Split a spec's `NAME:ARGUMENT` or path into a source's name and its field.
+
+    Args:
+        text: one of these; or a list of them, of one source that takes several.
 
     Returns:
         The registered name and {field: argument}; a word that is neither comes back as it is, with
         no field.
     """
     sources = parts("source")
+    if not isinstance(text, str):
+        names, fields = zip(*map(split_source, text), strict=True)
+        part: Any = sources.get(names[0])
+        if not getattr(part, "several", False) or len({*names}) > 1 or not all(fields):
+            return text, {}
+        return names[0], {part.argument: [own[part.argument] for own in fields]}
     if text in sources:
         return text, {}
     scheme, colon, argument = text.partition(":")
@@ -277,7 +287,7 @@ def source(text, **options) -> Any:
     """
     sources = parts("source")
     name, argument = split_source(text)
-    if name not in sources:
+    if not isinstance(name, str) or name not in sources:
         raise SpecError(unknown("source", name, [form(*item) for item in sources.items()]))
     return _with(sources[name], text, argument | options)
 
@@ -307,11 +317,13 @@ def as_source(images) -> Source:
     if isinstance(images, Mapping):
         options = dict(images)
         name = options.pop("source", None)
-        if not isinstance(name, str):
+        if not isinstance(name, (str, list)):
             raise SpecError(f"{shown(options)}: has no source. Add one, as in source: folder:PATH.")
         return source(name, **options)
     if isinstance(images, (str, os.PathLike)):
         return source(images if isinstance(images, str) else os.path.join(images, ""))
+    if isinstance(images, list) and images and all(isinstance(own, str) for own in images):
+        return source(images)
     from kclr.data.arrays import Arrays, SeriesArrays
 
     return (SeriesArrays if getattr(images, "series", False) else Arrays)(images=images)

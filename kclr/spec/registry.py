@@ -143,7 +143,8 @@ def splits(kind, pattern=None):
     """Register how a text that names a part of `kind` with an argument is split.
 
     The function takes the text (`tfds:cifar100`) and returns the part's name and the plain values
-    of the fields that the rest of the text gives. It returns an unknown text unchanged. `pattern`
+    of the fields that the rest of the text gives. It returns an unknown text unchanged. It may also
+    take a list of texts that name one part. `pattern`
     is a regular expression for texts with an argument, used in the JSON Schema; by default any text
     is allowed there.
     """
@@ -225,13 +226,18 @@ class NameOf:
 
 
 def unknown(kind, name, choices) -> str:
-    """The message for a name that no part has.
+    """The message for a name that no part has, or for names that are not of one part.
 
     Args:
         kind: of part.
         name: what was written.
         choices: the names of the parts, each with the argument that it may have.
     """
+    if not isinstance(name, str):
+        several = [
+            form(*own) for own in sorted(parts(kind).items()) if getattr(own[1], "several", False)
+        ]
+        return f"{shown(name)} cannot be used together. Use several of one kind, {any_of(several)}."
     known = [choice.partition(":")[0] for choice in choices]
     close = nearest(name, known, choices)
     if kind == "source" and "mean" not in close and re.fullmatch(r"[\w.-]{1,60}", name):
@@ -239,6 +245,12 @@ def unknown(kind, name, choices) -> str:
     if _broken:
         close += f" The plug-in {_broken[0]}, which could not be loaded, may have it."
     return f"{shown(name)} is not a known {kind}.{close}"
+
+
+def _is_name(value, several) -> bool:
+    """Whether something may name a part, or several texts may together."""
+    listed = several and isinstance(value, list) and value
+    return all(isinstance(own, str) for own in (value if listed else [value]))
 
 
 class Named:
@@ -291,12 +303,12 @@ class Named:
         """The part, its name, and the plain values of its fields."""
         fields = dict(value) if isinstance(value, dict) else {self.key: value}
         name = fields.pop(self.key, self.default)
-        if not isinstance(name, str):
+        if not _is_name(name, self.split is not None):
             return None, None, fields
         if self.split:
             name, argument = self.split(name)
             fields = argument | fields
-        return self.parts().get(name), name, fields
+        return self.parts().get(name) if isinstance(name, str) else None, name, fields
 
     def _resolve(self, value: Any) -> Part:
         if isinstance(value, Part):
@@ -339,6 +351,8 @@ class Named:
         else:
             text["enum"] = sorted(named)
         branches = [text]
+        if any(getattr(part, "several", False) for part in named.values()):
+            branches.append({"type": "array", "items": {"type": "string"}, "minItems": 1})
         for name, part in sorted(named.items()):
             described = handler.resolve_ref_schema(handler(part.__pydantic_core_schema__))
             _describe(described, part)

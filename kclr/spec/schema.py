@@ -220,6 +220,10 @@ class _NamedLabels(Named):
     def options(self, part):
         return [key for key in super().options(part) if key in part.reading]
 
+    def _json_schema(self, handler):
+        branches = super()._json_schema(handler)["anyOf"]
+        return {"anyOf": [own for own in branches if own["type"] != "array"]}  # labels are of one
+
     def _resolve(self, value):
         return value if isinstance(value, str) else super()._resolve(value)
 
@@ -374,8 +378,9 @@ class Spec(Part):
     name: Annotated[str, Field(pattern=NAME)] | None = None
     """The run's name, also of its directory in `runs/`; the file's name by default."""
     data: Data = Field("photos", validate_default=True)
-    """Where the images come from: `photos`, `tfds:NAME`, `folder:PATH` or a path; or a mapping with
-    the key `source` and the source's options."""
+    """Where the images come from: `photos`, `tfds:NAME`, `folder:PATH` or a path; a list of several
+    folders, `[folder:PATH, folder:PATH]`; or a mapping with the key `source` and the source's
+    options."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Random seed of the run. The same seed gives the same kernels."""
     stack: tuple[Layer, ...] = Field(strict=False, min_length=1, max_length=32)

@@ -1,6 +1,7 @@
 """Folders of whatever pictures people have."""
 
 import os
+import re
 import struct
 import zlib
 
@@ -13,8 +14,9 @@ from sklearn.datasets import load_sample_image
 import kclr
 from kclr.data import image_files
 from kclr.data.pixels import UnreadableError
-from kclr.data.sources import as_images, source
+from kclr.data.sources import as_images, as_source, source
 from kclr.errors import RunError, SpecError
+from kclr.spec import load_spec
 
 
 @pytest.fixture(scope="module")
@@ -394,6 +396,9 @@ def test_several_folders_are_one_source(tmp_path):
     spec = {"data": {"source": str(tmp_path / "a"), "also": [str(tmp_path / "b")]}, "stack": [{}]}
     with pytest.raises(RunError, match="run is in the folder of training pictures, .*/b:"):
         kclr.train(spec, tmp_path / "b" / "run")
+    listed = [f"folder:{tmp_path / 'a'}", f"folder:{tmp_path / 'b'}"]
+    for data in (listed, {"source": listed}):
+        assert load_spec({"data": data, "stack": [{}]}).data == as_source(data) == several
     images = several.open()
     assert images.count == len({name for name, _ in images.pictures()}) == 6
     assert {image[0, 0, 0] for image in images.read()} == {0, 1, 2, 6, 7, 5}
@@ -402,6 +407,34 @@ def test_several_folders_are_one_source(tmp_path):
     (tmp_path / "c").mkdir()
     with pytest.raises(SpecError, match=r"/c: no pictures in this folder"):
         as_images(tmp_path / "a", also=[str(tmp_path / "c")])
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            ["folder:a", "array:b.npy"],
+            "data: ['folder:a', 'array:b.npy'] cannot be used together. ",
+        ),
+        (["digits", "digits"], "Use several of one kind, "),
+        (["folder:a", 3], "data: ['folder:a', 3] is not a valid source. Use array:FILE, "),
+        ([], "data: [] is not a valid source."),
+    ],
+)
+def test_several_sources_of_different_kinds_are_refused(data, words):
+    with pytest.raises(SpecError, match=re.escape(words)):
+        load_spec({"data": data, "stack": [{}]})
+
+
+def test_several_folders_of_different_channels_are_refused(tmp_path):
+    for name, shape in (("a", (9, 9, 5)), ("b", (9, 9, 3))):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "1.npy", np.zeros(shape, np.float32))
+    several = [f"folder:{tmp_path / name}" for name in "ab"]
+    words = r"different numbers of channels: 5 in .*/a, 3 in .*/b\. Use directories whose pictures"
+    with pytest.raises(SpecError, match=words):
+        as_source(several).open()
+    assert as_source({"source": several, "channels": 3}).problem() is None
 
 
 def test_options_at_their_defaults_leave_the_fingerprint(tmp_path):
