@@ -1,3 +1,5 @@
+import fcntl
+import functools
 import os
 import random
 import signal
@@ -29,6 +31,15 @@ def pytest_collection_modifyitems(items):
 def with_xla(monkeypatch):
     """As users have it: XLA compiles, although no spec says so."""
     monkeypatch.delenv("KCLR_XLA")
+
+
+@pytest.fixture
+def few_windows(monkeypatch):
+    """A probe's baselines are made from a fiftieth of their windows."""
+    from kclr.probing.baselines import baseline
+
+    few = functools.partial(baseline, windows=2000)
+    monkeypatch.setattr("kclr.probing.probe.baseline", few)
 
 
 @pytest.fixture(scope="session")
@@ -86,5 +97,11 @@ def two_layers(tmp_path_factory):
     import kclr
     from kclr.spec import parse_spec
 
-    out = tmp_path_factory.mktemp("runs") / "two"
-    return kclr.train(parse_spec(TWO_LAYERS), out, text=TWO_LAYERS)
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of all workers, one of which trains it
+    with (shared / "two.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (shared / "two/summary.json").exists():
+            return kclr.load_run(shared / "two")
+        return kclr.train(parse_spec(TWO_LAYERS), shared / "two", text=TWO_LAYERS)

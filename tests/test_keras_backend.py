@@ -22,7 +22,7 @@ assert keras.models.load_model("model.keras").layers[-1].name == "mine"
 """
 
 
-@pytest.mark.parametrize("first", ["keras", "tensorflow"])
+@pytest.mark.parametrize("first", ["tensorflow", pytest.param("keras", marks=pytest.mark.full)])
 def test_a_model_loads_where_kclr_is_imported_before_keras(tmp_path, first):
     block = ContrastiveConvBlock(2, 3, name="mine")
     keras.Sequential([keras.Input((8, 8, 3)), block]).save(tmp_path / "model.keras")

@@ -29,7 +29,7 @@ def tiff_scenes(place, photographs):
     import tifffile
 
     tiles = photographs[:200].reshape(-1, 2, 32, 32, 3).swapaxes(2, 3)
-    for number, pair in enumerate(tiles[:40]):
+    for number, pair in enumerate(tiles[:24]):
         scene = np.concatenate([pair[0], pair[1]], axis=-1).astype(np.uint16) * 37
         scene = np.concatenate([scene, scene[::-1], scene[..., :1]], axis=-1)
         scene = np.tile(scene, (2, 2, 1))
@@ -92,7 +92,7 @@ def commands(page):
     ],
 )
 def test_two_commands_a_probe_and_a_model(
-    name, make, noun, photographs, tmp_path, monkeypatch, capsys
+    name, make, noun, photographs, few_windows, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     shape = make(tmp_path, photographs)

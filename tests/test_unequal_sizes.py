@@ -81,6 +81,7 @@ def test_kernels_have_the_sides_of_the_spec_and_the_run_is_whole(spectrogram):
     assert main(["verify", str(spectrogram.path)]) == 0
 
 
+@pytest.mark.full
 def test_a_second_layer_that_is_lost_is_trained_again_to_the_same_kernel(spectrogram, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(spectrogram.path, copy)
@@ -145,7 +146,7 @@ def test_pictures_and_report_show_both_sides(spectrogram, tmp_path, capsys):
 
 
 def test_a_probe_pools_over_rows_and_columns_and_baselines_have_the_same_sides(
-    spectrogram, monkeypatch
+    spectrogram, few_windows, monkeypatch
 ):
     monkeypatch.chdir(spectrogram.path.parent)
     options = {"labels": [5], "classifiers": ["ridge"], "baselines": ["kmeans"], "limit": 400}

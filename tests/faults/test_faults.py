@@ -22,13 +22,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.faults
-def test_a_killed_training_and_one_without_room_end_as_an_undisturbed_one():
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--kills", "1", "--seed", "24"],  # which is killed once, in its second layer
+        pytest.param(["--disks", "1"], marks=pytest.mark.full),
+    ],
+)
+def test_a_killed_training_and_one_without_room_end_as_an_undisturbed_one(words):
     done = subprocess.run(
-        [sys.executable, ROOT / "tools/faults", "--of", "train", "--kills", "1", "--disks", "1"],
+        [sys.executable, ROOT / "tools/faults", "--of", "train", *words],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert " 1 times, 1 survived" in done.stdout
 
 
 @pytest.mark.faults

@@ -52,7 +52,10 @@ def twin(objective, images, embeddings, temperature, queue=None, queue_images=()
 @pytest.mark.parametrize(("views", "temperature"), [(2, 0.01), (4, 0.2)])
 def test_loss_and_statistics_are_those_of_numpy(images, embeddings, name, views, temperature):
     objective = OBJECTIVES[name](temperature=temperature)
-    for count, call in ((24, tf.function(objective, jit_compile=True)), (10, objective)):
+    calls = [(24, objective), (10, objective)]
+    if views == 4:
+        calls.append((24, tf.function(objective, jit_compile=True)))
+    for count, call in calls:
         few = embeddings[:count, :views] - 0.3
         loss, statistics = call(images[:count], few)
         expected, expected_statistics = twin(objective, images[:count], few, temperature)
@@ -204,7 +207,7 @@ def model(optimizer="adam", seed=0, **options):
     keras.utils.set_random_seed(seed)
     made = TripletModel(ContrastiveConvBlock(4, 6), head=keras.layers.Dense(5))
     options = {"learn_temperature": True, "queue_size": 40} | options
-    made.compile(optimizer, ContrastiveLoss("ntxent", **options))
+    made.compile(optimizer, ContrastiveLoss("ntxent", **options), run_eagerly=True)
     made.build((None, 2, 7, 7, 3))
     made.optimizer.build(made.trainable_variables)
     return made

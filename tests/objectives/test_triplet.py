@@ -106,25 +106,32 @@ def test_gradients_of_distances_are_finite_differences(embeddings, distance):
         np.testing.assert_allclose(theoretical[0], numerical[0], atol=1e-6)
 
 
-@pytest.mark.parametrize(("distance", "jit"), [("euclidean", True), ("cosine", False)])
-def test_equal_embeddings_and_embeddings_of_zeros_have_finite_gradients(distance, jit):
+@pytest.mark.parametrize(
+    ("distance", "mining", "jit"),
+    [
+        *((distance, mining, False) for distance in DISTANCES for mining in ("hardest", "all")),
+        ("euclidean", "hardest", True),
+        pytest.param("euclidean", "all", True, marks=pytest.mark.full),
+    ],
+)
+def test_equal_embeddings_and_embeddings_of_zeros_have_finite_gradients(distance, mining, jit):
     same = np.ones((4, 3, 5), np.float32)
     zeros = np.zeros((4, 3, 5), np.float32)
     mixed = np.concatenate([zeros[:2], same[:2]])
-    for mining in ("hardest", "all"):
-        objective = Triplet(distance=distance, mining=mining, margin=0.5)
+    objective = Triplet(distance=distance, mining=mining, margin=0.5)
 
-        @tf.function(jit_compile=jit)
-        def step(embeddings, objective=objective):
-            with tf.GradientTape() as tape:
-                tape.watch(embeddings)
-                loss, statistics = objective(tf.range(4), embeddings)
-            return loss, statistics, tape.gradient(loss, embeddings)
+    def step(embeddings):
+        with tf.GradientTape() as tape:
+            tape.watch(embeddings)
+            loss, statistics = objective(tf.range(4), embeddings)
+        return loss, statistics, tape.gradient(loss, embeddings)
 
-        for embeddings in (same, mixed):
-            loss, statistics, gradient = step(tf.constant(embeddings))
-            for value in (loss, gradient, *statistics.values()):
-                assert np.isfinite(value).all(), (mining, value)
+    if jit:
+        step = tf.function(step, jit_compile=True)
+    for embeddings in (same, mixed):
+        loss, statistics, gradient = step(tf.constant(embeddings))
+        for value in (loss, gradient, *statistics.values()):
+            assert np.isfinite(value).all(), value
 
 
 def test_cosine_distance_of_zeros_is_one():
@@ -202,8 +209,15 @@ def test_the_same_seed_chooses_the_same_negatives_and_another_seed_others(images
     assert (first != other).mean() > 0.5
 
 
-@pytest.mark.parametrize(("distance", "jit"), [("euclidean", True), ("cosine", False)])
-@pytest.mark.parametrize("mining", ["hardest", "all"])
+@pytest.mark.parametrize(
+    ("distance", "mining", "jit"),
+    [
+        ("euclidean", "hardest", True),
+        pytest.param("euclidean", "all", True, marks=pytest.mark.full),
+        ("cosine", "hardest", False),
+        ("cosine", "all", False),
+    ],
+)
 def test_loss_and_statistics_are_those_of_numpy(images, embeddings, mining, distance, jit):
     objective = Triplet(
         mining=mining, distance=distance, margin=1.0 if distance == "euclidean" else 0.02
@@ -304,12 +318,15 @@ def test_gradients_are_finite_differences(embeddings, mining, margin):
     np.testing.assert_allclose(theoretical[0], numerical[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("mining", ["semi-hard", "random", "hardest", "all"])
+@pytest.mark.parametrize(
+    "mining",
+    ["semi-hard", "all", *(pytest.param(m, marks=pytest.mark.full) for m in ("random", "hardest"))],
+)
 def test_with_and_without_xla_the_numbers_are_the_same(images, embeddings, mining):
     objective = Triplet(mining=mining, margin=1.0)
     values = []
-    for jit in (True, False):
-        loss, statistics = tf.function(objective, jit_compile=jit)(images, embeddings)
+    for call in (objective, tf.function(objective, jit_compile=True)):
+        loss, statistics = call(images, embeddings)
         values.append([loss, *statistics.values()])
     np.testing.assert_allclose(*values, rtol=1e-3)
 

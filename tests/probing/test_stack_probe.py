@@ -135,7 +135,6 @@ def whole(followed):
     return followed[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step", [pytest.param(5, marks=pytest.mark.full), 10])
 def test_after_an_interruption_the_rows_are_those_of_a_whole_run(whole, tmp_path, step):
     with pytest.raises(RunError, match="ended"):

@@ -31,7 +31,14 @@ def runs(out):
     return sorted(path.parent.name for path in out.glob("*/trial_*/run"))
 
 
-@pytest.mark.parametrize("tuner", ["random", {"name": "bayesian", "initial": 2}, "grid"])
+@pytest.mark.parametrize(
+    "tuner",
+    [
+        "random",
+        {"name": "bayesian", "initial": 2},
+        pytest.param("grid", marks=pytest.mark.full),  # also below
+    ],
+)
 def test_each_tuner_searches_and_its_best_spec_makes_the_same_figure(quick, tuner, tmp_path):
     quick["search"] |= {"tuner": tuner, "keep": 1}
     quick["search"]["space"]["stack.1.block.filters"]["step"] = 7
@@ -188,11 +195,11 @@ def test_warnings_of_trainings_are_told_and_stay_in_the_trials_row(
 
 
 def test_no_trial_begins_after_the_minutes(quick, tmp_path):
-    quick["search"] |= {"minutes": 1e-9, "trials": 5}
+    quick["search"] |= {"minutes": 1e-9, "trials": 2}
     with pytest.raises(RunError, match="there was no time"):
         search(quick, tmp_path / "s")
     quick["search"]["minutes"] = 10
-    assert len(search(quick, tmp_path / "s", resume=True)["rows"]) == 5
+    assert len(search(quick, tmp_path / "s", resume=True)["rows"]) == 2
 
 
 def test_a_search_goes_on_with_more_trials_and_not_with_another_spec(quick, tmp_path):

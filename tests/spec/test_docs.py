@@ -27,6 +27,17 @@ def docs():
     return module
 
 
+@pytest.fixture(scope="module")
+def made():
+    """The JSON Schema, which takes a second."""
+    return json_schema()
+
+
+@pytest.fixture(scope="module")
+def validator(made):
+    return pytest.importorskip("jsonschema").Draft202012Validator(made)
+
+
 def test_the_generated_files_are_those_of_the_schema(docs):
     if tuple(map(int, pydantic.VERSION.split(".")[:2])) < (2, 11):
         pytest.skip("older releases of pydantic describe nested classes otherwise")
@@ -178,22 +189,19 @@ INVALID = [
 
 
 @pytest.mark.parametrize("text", VALID)
-def test_what_kclr_takes_an_editor_takes(text):
-    validator = pytest.importorskip("jsonschema").Draft202012Validator(json_schema())
+def test_what_kclr_takes_an_editor_takes(text, validator):
     assert parse_spec(text)
     assert [error.message for error in validator.iter_errors(yaml.safe_load(text))] == []
 
 
 @pytest.mark.parametrize("text", INVALID)
-def test_what_kclr_refuses_an_editor_refuses(text):
-    validator = pytest.importorskip("jsonschema").Draft202012Validator(json_schema())
+def test_what_kclr_refuses_an_editor_refuses(text, validator):
     with pytest.raises(ValueError, match=r"[0-9]+ errors?\b"):
         parse_spec(text)
     assert not validator.is_valid(yaml.safe_load(text))
 
 
-def test_the_json_schema_is_sound_and_every_reference_in_it_leads_somewhere():
-    made = json_schema()
+def test_the_json_schema_is_sound_and_every_reference_in_it_leads_somewhere(made):
     text = json.dumps(made)
     for name in set(re.findall(r'"#/\$defs/(\w+)"', text)):
         assert name in made["$defs"]

@@ -316,12 +316,12 @@ def test_embeddings_that_draw_near_each_other_for_a_while_are_let_recover():
 def test_a_warning_comes_once_and_the_training_goes_on():
     said = []
     trained = model(encoder=Constant(), distance="cosine", margin=0.5)
-    guarded(trained, 30, action="warn", warn=said.append)
+    guarded(trained, 25, action="warn", warn=said.append)
     assert len(said) == 1
-    assert int(trained.optimizer.iterations) == 30
+    assert int(trained.optimizer.iterations) == 25
 
 
-@pytest.mark.parametrize("mining", ["semi-hard", "all"])
+@pytest.mark.parametrize("mining", ["semi-hard", pytest.param("all", marks=pytest.mark.full)])
 def test_a_training_that_starts_from_tiny_embeddings_is_let_grow(mining):
     """Loss at the margin and next to no distances, for hundreds of steps: but they grow."""
     tiny = keras.initializers.RandomNormal(stddev=1e-4, seed=0)
@@ -333,7 +333,7 @@ def test_a_training_that_starts_from_tiny_embeddings_is_let_grow(mining):
     assert rows[-1]["negative_distance"] > rows[0]["negative_distance"]
 
 
-@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("distance", ["euclidean", pytest.param("cosine", marks=pytest.mark.full)])
 def test_a_healthy_training_is_not_stopped(distance):
     rows = guarded(model(distance=distance, margin=0.2, mining="random"), 30)
     assert rows[-1]["loss"] < rows[0]["loss"]
@@ -389,7 +389,7 @@ def augmented(policy="float32"):
     try:
         jitter = keras.layers.RandomBrightness(0.3, value_range=(0, 1), seed=5)
         rate = keras.optimizers.schedules.CosineDecay(0.01, 12)
-        return model(keras.optimizers.Adam(rate), augment=jitter, eager=policy != "float32")
+        return model(keras.optimizers.Adam(rate), augment=jitter)
     finally:
         keras.config.set_dtype_policy(before)
 

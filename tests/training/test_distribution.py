@@ -146,6 +146,7 @@ def replicated(words):
     np.testing.assert_allclose(two[0], one[0], atol=1e-5)
 
 
+@pytest.mark.full
 def test_a_model_of_two_replicas_takes_the_steps_of_one():
     process = Forked((), run=replicated, stderr=subprocess.PIPE)
     said = process.communicate()

@@ -44,16 +44,18 @@ def arrays(run):
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory):
-    """A run, and what callbacks of a user's own saw: arguments, and steps with their logs."""
-    given, steps = [], []
+    """A run, and what callbacks of a user's own saw: arguments, steps with their logs, and the
+    kernels before the first step."""
+    given, steps, begun = [], [], []
 
     def callbacks(layers, blocks, start):
         given.append(([layer.name for layer in layers], [block.filters for block in blocks], start))
+        begun.extend(keras.ops.convert_to_numpy(block.folded()[0]) for block in blocks)
         step = lambda batch, logs: steps.append((batch, dict(logs)))  # noqa: E731
         return [keras.callbacks.LambdaCallback(on_train_batch_end=step)]
 
     out = tmp_path_factory.mktemp("at-once") / "run"
-    return train(parse_spec(TWO), out, callbacks=callbacks), given, steps
+    return train(parse_spec(TWO), out, callbacks=callbacks), given, steps, begun
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def at_once(followed):
 
 
 def test_callbacks_of_your_own_know_the_layers_and_see_every_step(followed):
-    run, given, steps = followed
+    run, given, steps, _ = followed
     assert given == [(["conv1", "conv2"], [6, 8], 0)]
     assert [batch for batch, _ in steps] == list(range(10))
     assert steps[4][1]["loss"] == pytest.approx(run.layers[1].history()[0]["loss"], rel=1e-6)
@@ -78,12 +80,10 @@ def test_layers_trained_at_once_share_their_steps_and_their_history(at_once):
     assert second.history()[-1]["temperature"] != pytest.approx(0.1, abs=1e-6)
 
 
-def test_training_at_once_moves_the_lower_layer_too(at_once, tmp_path):
-    still = parse_spec(
-        TWO, ["stack.1.train.optimizer={class_name: SGD, config: {learning_rate: 1e-9}}"]
-    )
-    before = train(still, tmp_path / "still").layers[0].kernel
-    assert np.abs(at_once.layers[0].kernel - before).max() > 1e-3
+def test_training_at_once_moves_the_lower_layer_too(followed):
+    run, _, _, begun = followed
+    for layer, before in zip(run.layers, begun, strict=True):
+        assert np.abs(layer.kernel - before).max() > 1e-3
 
 
 def without_time(run):
@@ -138,22 +138,20 @@ def test_layers_above_one_that_takes_no_steps_are_trained_at_once_on_it(tmp_path
 
 
 def test_decorrelation_is_part_of_the_loss_of_every_layer_that_is_trained(tmp_path):
-    losses = []
-    for factor in (0, 50):
-        spec = parse_spec(
-            TWO,
-            [
-                f"stack.1.train.decorrelation={factor}",
-                "stack.0.train.steps=1",
-                "stack.1.train.steps=1",
-                "stack.1.train.log_every=1",
-            ],
-        )
-        run = train(spec, tmp_path / str(factor))
-        losses.append(run.layers[1].history()[0]["loss"])
-    # Random directions in N dimensions have a mean squared cosine of 1 / N.
-    expected = 50 * (1 / 108 + 1 / 54)
-    assert losses[1] - losses[0] == pytest.approx(expected, rel=0.6)
+    spec = parse_spec(
+        TWO,
+        [
+            "stack.1.train.decorrelation=5000",
+            "stack.0.train.steps=1",
+            "stack.1.train.steps=1",
+            "stack.1.train.log_every=1",
+        ],
+    )
+    run = train(spec, tmp_path / "run")
+    # Random directions in N dimensions have a mean squared cosine of 1 / N. Next to it the
+    # objective's own loss, of 128 embeddings to choose from, is small.
+    expected = 5000 * (1 / 108 + 1 / 54)
+    assert run.layers[1].history()[0]["loss"] == pytest.approx(expected, rel=0.6)
 
 
 def test_statistics_of_normalised_contrast_are_measured_and_the_run_has_it(tmp_path, monkeypatch):
@@ -191,8 +189,8 @@ def test_statistics_of_normalised_contrast_are_measured_and_the_run_has_it(tmp_p
     ("embedding", "dimensions"),
     [
         ("{}", 2 * 2 * 8),
-        ("{pool: mean}", 8),
-        ("{pool: grid, grid_size: 2}", 4 * 8),
+        pytest.param("{pool: mean}", 8, marks=pytest.mark.full),
+        pytest.param("{pool: grid, grid_size: 2}", 4 * 8, marks=pytest.mark.full),
         ("{pool: mean, standardize: true, head: [5, 3]}", 3),
     ],
 )

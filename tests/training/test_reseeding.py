@@ -159,7 +159,7 @@ class Stop(Listener):
 
 
 def test_a_layer_of_dead_filters_learns_and_ends_alike_when_interrupted(tmp_path, capsys):
-    run = train(parse_spec(SPEC), tmp_path / "run")
+    run = train(parse_spec(SPEC), tmp_path / "run", bare=True)
     (layer,) = run.layers
     assert layer.facts["reseeded"] == 6
     print_run(run)

@@ -80,10 +80,7 @@ def test_long_series_may_be_pooled_more():
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in ("zhao", "resnet") else pytest.param(name, marks=pytest.mark.full)
-        for name in SMALL
-    ],
+    [name if name == "zhao" else pytest.param(name, marks=pytest.mark.full) for name in SMALL],
 )
 def test_a_classifier_learns_digits_and_loads_again_in_safe_mode(name, tmp_path):
     from sklearn.datasets import load_digits

@@ -264,26 +264,24 @@ def test_repeats_can_be_added_and_filters_named_later(starts, tmp_path):
     """A finished random start stays what it is when the spec says more."""
     out = tmp_path / "out"
     shutil.copytree(starts[1], out)
-    (tmp_path / "layers.yaml").write_text(PRETRAINING + SECOND)
+    (tmp_path / "layers.yaml").write_text(PRETRAINING)
     changes = [
-        "arms=[random start, LSUV, kclr fine-tuned]",
+        "arms=[random start, kclr fine-tuned]",
         "labels=[0.2, 0.1]",
         "repeats=2",
         f"pretrained={tmp_path / 'layers.yaml'}",
     ]
     counting = Counting()
     results = experiment(STARTS, out, changes, resume=True, listener=counting)
-    assert counting.kept == 2
+    assert counting.kept == 1
     assert counting.units == [
         ("kclr fine-tuned", 0.2),
-        *((arm, 0.1) for arm in ("random start", "LSUV", "kclr fine-tuned")),
-        *((arm, 0.2) for arm in ("random start", "LSUV", "kclr fine-tuned")),
-        *((arm, 0.1) for arm in ("random start", "LSUV", "kclr fine-tuned")),
+        *((arm, 0.1) for arm in ("random start", "kclr fine-tuned")),
+        *((arm, 0.2) for arm in ("random start", "kclr fine-tuned")),
+        *((arm, 0.1) for arm in ("random start", "kclr fine-tuned")),
     ]
     assert failures(results) == []
-    before = {unit["arm"]: unit for unit in starts[0]["units"] if unit["labels"] == 0.2}
-    kept = [u for u in results["units"] if u["labels"] == 0.2 and not u["seed"]]
-    assert [before[unit["arm"]] == unit for unit in kept[:2]] == [True, True]
+    assert starts[0]["units"][0] in results["units"]
 
 
 @pytest.mark.full
