@@ -9,6 +9,7 @@ from .errors import SpecError as SpecError
 from .layers import ContrastiveConvBlock as ContrastiveConvBlock
 from .model import TripletModel as TripletModel
 from .runs.run import load_run as load_run
+from .separable import separable_kernels as separable_kernels
 from .spec import load_spec as load_spec
 from .stack import train as train
 from .verify import verify_run as verify_run

@@ -25,7 +25,6 @@ use the values in the file. Keras knows them by name once this module is importe
 kclr.initializers` before `keras.models.load_model`.
 """
 
-import math
 import os
 from difflib import get_close_matches
 from typing import Any
@@ -91,8 +90,8 @@ class ContrastiveKernel(keras.initializers.Initializer):
         depthwise: True for `depthwise_initializer` of a `DepthwiseConv2D` or `SeparableConv2D`, or
             of their forms for series. Such a kernel, (height, width, channels in, multiplier), has
             filters of one channel, so the run's must have been learned on one (`data.channels: 1`):
-            each channel gets the same `multiplier` filters. The pointwise kernel of a separable
-            convolution has no counterpart in a run.
+            each channel gets the same `multiplier` filters. For a separable convolution on any
+            number of channels see `kclr.separable_kernels`.
 
     Raises:
         RunError: the run or its layer does not exist, is damaged, or cannot be read.
@@ -160,7 +159,7 @@ class ContrastiveKernel(keras.initializers.Initializer):
         shape = tuple(shape)
         seen = self._seen(kernels.of_image(shape))
         fitted, _ = self._fitted(seen)
-        fitted = fitted * _scale_factor(self.scale, (fitted**2).mean(axis=(0, 1, 2)), seen)
+        fitted = fitted * kernels.scale_factor(self.scale, (fitted**2).mean(axis=(0, 1, 2)), seen)
         dtype = dtype or keras.config.floatx()
         missing = shape[-1] - fitted.shape[3]
         spread = np.ones(1) if self.spread is None else _spread(self.spread, seen[2])
@@ -305,7 +304,7 @@ class ContrastiveBias(keras.initializers.Initializer):
         bias = self.bias[kept].astype(np.float64)
         if self.scale:
             seen = (*self.kernel_shape[:2], 1 if self.depthwise else self.kernel_shape[2], filters)
-            bias = bias * _scale_factor(self.scale, self.mean_squares[kept], seen)
+            bias = bias * kernels.scale_factor(self.scale, self.mean_squares[kept], seen)
         bias = np.pad(bias, (0, max(0, filters - learned))).astype(np.float32)
         bias = np.tile(bias, channels)
         return ops.cast(ops.convert_to_tensor(bias), dtype or keras.config.floatx())
@@ -568,24 +567,6 @@ def _variance_rule(scale):
             "a keras.initializers.VarianceScaling"
         )
     return rule
-
-
-def _scale_factor(rule, mean_squares, shape):
-    """What to multiply filters by, so that their mean square is the rule's variance.
-
-    Args:
-        rule: a `VarianceScaling`, or None for 1.
-        mean_squares: float (filters,), of each learned filter that the layer gets.
-        shape: (height, width, channels in, filters) of the layer's kernel.
-    """
-    if rule is None:
-        return 1.0
-    mean_square = float(np.mean(mean_squares))
-    if mean_square <= 0:
-        raise SpecError("a kernel of zeros cannot be scaled. Remove scale, or train it again")
-    fan_in, fan_out = (shape[0] * shape[1] * count for count in shape[2:])
-    fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
-    return math.sqrt(rule.scale / fans[rule.mode] / mean_square)
 
 
 def _kernel_shape(shape):

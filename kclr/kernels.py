@@ -255,6 +255,54 @@ def check_shape(own, shape, adapt, inputs=None, above=False, depthwise=False):
             )
 
 
+def scale_factor(rule, mean_squares, shape):
+    """What to multiply filters by, so that their mean square is the rule's variance.
+
+    Args:
+        rule: a `VarianceScaling`, or None for 1.
+        mean_squares: float (filters,), of each learned filter that the layer gets.
+        shape: (height, width, channels in, filters) of the layer's kernel.
+    """
+    if rule is None:
+        return 1.0
+    mean_square = float(np.mean(mean_squares))
+    if mean_square <= 0:
+        raise SpecError("a kernel of zeros cannot be scaled. Remove scale, or train it again")
+    fan_in, fan_out = (shape[0] * shape[1] * count for count in shape[2:])
+    fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
+    return math.sqrt(rule.scale / fans[rule.mode] / mean_square)
+
+
+def separated(kernel, multiplier):
+    """The depthwise and the pointwise kernel whose product is nearest to a kernel.
+
+    A separable convolution's kernel is, for each channel in, a (height * width, filters) matrix of
+    rank `multiplier` at most. The nearest one is that of the largest singular values (Eckart and
+    Young 1936, "The approximation of one matrix by another of lower rank").
+
+    Args:
+        kernel: float (height, width, channels in, filters).
+        multiplier: int, from 1 to the smaller one of height * width and filters.
+
+    Returns:
+        depthwise: float64 (height, width, channels in, multiplier); pointwise: float64 (1, 1,
+        channels in * multiplier, filters); kept: float64 (multipliers,), the share of the kernel's
+        energy, the sum of its squares, that each multiplier from 1 on keeps.
+    """
+    height, width, channels, filters = kernel.shape
+    of_channels = kernel.astype(np.float64).transpose(2, 0, 1, 3).reshape(channels, -1, filters)
+    places, values, weights = np.linalg.svd(of_channels, full_matrices=False)
+    root = np.sqrt(values[:, None, :multiplier])  # so that both parts learn at the same rate
+    depthwise = (places[:, :, :multiplier] * root).transpose(1, 0, 2)
+    pointwise = weights[:, :multiplier] * root.transpose(0, 2, 1)
+    energy = (values**2).sum(axis=0).cumsum()
+    return (
+        depthwise.reshape(height, width, channels, multiplier),
+        pointwise.reshape(1, 1, -1, filters),
+        energy / energy[-1] if energy[-1] else np.ones(len(energy)),
+    )
+
+
 def contrast_left_out(block):
     """Whether a plain kernel lacks what its layer does besides: the contrast of each window.
 

@@ -39,6 +39,7 @@ ORDER = (
     ("export",),
     ("stack",),
     ("initializers",),
+    ("separable",),
     ("transfer", "search", "verify"),
     ("report",),
     ("arguments",),

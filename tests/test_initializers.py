@@ -2,6 +2,7 @@ import base64
 import json
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from kclr import kernels
 from kclr.errors import RunError, SpecError
 from kclr.initializers import ContrastiveBias, ContrastiveKernel
 from kclr.runs.run import Run
+from kclr.separable import separable_kernels
 from tests.processes import Forked
 
 RNG = np.random.default_rng(0)
@@ -716,6 +718,56 @@ def test_depthwise_refuses_filters_of_several_channels_and_says_what_to_use():
     without = ContrastiveBias((GRAY, BIAS[:8]), depthwise=True)
     assert "kernel_shape=(height, width, channels in)" in refused(lambda: without((32,)))
     assert "neither True nor False" in refused(lambda: ContrastiveKernel(GRAY, depthwise="yes"))
+
+
+@pytest.mark.parametrize(("kernel", "exact"), [(KERNEL, 16), (SERIES, 9)], ids=["2D", "1D"])
+def test_a_separable_convolution_is_the_nearest_to_the_run(kernel, exact):
+    """In float64, with the best approximation of each channel's matrix from its eigenvectors."""
+    of_series = kernel.shape[0] == 1
+    height, width, channels, filters = kernel.shape
+    images = RNG.random((2, *([1] if of_series else [12]), 12, channels)).astype(np.float32)
+    given = images[:, 0] if of_series else images
+    kind = keras.layers.SeparableConv1D if of_series else keras.layers.SeparableConv2D
+    size = width if of_series else (height, width)
+    for multiplier in (3, exact):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            start = separable_kernels((kernel, BIAS), multiplier)
+        layer = kind(
+            filters,
+            size,
+            depth_multiplier=multiplier,
+            depthwise_initializer=start.depthwise,
+            pointwise_initializer=start.pointwise,
+            bias_initializer=ContrastiveBias((kernel, BIAS)),
+        )
+        found = layer(given)
+        nearest = np.zeros(kernel.shape)
+        for channel in range(channels):
+            own = kernel[:, :, channel].reshape(-1, filters).astype(np.float64)
+            vectors = np.linalg.eigh(own.T @ own)[1][:, -multiplier:]
+            nearest[:, :, channel] = (own @ vectors @ vectors.T).reshape(height, width, -1)
+        windows = np.lib.stride_tricks.sliding_window_view(images, (height, width), axis=(1, 2))
+        wanted = np.einsum("nyxcij,ijcf->nyxf", windows, nearest) + BIAS
+        np.testing.assert_allclose(found, wanted[:, 0] if of_series else wanted, atol=2e-4)
+        lost = ((nearest - kernel) ** 2).sum() / (kernel.astype(np.float64) ** 2).sum()
+        assert start.kept == pytest.approx(1 - lost, abs=1e-6)
+    assert start.kept == pytest.approx(1)
+    again = kind.from_config(json.loads(json.dumps(layer.get_config())))
+    again.build(given.shape)
+    for own, other in zip(layer.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+def test_a_separable_convolution_that_loses_much_says_so():
+    with pytest.warns(UserWarning, match=r"of 1 keeps \d+% .* energy. \d+ would keep 9\d%"):
+        start = separable_kernels(KERNEL, 1)
+    assert start.kept < 0.9
+    message = refused(lambda: separable_kernels(KERNEL, 17))
+    assert message == "depth_multiplier=17: use 1 to 16; 16 holds the kernel exactly"
+    small = separable_kernels(KERNEL, 6, kernel_shape=(4, 4, 3, 6), raw=(0, 255))
+    assert small.pointwise.kernel.shape == (1, 1, 18, 6)
+    assert small.kept == pytest.approx(1)
 
 
 def test_configs_from_before_series_give_what_they_gave():
