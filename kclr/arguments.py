@@ -177,10 +177,11 @@ def parser(functions) -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--precision",
-        choices=("float32", "mixed_bfloat16"),
+        choices=("float32", "mixed_bfloat16", "auto"),
         default="float32",
         help=(
-            "precision of the convolutions; bfloat16 is faster on CPUs with AMX (default: float32)"
+            "precision of the convolutions; bfloat16 is faster on CPUs with AMX, auto is the faster"
+            " one (default: float32)"
         ),
     )
     sub.add_argument(

@@ -127,10 +127,9 @@ def _init(options):
 def _fitted(options):
     """A spec that fits the data."""
     from kclr.fitted import fitted_spec, look
-    from kclr.version import has_amx
 
     seen = look(_data(options.data))
-    return fitted_spec(seen, options.path, options.layers or 3, has_amx())
+    return fitted_spec(seen, options.path, options.layers or 3)
 
 
 def _data(text):

@@ -51,7 +51,8 @@ _UPPER = """
     embedding: {{pool: mean, standardize: true, head: [512, 128]}}
     train:
       steps: 500          # or epochs
-      batch_size: 256{precision}
+      batch_size: 256
+      precision: auto     # bfloat16 where this machine has units for it
       optimizer:
         class_name: AdamW
         config:
@@ -151,14 +152,13 @@ def look(data) -> Seen:
     )
 
 
-def fitted_spec(seen: Seen, path="FILE", layers=3, fast_bfloat16=False) -> str:
+def fitted_spec(seen: Seen, path="FILE", layers=3) -> str:
     """A commented spec for data, as text.
 
     Args:
         seen: from `look`.
         path: of the file that it is written to, for its comments.
         layers: 1 to 3, how many at most; fewer where the data have no room for them.
-        fast_bfloat16: whether this machine computes in bfloat16 faster than in float32.
 
     Raises:
         SpecError: the images are too small for a layer.
@@ -192,7 +192,6 @@ def fitted_spec(seen: Seen, path="FILE", layers=3, fast_bfloat16=False) -> str:
             shift=shift,
             unit="samples" if seen.series else "pixels",
             augment=augment,
-            precision="\n      precision: mixed_bfloat16" if fast_bfloat16 else "",
         )
     if full:
         text += f"\n  # One more layer would need larger {noun}.\n"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from kclr.errors import RunError
+from kclr.version import has_amx
 
 # Modules that register classes with Keras.
 _REGISTERING = ("kclr.layers", "kclr.losses", "kclr.pooling", "kclr.initializers", "kclr.model")
@@ -69,11 +70,27 @@ def compiles(
     return on_gpu or not tf.config.list_physical_devices("GPU")
 
 
+def bfloat16_units() -> bool:
+    """Whether the device that trains has units for bfloat16: its GPUs, or else the processor."""
+    import tensorflow as tf
+
+    details = tf.config.experimental.get_device_details
+    gpus = [details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    if gpus:
+        return all(gpu.get("compute_capability", (0,)) >= (8,) for gpu in gpus)
+    return has_amx()
+
+
 @contextmanager
 def dtype_policy(precision: str) -> Iterator[None]:
-    """While the block runs, Keras builds layers with this dtype policy, as "mixed_bfloat16"."""
+    """While the block runs, Keras builds layers with this dtype policy, as "mixed_bfloat16".
+
+    With "auto" it is that where the device has units for bfloat16, and else "float32".
+    """
     import keras
 
+    if precision == "auto":
+        precision = "mixed_bfloat16" if bfloat16_units() else "float32"
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:

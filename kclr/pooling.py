@@ -13,7 +13,7 @@ from kclr.layers import ContrastiveConvBlock
 from kclr.spec.values import by, pair, short
 
 POOLS = ("mean", "max", "grid", "flatten")
-PRECISIONS = ("float32", "mixed_bfloat16")
+PRECISIONS = ("float32", "mixed_bfloat16", "auto")
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Pooling:
         all_layers: bool, the maps of all layers, concatenated; otherwise that of the top layer.
         flips: bool, the mean of the features of each image and of its mirror image. A linear
             classifier on it is one that averages its answers to both.
-        precision: of the convolutions: "float32" or "mixed_bfloat16", which is faster on CPUs with
-            AMX.
+        precision: of the convolutions: "float32"; "mixed_bfloat16", which is faster on CPUs with
+            AMX; or "auto" for the faster one.
         pool: "mean", "max", "grid" or "flatten" (see `pool_maps`).
         grid_argument: what `grid` is called, in messages.
 

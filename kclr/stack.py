@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from kclr import export
@@ -20,6 +21,7 @@ from kclr.drawing.layers import draw_layer
 from kclr.errors import RunError
 from kclr.events import Listener, watched
 from kclr.health import Learned, check_images, check_learned
+from kclr.keras_backend import bfloat16_units
 from kclr.probing.callback import StackProbe
 from kclr.runs.directories import CHECKPOINTS, LAYER, RUN, check_ours, discard, writing
 from kclr.runs.keys import layers_made, seed_of
@@ -27,6 +29,7 @@ from kclr.runs.run import Run
 from kclr.runs.writing import begin, write_summary, writing_layer
 from kclr.spec.findings import load_spec, refusal
 from kclr.spec.geometry import layer_geometry
+from kclr.spec.precision import precisions, settled
 from kclr.spec.schema import Export, Spec
 from kclr.training import checkpoints
 from kclr.training.distribution import ALONE, Cluster, check_batches, open_cluster
@@ -108,6 +111,7 @@ def train(
         # On a CPU the operations that are used here are deterministic as they are.
         tf.config.experimental.enable_op_determinism()
     with cluster.watched():
+        spec = _settled(spec, Run(out) if resume else None, cluster)
         if not cluster.chief:
             follow(spec, opened, cluster)
             return Run(out)
@@ -141,6 +145,17 @@ def train(
                 files = {own.name: own.census.as_dict() for own in opened.values() if own.census}
                 write_summary(run, spec.seed, files)
         return run
+
+
+def _settled(spec: Spec, begun: Run | None, cluster: Cluster) -> Spec:
+    """The spec with each layer's precision: that of the run that is resumed, or else what suits the
+    chief's device."""
+    before = {}
+    if cluster.chief:
+        spec = settled(spec, bfloat16_units(), begun.precisions if begun else None)
+        before = precisions(spec)
+    told = cluster.from_chief({f"of {name}": np.asarray(own) for name, own in before.items()})
+    return settled(spec, False, {name[len("of ") :]: str(own) for name, own in told.items()})
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ import kclr
 from kclr.data.sources import as_images
 from kclr.runs.directories import RUN, writing
 from kclr.spec import parse_spec
+from kclr.spec.precision import settled
 from tests.processes import Forked
 
 ONE_LAYER = """
@@ -62,7 +64,8 @@ def test_a_run_holds_what_the_documentation_lists(run):
         "summary.json",
     } <= names
     assert (run.path / "spec.yaml").read_text() == TWO_LAYERS
-    assert parse_spec((run.path / "resolved.yaml").read_text()) == parse_spec(TWO_LAYERS)
+    said = settled(parse_spec(TWO_LAYERS), units=False)
+    assert parse_spec((run.path / "resolved.yaml").read_text()) == said
 
 
 def test_kernels_have_the_documented_shape_and_type(run):
@@ -174,6 +177,26 @@ def test_shifted_augmented_patches_and_a_layer_with_its_own_images(tmp_path):
     assert first.history()[-1]["learning_rate"] < 1e-3
     assert second.facts["steps"] > 4
     assert first.facts["convolution"] == second.facts["convolution"] == "TensorFlow's"
+
+
+def test_a_run_goes_on_elsewhere_in_the_precision_in_which_it_was_begun(tmp_path, monkeypatch):
+    text = """
+    stack:
+      - {block: {filters: 64, pool_size: 4}, learner: random}
+      - block: {filters: 4, kernel_size: 2}
+        train: {steps: 2, batch_size: 8}
+    """
+    monkeypatch.setattr("kclr.stack.bfloat16_units", lambda: True)
+    begun = train(text, tmp_path / "run", bare=True)
+    expected = begun.layers[1]
+    kernel, key = expected.kernel, expected.facts["key"]
+    shutil.rmtree(expected.directory)
+    (begun.path / "summary.json").unlink(missing_ok=True)
+    monkeypatch.setattr("kclr.stack.bfloat16_units", lambda: False)
+    found = train(text, begun.path, bare=True, resume=True)
+    assert begun.precisions == found.precisions == {"conv2": "mixed_bfloat16"}
+    assert found.layers[1].facts["key"] == key
+    np.testing.assert_array_equal(found.layers[1].kernel, kernel)
 
 
 def test_a_dict_or_a_path_over_an_array_trains_as_a_spec_over_the_same_pictures(

@@ -8,6 +8,7 @@ import yaml
 
 from kclr.spec.cost import step_flops
 from kclr.spec.geometry import layer_geometry, output_size
+from kclr.spec.precision import AUTO, settled
 from kclr.spec.schema import Spec
 from kclr.spec.values import by, pair, short
 from kclr.spec.wording import printable
@@ -47,8 +48,10 @@ def cost_table(spec: Spec, speed: float) -> str:
     Returns:
         Plain text with fixed widths; empty if no layer takes steps.
     """
-    rows: list[tuple[str, ...]] = [("layer", "a step", "steps", "in all", "about")]
+    rows: list[tuple[str, ...]] = [("layer", "a step", "steps", "in all", "about", "precision")]
     units = has_amx()
+    asked = [layer.train.precision for layer in spec.stack if layer.learner.contrastive]
+    spec = settled(spec, units)
     for index, layer in enumerate(spec.stack):
         if not layer.learner.contrastive:
             continue
@@ -57,21 +60,26 @@ def cost_table(spec: Spec, speed: float) -> str:
         step, steps = step_flops(spec, index, shape[2]), layer.train.steps
         row = [layer.name or "", f"{step / 1e9:,.1f} GFLOP"]
         if steps is None:
-            rows.append((*row, f"{layer.train.epochs} epochs", "-", "-"))
+            rows.append((*row, f"{layer.train.epochs} epochs", "-", "-", layer.train.precision))
             continue
         wide = units and layer.train.precision == "mixed_bfloat16"
         seconds = step * steps / (speed * (_WITH_UNITS if wide else _SHARE))
         about = f"{seconds:,.0f} s" if seconds < 90 else f"{seconds / 60:,.0f} min"
-        rows.append((*row, f"{steps:,}", f"{step * steps / 1e12:,.1f} TFLOP", about))
+        whole = f"{step * steps / 1e12:,.1f} TFLOP"
+        rows.append((*row, f"{steps:,}", whole, about, layer.train.precision))
     if len(rows) == 1:
         return ""
-    return "\n".join(
-        [
-            "What training costs, in convolutions alone, and about how long it takes here,",
-            f"where a float32 matrix product has {speed / 1e9:,.0f} GFLOP/s:",
-            *_aligned(rows),
+    lines = [
+        "What training costs, in convolutions alone, and about how long it takes here,",
+        f"where a float32 matrix product has {speed / 1e9:,.0f} GFLOP/s:",
+        *_aligned(rows),
+    ]
+    if AUTO in asked:
+        lines += [
+            f"Precision auto: this processor has {'' if units else 'no '}units for bfloat16 (AMX).",
+            "With a GPU the GPU decides. A run that is resumed keeps its precision.",
         ]
-    )
+    return "\n".join(lines)
 
 
 def print_images(spec: Spec, out=None) -> None:

@@ -17,6 +17,7 @@ from kclr.runs.paths import append, as_path, atomic
 from kclr.runs.safe_reading import MOST_ROWS, parsed, read_array, read_numbers, read_text, sha256
 from kclr.scaling import Scaling
 from kclr.spec import parse_spec
+from kclr.spec.precision import PRECISIONS
 from kclr.spec.reading import read_yaml
 from kclr.spec.schema import NAME, Spec
 
@@ -259,6 +260,19 @@ class Run:
         from kclr.runs.records import Summary, read_record
 
         return read_record(path, Summary, self.path, "kclr train", _mend(path))
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """The precision in which the training of each layer was begun, by its name; empty where
+        there is no resolved spec that can be read."""
+        try:
+            stack = self.resolved["stack"]
+            known = {
+                layer["name"]: layer["train"]["precision"] for layer in stack if "train" in layer
+            }
+        except (OSError, RunError, KeyError, TypeError):
+            return {}
+        return {name: own for name, own in known.items() if own in PRECISIONS}
 
     @property
     def resolved(self) -> dict[str, Any]:

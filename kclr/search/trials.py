@@ -15,12 +15,14 @@ from kclr.data.labels import load_labelled
 from kclr.data.sources import as_images
 from kclr.errors import CollapseError, SpecError
 from kclr.events import Listener
+from kclr.keras_backend import bfloat16_units
 from kclr.probing.callback import StackProbe, probe_columns
 from kclr.runs.directories import locked
 from kclr.runs.keys import adopt, key_of, layers_made
 from kclr.runs.paths import atomic
 from kclr.runs.run import Run
 from kclr.search.space import Stage, trial_spec, with_values
+from kclr.spec.precision import settled
 from kclr.spec.schema import Spec
 from kclr.spec.search import Search
 from kclr.stack import train
@@ -202,6 +204,7 @@ class _Pause(keras.callbacks.Callback):
 
 def take_over(spec: Spec, out: Path, runs: Iterable[Run]) -> None:
     """Reuse the lowest layers of a spec from the run that has most of them (`runs.keys.adopt`)."""
+    spec = settled(spec, bfloat16_units(), Run(out).precisions)  # as `train` will
     known = {source: as_images(source).identity() for source in spec.sources()}
     adopt(spec, out, runs, layers_made(spec, known))
 

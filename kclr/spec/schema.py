@@ -189,8 +189,11 @@ class Train(Part):
     jit: Literal[True, False, "auto"] = "auto"
     """Compile the step with XLA; with `auto`, kclr chooses what was measured to be faster on this
     kind of device."""
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    """Keras' dtype policy of the training step. Weights and exports are float32 in any case."""
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    """Keras' dtype policy of the training step. Weights and exports are float32 in any case. `auto`
+    is `mixed_bfloat16` above a layer of 64 filters or more if the processor (AMX) or the GPU
+    (compute capability 8.0) has units for it, and `float32` elsewhere. A run that is resumed keeps
+    the precision in which it was begun."""
     log_every: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 50
     """Steps between two rows of the history."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 20.0
@@ -347,8 +350,9 @@ class Probe(ByName):
     `all_layers` one number for all layers, or a list."""
     flips: bool = False
     """Average the features of each image and its mirror image."""
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """Precision of the convolutions that are judged. bfloat16 is faster on CPUs with AMX."""
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = "float32"
+    """Precision of the convolutions that are judged. bfloat16 is faster on CPUs with AMX; `auto` is
+    the faster one."""
 
 
 class Export(Part):

@@ -91,8 +91,10 @@ class TransferTrain(Part):
     """Keras image layers, applied in order to training images with values in [0, 1]."""
     jit: Literal[True, False, "auto"] = "auto"
     """Compile the step with XLA; `auto` does so on a GPU; on a CPU it is slower."""
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    """Keras' dtype policy. `mixed_bfloat16` is several times as fast on a CPU with AMX."""
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Keras' dtype policy. `mixed_bfloat16` is several times as fast on a CPU with AMX; `auto` is
+    that where the processor or the GPU has units for it, and else `float32`. An experiment that is
+    resumed keeps the precision in which it was begun."""
 
 
 class TransferSpec(Part):

@@ -112,7 +112,7 @@ def train_layers(
     )
     own = [*callbacks(layers, training.blocks, start)] if callbacks else []
     reseed = training.reseed(make, start, seed) if top.train.reseed else []
-    progress.started(total, start, top.train.batch_size * sizes.views)
+    progress.started(total, start, top.train.batch_size * sizes.views, top.train.precision)
     with _ended_early(training, generator, make, saving):
         if start < total:
             # What a probe found is in the logs of those behind it.

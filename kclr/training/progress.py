@@ -54,12 +54,14 @@ class LayerProgress:
         words = f"decoded picture {done:,} of {total:,}"
         self._say("step", "decoding", words, {"done": done, "pictures": total})
 
-    def started(self, total, done, patches):
+    def started(self, total, done, patches, precision="float32"):
         """Its training begins: `total` steps of `patches` patches, of which `done` are done."""
         self._total, self._start, self._patches = total, done, patches
         self._since = time.perf_counter()
         words = f"training {total:,} steps" + (f" after step {done:,}" if done else "")
-        self._say("begun", "started", words, {"steps": total, "done": done}, total=total, done=done)
+        words += f" in {precision.removeprefix('mixed_')}"
+        facts = {"steps": total, "done": done, "precision": precision}
+        self._say("begun", "started", words, facts, total=total, done=done)
 
     def stepped(self, step, metrics):
         """`step` steps are done; `metrics` are means since the last row."""

@@ -5,6 +5,7 @@ drawn, the order of images, the augmentation and the weights that the arm does n
 they differ in their start alone and are compared in pairs.
 """
 
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -14,14 +15,16 @@ import yaml
 
 from kclr.data.labels import Labelled, labelled_name, scaled
 from kclr.data.sources import as_source
-from kclr.errors import interrupted
+from kclr.errors import RunError, interrupted
 from kclr.events import Listener, watched
-from kclr.keras_backend import dtype_policy
+from kclr.keras_backend import bfloat16_units, dtype_policy
 from kclr.probing.protocol import draw
 from kclr.runs.directories import TRACE, TRANSFER, writing
 from kclr.runs.keys import Made, check_same, made
 from kclr.runs.paths import is_full, remove
+from kclr.runs.run import Run
 from kclr.spec.findings import refusal
+from kclr.spec.precision import AUTO, PRECISIONS
 from kclr.spec.transfer import MOST_LAYERS, TransferSpec
 from kclr.training.keras_objects import globals_kept
 from kclr.transfer import progress
@@ -83,6 +86,7 @@ def run_experiment(
     if tf.config.list_physical_devices("GPU"):
         # On a CPU the operations that are used here are deterministic as they are.
         tf.config.experimental.enable_op_determinism()
+    spec = _settled(spec, out if resume else None)
     with listener or watched(verbose) as listener:
         listener.heard(progress.preparing("reading labelled images"))
         limits = (spec.limit, spec.test_limit, spec.seed)
@@ -116,6 +120,19 @@ def run_experiment(
                 written["end_to_end"] = experiment.compared()
             results.write_results(written)
             return written
+
+
+def _settled(spec: TransferSpec, begun) -> TransferSpec:
+    """The spec with its precision: that of the experiment in `begun`, or else what suits the
+    device."""
+    if spec.train.precision != AUTO:
+        return spec
+    precision = "mixed_bfloat16" if bfloat16_units() else "float32"
+    with contextlib.suppress(OSError, RunError, KeyError, TypeError):
+        known = Run(begun).resolved["train"]["precision"] if begun else precision
+        precision = known if known in PRECISIONS else precision
+    train = spec.train.model_copy(update={"precision": precision})
+    return spec.model_copy(update={"train": train})
 
 
 def title(spec: TransferSpec, images, test_images) -> str:

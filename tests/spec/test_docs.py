@@ -128,10 +128,9 @@ def test_the_starters_second_layer_is_valid_when_its_comment_is_taken_away():
 def test_the_deep_starter_is_the_recipe_of_its_config():
     recipe = load_spec(ROOT / "configs/depth.yaml", ["data=photos"])
     same = [f"stack.{index}.block.filters={384 << index}" for index in range(3)]
-    same += [f"stack.{index}.train.precision=mixed_bfloat16" for index in (1, 2)]
     deep = parse_spec(starter(3), same)
     assert deep == recipe
-    two = parse_spec(starter(2), same[:2] + same[3:4])
+    two = parse_spec(starter(2), same[:2])
     assert two.stack == recipe.stack[:2]
     assert two.export.grid_size == (3, 2)
 

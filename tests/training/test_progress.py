@@ -22,7 +22,7 @@ def test_a_long_layer_says_where_it_is(capsys):
     lines.stepped(502, {"loss": 0.25})
     preparing, started, *steps = capsys.readouterr().out.splitlines()
     assert preparing == "conv1: preparing"
-    assert started == "conv1: training 1,000 steps after step 200"
+    assert started == "conv1: training 1,000 steps after step 200 in float32"
     assert steps[0].startswith("conv1: step 500 of 1,000, loss 0.250, active 50%, ")
     for number, step in enumerate(steps[1:], 501):
         assert step.startswith(f"conv1: step {number} of 1,000, loss 0.250, probe 51.3%, ")
