@@ -20,9 +20,9 @@ from kclr.runs.records import Unit
 from kclr.runs.run import load_run
 from kclr.spec.registry import _parts
 from kclr.spec.transfer import parse_transfer
-from kclr.transfer import experiment, progress
+from kclr.transfer import progress
 from kclr.transfer.arms import Arm, arms
-from kclr.transfer.experiment import run_experiment
+from kclr.transfer.experiment import _settled, run_experiment
 from kclr.transfer.results import Results, failures, load_results, print_results, slug
 from kclr.transfer.summary import summarize
 
@@ -594,11 +594,11 @@ def test_an_experiment_leaves_what_is_global_to_its_caller(nothing_global_change
 def test_an_experiment_goes_on_in_the_precision_in_which_it_was_begun(tmp_path, monkeypatch):
     text = "data: digits\nclassifier: zhao\narms: [random start]\n"
     spec = parse_transfer(text + "train: {precision: auto}")
-    monkeypatch.setattr(experiment, "bfloat16_units", lambda: True)
-    begun = experiment._settled(spec, None)
+    monkeypatch.setattr("kclr.transfer.experiment.bfloat16_units", lambda: True)
+    begun = _settled(spec, None)
     assert begun.train.precision == "mixed_bfloat16"
     (tmp_path / "resolved.yaml").write_text(yaml.safe_dump(begun.model_dump(mode="json")))
-    monkeypatch.setattr(experiment, "bfloat16_units", lambda: False)
-    assert experiment._settled(spec, tmp_path) == begun
-    assert experiment._settled(spec, tmp_path / "nothing").train.precision == "float32"
-    assert experiment._settled(parse_transfer(text), tmp_path).train.precision == "float32"
+    monkeypatch.setattr("kclr.transfer.experiment.bfloat16_units", lambda: False)
+    assert _settled(spec, tmp_path) == begun
+    assert _settled(spec, tmp_path / "nothing").train.precision == "float32"
+    assert _settled(parse_transfer(text), tmp_path).train.precision == "float32"
