@@ -26,8 +26,11 @@ IMAGES = (DIGITS.images[..., None] * (255 / 16)).astype(np.uint8)  # (1797, 8, 8
 LABELS = DIGITS.target
 
 
-def classifier(seed=0):
-    """Convolution, batch normalisation and dropout: all that differs in training."""
+def classifier(seed=0, eager=True):
+    """Convolution, batch normalisation and dropout: all that differs in training.
+
+    Eager where steps are few: tracing takes longer than they do.
+    """
     keras.utils.set_random_seed(seed)
     made = keras.Sequential(
         [
@@ -41,7 +44,7 @@ def classifier(seed=0):
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    made.compile("adam", loss)
+    made.compile("adam", loss, run_eagerly=eager)
     return made
 
 
@@ -110,13 +113,13 @@ def test_keras_own_callbacks_can_follow_it():
 
 
 def test_the_training_ends_with_the_same_weights_bit_for_bit():
-    without = classifier()
+    without = classifier(eager=False)
     fit(without)
     expected = random.random(), np.random.random(), float(tf.random.uniform(()))
-    before = classifier()  # which sets the seeds anew
+    before = classifier(eager=False)  # which sets the seeds anew
     fit(before, Probe("digits", every=1, limit=200, labels=0.5, classifier="logistic"))
     assert (random.random(), np.random.random(), float(tf.random.uniform(()))) == expected
-    with_it = classifier()
+    with_it = classifier(eager=False)
     fit(with_it, Probe((IMAGES, LABELS), every=1, limit=200, classifier="knn"))
     for one, other, third in zip(
         without.variables, with_it.variables, before.variables, strict=True

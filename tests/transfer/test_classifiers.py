@@ -158,7 +158,13 @@ def first_input(model):
 
 
 @pytest.mark.parametrize(
-    "name", ["VGG16", "EfficientNetB0", "EfficientNetV2B0", "MobileNetV3Small"]
+    "name",
+    [
+        "VGG16",
+        "EfficientNetB0",
+        "MobileNetV3Small",
+        pytest.param("EfficientNetV2B0", marks=pytest.mark.full),
+    ],
 )
 def test_a_keras_application_sees_images_as_they_are_and_gives_logits(name):
     model = build_classifier(f"applications:{name}", (32, 32, 3), 7)
