@@ -215,6 +215,8 @@ def _found(run, spec, first, top, images, made, cluster, recorder, told) -> list
     for own, found in zip(spec.stack[first : top + 1], learned, strict=True):
         check_learned(found, own, progress.warned)
         found.facts.setdefault("skipped_images", len(images.skipped))
+        if images.missing_share:
+            found.facts.setdefault("missing_share", round(images.missing_share, 6))
     learned[-1] = recorder.probed(learned[-1])
     return learned
 

@@ -17,6 +17,7 @@ from kclr.probing.judging import stack_features
 from kclr.probing.probe import probe_run
 from kclr.scaling import Scaling
 from kclr.spec.values import grid_of_series
+from kclr.training.progress import describe
 
 MISSING = 7
 BANDS = """
@@ -132,6 +133,30 @@ def test_a_run_of_bands_knows_how_they_are_scaled(bands, bands_run):
     np.testing.assert_allclose(scaling.shift, valid.mean(axis=0), rtol=1e-6)
     facts = json.loads((layers[1].directory / "layer.json").read_text())
     assert Scaling(**facts["scaling"]) == scaling
+    missing = (bands == MISSING).any(axis=-1).mean()
+    for layer in layers:
+        assert layer.facts["missing_share"] == pytest.approx(missing, abs=1e-6)
+    assert "0.73% of the data missing and never cut" in describe(layers[1].facts)
+
+
+def test_missing_values_are_counted_before_a_training(series, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    values = series.astype(np.float32)
+    values[::2, 3:7] = np.nan
+    np.save("a.npy", values)
+    layer = "{block: {filters: 4, kernel_size: 9}}"
+    (tmp_path / "a.yaml").write_text(f"data: series:a.npy\nstack: [{layer}]\n")
+    assert main(["check", "a.yaml"]) == 0
+    share = 100 * np.isnan(values[:64]).any(axis=-1).mean()
+    words = f"series:a.npy: {share:.2f}% of the data in the first series are missing (NaN, inf"
+    assert words in capsys.readouterr().err
+    values[:] = np.nan
+    np.save("a.npy", values)
+    with pytest.raises(RunError) as caught:
+        PatchTripletGenerator(as_images("series:a.npy"), (1, 9))
+    assert "series cannot be used" in str(caught.value)
+    assert "series 0: no crop of 10 samples without missing values" in str(caught.value)
+    assert "or allow more" not in str(caught.value)
 
 
 def test_exports_take_the_raw_numbers_of_the_run(bands, bands_run):

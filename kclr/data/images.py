@@ -81,6 +81,7 @@ class Images:
     _found: list[Contents] = field(default_factory=list, repr=False)
     _scaling: list[Scaling] = field(default_factory=list, repr=False)
     _of_scale: list[str] = field(default_factory=list, repr=False)
+    _missing: list[int] = field(default_factory=lambda: [0, 0], repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def cure(self, option, value) -> str:
@@ -214,6 +215,24 @@ class Images:
         with self._lock:
             return list(self._reasons.items())
 
+    def count_missing(self, images: Iterable[Any]) -> None:
+        """Count the pixels of some images, and those that are never cut."""
+        if not self.may_be_invalid:
+            return
+        missing = total = 0
+        for image in images:
+            invalid = invalid_pixels(image, self.nodata)
+            missing += 0 if invalid is None else int(invalid.sum())
+            total += image.shape[0] * image.shape[1]
+        with self._lock:
+            self._missing[:] = self._missing[0] + missing, self._missing[1] + total
+
+    @property
+    def missing_share(self) -> float:
+        """The share of the pixels read so far that are never cut: NaN, infinite, or `nodata`."""
+        missing, total = self._missing
+        return missing / total if total else 0.0
+
     @property
     def warnings(self) -> list[str]:
         """Warnings about these images, as far as they are known so far."""
@@ -223,13 +242,39 @@ class Images:
 
     def look(self) -> list[str]:
         """`warnings`, after a look at the first pictures."""
+        for _ in self._first():
+            pass
+        self.scaling()  # which may find constant channels
+        return self.warnings
+
+    def _first(self):
+        """The images of the first pictures, as far as these are looked at."""
         left = _LOOKED_AT
         for _, images in islice(self.pictures(), NOTICED):
             left -= sum(image.nbytes for image in images)
             if left < 0:
                 break
-        self.scaling()  # which may find constant channels
-        return self.warnings
+            yield from images
+
+    def missing_in_first(self) -> str | None:
+        """Words about missing pixels in the first pictures, or None where none is missing.
+
+        Raises:
+            RunError: too many of the pictures cannot be read.
+        """
+        seen = replace(self, _missing=[0, 0], _noticed=Noticed(), _reasons={})
+        seen.count_missing(seen._first())
+        if not seen.missing_share:
+            return None
+        return (
+            f"{self.name}: {seen.missing_share:.2%} of the data in the first {self.noun} are "
+            "missing (NaN, infinite or nodata). No crop contains them."
+        )
+
+    @property
+    def noun(self) -> str:
+        """What the pictures are called."""
+        return "series" if self.series else "pictures"
 
     def part(self, index, count) -> "Images":
         """One of `count` parts with different pictures: what one of `count` workers reads.
@@ -346,8 +391,9 @@ class Images:
         )
         more = f"\n  and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         share = min(1.0, math.ceil(10 * len(skipped) / count) / 10)
+        allowed = "" if share == 1 else f", or allow more: {self.cure('max_unreadable', share)}"
         raise RunError(
-            f"{self.name}: {len(skipped)} of {count} pictures cannot be used, more than "
+            f"{self.name}: {len(skipped)} of {count} {self.noun} cannot be used, more than "
             f"max_unreadable allows ({self.max_unreadable:g} of them):{shown}{more}\n{cure}Fix or "
-            f"remove them, or allow more: {self.cure('max_unreadable', share)}"
+            f"remove them{allowed}"
         )

@@ -151,7 +151,7 @@ class PatchTripletGenerator:
             self._corners = pool.corners(buffer, self.crop_size, self.images.nodata)
             usable = self._corners.counts != 0
             if not usable.all():
-                words = pool.no_crop(self.crop_size)
+                words = pool.no_crop(self.crop_size, self.images.series)
                 self.images.skip(dict.fromkeys(buffer.select(~usable).names, words))
                 buffer, self._corners = buffer.select(usable), self._corners.select(usable)
             self.image_count = int(usable.sum())

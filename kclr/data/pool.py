@@ -179,9 +179,10 @@ def _allowed(image, crop_size, nodata):
     return inside[:, width:] == inside[:, :-width]
 
 
-def no_crop(crop_size) -> str:
+def no_crop(crop_size, series=False) -> str:
     """Why an image cannot be used that has no crop without missing values."""
-    return f"no crop of {by(short(*crop_size))} px without missing values (NaN or nodata)"
+    size = f"{crop_size[1]} samples" if series else f"{by(short(*crop_size))} px"
+    return f"no crop of {size} without missing values (NaN, infinite or nodata)"
 
 
 def load(images: Images, memory=None) -> PixelBuffer | None:
@@ -213,8 +214,9 @@ def load(images: Images, memory=None) -> PixelBuffer | None:
         if not fits:
             _too_large[images] = size
             return None
-    _loaded[images] = packer.buffer()
-    return _loaded[images]
+    made = _loaded[images] = packer.buffer()
+    images.count_missing(map(made.image, range(len(made))))
+    return made
 
 
 class Chunks:
@@ -394,6 +396,7 @@ class Chunks:
     def _tiles(self, first, number, images):
         """The pixels of a picture, and tiles of it for each turn."""
         raw = sum(image.shape[0] * image.shape[1] for image in images)
+        self.images.count_missing(images)
         height, width = self.crop_size
         images = [own for own in images if own.shape[0] >= height and own.shape[1] >= width]
         if not images:
@@ -403,7 +406,7 @@ class Chunks:
         # As many in every turn, for they are told apart by their place.
         count = min(map(len, each))
         if not count:
-            raise UnreadableError(no_crop(self.crop_size))
+            raise UnreadableError(no_crop(self.crop_size, self.images.series))
         return [raw, *itertools.chain.from_iterable(own[:count] for own in each)]
 
 

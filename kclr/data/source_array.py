@@ -30,6 +30,7 @@ class ArrayFile(Source):
     argument: ClassVar[str | None] = "file"
     sides: ClassVar[tuple[str, ...]] = ("height", "width")
     mixed: ClassVar[bool] = False
+    quick: ClassVar[bool] = True
     reading: ClassVar[tuple[str, ...]] = ("nodata", "channels_first")
 
     def problem(self):

@@ -38,6 +38,7 @@ class Files(Source):
 
     argument: ClassVar[str | None] = "path"
     several: ClassVar[bool] = True
+    quick: ClassVar[bool] = True
     kinds: ClassVar[str] = ""  # of files, in words
     noun: ClassVar[str] = ""
     sounds: ClassVar[bool] = False

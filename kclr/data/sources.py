@@ -94,6 +94,7 @@ class Source(Part):
     argument: ClassVar[str | None] = None  # the field that stands behind the colon
     several: ClassVar[bool] = False  # whether the argument may be a list
     series: ClassVar[bool] = False  # whether its images are series: of height 1
+    quick: ClassVar[bool] = False  # whether it opens without TensorFlow and any network
     mixed: ClassVar[bool] = True  # whether the first images are like all others
     # Options that say how images are read: those of labelled images, see `read_alike`.
     reading: ClassVar[tuple[str, ...]] = ("nodata",)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from kclr.errors import RunError
 from kclr.spec.cost import step_flops
 from kclr.spec.geometry import layer_geometry, output_size
 from kclr.spec.precision import AUTO, settled
@@ -97,6 +98,13 @@ def print_images(spec: Spec, out=None) -> None:
             print(f"\n{name}: {census}", file=out)
             for words in census.warnings():
                 print(f"{name}: {words}", file=sys.stderr)
+        if source.quick:
+            try:
+                missing = source.open().missing_in_first()
+            except RunError as error:
+                missing = str(error)
+            if missing:
+                print(missing, file=sys.stderr)
 
 
 def geometry_table(spec: Spec) -> str:

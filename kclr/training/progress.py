@@ -113,6 +113,8 @@ def describe(facts) -> str:
     if facts.get("skipped_images"):
         count = facts["skipped_images"]
         words += f", {count} image{'s' if count > 1 else ''} skipped"
+    if facts.get("missing_share"):
+        words += f", {facts['missing_share']:.2%} of the data missing and never cut"
     return words
 
 
