@@ -76,6 +76,8 @@ def parser(functions) -> argparse.ArgumentParser:
         "train with N processes on this machine, like on a cluster (train.distribute: multi-worker)"
     )
     sub.add_argument("--workers", **workers, help=words)
+    words = "also write and print where the time went, with a trace of some steps for TensorBoard"
+    sub.add_argument("--profile", action="store_true", help=words)
 
     sub = command("search", "search for the best values of spec keys with keras-tuner")
     spec_arguments(sub)

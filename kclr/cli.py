@@ -201,6 +201,7 @@ def _train(options):
             overwrite=options.overwrite,
             listener=listener,
             name=options.spec,
+            profile=options.profile,
         )
     if not options.json and task.index == 0:
         from kclr.report.tables import print_uses

@@ -18,7 +18,7 @@ from kclr import export
 from kclr.data.checks import source_findings
 from kclr.data.sources import Images, as_source, open_sources, skipped_words
 from kclr.drawing.layers import draw_layer
-from kclr.errors import RunError
+from kclr.errors import RunError, SpecError
 from kclr.events import Listener, watched
 from kclr.health import Learned, check_images, check_learned
 from kclr.keras_backend import bfloat16_units
@@ -35,6 +35,7 @@ from kclr.training import checkpoints
 from kclr.training.distribution import ALONE, Cluster, check_batches, open_cluster
 from kclr.training.fit import follow, tell_workers, train_layers
 from kclr.training.keras_objects import check_augmentations, check_keras_objects, globals_kept
+from kclr.training.profile import Profile, spent
 from kclr.training.progress import LayerProgress, Recorder, finished, hashing, images_found
 
 
@@ -52,6 +53,7 @@ def train(
     images=None,
     verbose: bool | str = "auto",
     callbacks: Callable[..., Sequence[Any]] | None = None,
+    profile: bool = False,
 ) -> Run:
     """Train every layer of a spec, export the stack, and write all of it to a run directory.
 
@@ -72,6 +74,8 @@ def train(
         verbose: whether to print progress: True, False, or "auto": on a terminal and in a notebook.
         callbacks: function that returns Keras callbacks for the training of a layer: see
             `kclr.training.fit.train_layers`. It is called for each, of the chief.
+        profile: also write where the time went, `profile.json`, and a trace of ten steps of each
+            layer for TensorBoard, and print the former. Not with several devices.
 
     Returns:
         The finished `Run`. With `train.distribute: multi-worker` every worker calls this, and only
@@ -93,12 +97,18 @@ def train(
     if listener is None:
         with watched(verbose) as listener:
             return train(
-                spec, out, text, resume, overwrite, listener, name, probe, bare, callbacks=callbacks
-            )
+                spec, out, text, resume, overwrite, listener, name, probe, bare,
+                callbacks=callbacks, profile=profile,
+            )  # fmt: skip
     if spec.export.onnx and not bare:
         export.require_onnx()
     if spec.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise RunError("tensorboard: true needs TensorBoard: pip install 'kclr[tensorboard]'")
+    if profile and spec.train.distribute != "none":
+        raise SpecError(
+            f"train.distribute: {spec.train.distribute}: only a training on one device can be "
+            "profiled. Remove it, or train without profile (--profile)."
+        )
     cluster = open_cluster(spec.train)
     check_batches(spec, cluster, name)
     check_keras_objects(spec, name)
@@ -119,13 +129,16 @@ def train(
             lowest = spec.sources()[0]
             probe = StackProbe(spec.probe, scaling=opened[lowest].scaling(), like=lowest)
         of_run = (spec, out, text, resume, overwrite, listener, opened, cluster, bare)
-        with _opened(*of_run) as (run, made):
+        with _opened(*of_run) as (run, made), Profile(run) as spent_on:
             told: dict[Images, int] = {}  # pictures that were said to be skipped
             for first, top in spec.trainings():
                 if _kept(run, spec, first, top, cluster, listener):
                     continue
+                spent_on.turn(spec.stack[top].name)
                 images = opened[spec.stack[top].data or spec.data]
                 recorder = Recorder(run, spec, first, top, listener, probe, callbacks)
+                if profile:
+                    recorder.watch(spent_on.callbacks)
                 learned = _found(run, spec, first, top, images, made, cluster, recorder, told)
                 rows = run.rows(spec.stack[top].name)  # of all that were trained with it
                 for index, found in enumerate(learned, start=first):
@@ -136,12 +149,18 @@ def train(
                     with writing_layer(run, index, facts, found.kernel, found.bias, rows) as own:
                         if not bare:
                             sizes = layer_geometry(spec.stack, index)
-                            draw_layer(own, below, sizes, images, spec.seed)
+                            with spent("pictures"):
+                                draw_layer(own, below, sizes, images, spec.seed)
                     LayerProgress(listener, layer.name).learned(index, found.facts)
                 checkpoints.forget(run.checkpoint(top, spec.stack[top].name))
+            spent_on.turn("")
             if not bare:
-                _export(run, spec.export)
+                with spent("export"):
+                    _export(run, spec.export)
                 discard(run.path / "checkpoints", CHECKPOINTS)
+            if profile:
+                listener.heard(spent_on.finished())
+            if not bare:
                 files = {own.name: own.census.as_dict() for own in opened.values() if own.census}
                 write_summary(run, spec.seed, files)
         return run

@@ -28,6 +28,7 @@ from kclr.probing.protocol import (
 from kclr.runs.run import PlainLayer
 from kclr.scaling import Scaling
 from kclr.spec import schema
+from kclr.training.profile import spent
 
 
 class Probe(keras.callbacks.Callback):
@@ -128,7 +129,8 @@ class Probe(keras.callbacks.Callback):
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
         last = batch + 1 == steps and self._epoch + 1 == epochs
         if last or self.step // self.every != before // self.every:
-            logs.update(probe_columns(self.measure()))
+            with spent("probe"):
+                logs.update(probe_columns(self.measure()))
 
     def on_epoch_end(self, epoch, logs=None):
         if self.every is None:

@@ -127,6 +127,7 @@ RUN = Kind(
         *_below("checkpoints", *CHECKPOINTS.files),
         *_below("exports/*", *EXPORT.files),
         "tensorboard/*/events.out.tfevents.*",
+        *("profile.json", "tensorboard/*/plugins/profile/*/*.xplane.pb"),
     ),
     finished="summary.json",
     known_by=("spec.yaml", "resolved.yaml"),

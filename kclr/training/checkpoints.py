@@ -25,6 +25,7 @@ from kclr.errors import RunError
 from kclr.runs.paths import as_path, atomic, is_remote, remove
 from kclr.runs.safe_reading import opened
 from kclr.training.distribution import put, value_of
+from kclr.training.profile import spent
 
 _NUMBER = (), np.dtype(np.float64)
 _NAMED = ("last.", "guard.")  # numbers whose names depend on the objective
@@ -141,7 +142,8 @@ class TrainingState(Interruptible):
             time.perf_counter() - self._saved >= self.every
             and self.history.step < self.history.total
         ):
-            self.save()
+            with spent("checkpoints"):
+                self.save()
 
     def save(self):
         """Write the state now.

@@ -133,6 +133,7 @@ class Recorder(Listener):
         self._listener, self._probe, self._callbacks = listener, probe, callbacks
         self._name, self._total = self._layer.name or "", None
         self._events: Any = None
+        self._watching: Any = list
         if spec.tensorboard:
             import tensorflow as tf
 
@@ -160,9 +161,14 @@ class Recorder(Listener):
             return  # these are decoded beside the steps
         self._listener.heard(event)
 
+    def watch(self, callbacks):
+        """Add what a function returns, Keras callbacks, to those of the training."""
+        self._watching = callbacks
+
     def callbacks(self, layers, blocks, start):
         """The run's probe and the user's callbacks (see `train_layers`)."""
         own = [*self._callbacks(layers, blocks, start)] if self._callbacks else []
+        own += self._watching()
         if self._probe is None:
             return own
 
