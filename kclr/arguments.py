@@ -128,6 +128,11 @@ def parser(functions) -> argparse.ArgumentParser:
     sub.add_argument(
         "--all-layers", action="store_true", help="let `embed` return the vectors of all layers"
     )
+    sub.add_argument(
+        "--alignment",
+        action="store_true",
+        help="align what `embed` returns, as the spec's export.alignment says",
+    )
     sub.add_argument("--onnx", action="store_true", help="also write model.onnx")
     sub.add_argument(
         "--litert",
@@ -172,6 +177,11 @@ def parser(functions) -> argparse.ArgumentParser:
         "--all-layers", action="store_true", help=("concatenate the features of all layers")
     )
     sub.add_argument("--power", **power)
+    sub.add_argument(
+        "--alignment",
+        action="store_true",
+        help="align the features of all filters, as the spec's export.alignment says",
+    )
     sub.add_argument(
         "--flips",
         action="store_true",

@@ -331,8 +331,17 @@ def _export(options):
     from kclr.export import export_run
     from kclr.runs.run import load_run
 
+    run, align = load_run(options.run), None
+    if options.alignment:
+        from kclr.probing.alignment import of_layers, views_of_run
+
+        views = views_of_run(run)
+
+        def align(layers, pooling):
+            return of_layers(layers, pooling, views)[0]
+
     written = export_run(
-        load_run(options.run),
+        run,
         out=options.out,
         layers=options.layers,
         pool=options.pool,
@@ -342,6 +351,7 @@ def _export(options):
         litert=options.litert is not None,
         litert_size=32 if options.litert is None else options.litert,
         all_layers=options.all_layers,
+        align=align,
     )
     for path in written:
         print(path)
@@ -370,6 +380,7 @@ def _probe(options):
             seed=options.seed,
             repeats=options.repeats,
             limit=options.limit,
+            alignment=options.alignment,
             progress=tell,
         )
     if options.json:

@@ -89,7 +89,7 @@ def write_keras(model, path):
         model.save(temporary)
 
 
-def write_saved_model(model, path, pooling: Pooling | None = None):
+def write_saved_model(model, path, pooling: Pooling | None = None, alignment=None):
     """Write a SavedModel that TensorFlow runs without kclr.
 
     The result of `tf.saved_model.load(path)`, which must be kept alive, has these functions, for
@@ -115,6 +115,7 @@ def write_saved_model(model, path, pooling: Pooling | None = None):
         model: from `stack_model`.
         path: of the directory.
         pooling: what `embed` returns; by default the mean of each cell of a 2x2 grid.
+        alignment: `kclr.probing.alignment.Alignment` of these vectors, or None.
 
     Raises:
         RunError: `path` is a directory that kclr did not write, or it cannot be written.
@@ -128,7 +129,7 @@ def write_saved_model(model, path, pooling: Pooling | None = None):
     dtypes = RAW_DTYPES if scaling else IMAGE_DTYPES
 
     pooling = pooling or Pooling()
-    both = _with_embeddings(model, pooling)
+    both = _with_embeddings(model, pooling, alignment)
 
     def traced(output):
         part = keras.Model(both.input, both.output[output])
@@ -161,7 +162,7 @@ def write_saved_model(model, path, pooling: Pooling | None = None):
         return vectors(in_float32(image))
 
     module = tf.Module(name="stack")
-    module.weights = [weight.value for weight in model.weights]
+    module.weights = [weight.value for weight in both.weights]
     module.features = module.serve = tf.function(features, autograph=False)
     module.embed = tf.function(embed, autograph=False)
     signatures = {}
@@ -184,6 +185,7 @@ def write_saved_model(model, path, pooling: Pooling | None = None):
         **({"grid_size": pooling.grid} if pooling.pool == "grid" else {}),
         **({"scaling": scaling.as_dict()} if scaling else {}),
         **({"series": True} if series else {}),
+        **({"aligned": True} if alignment is not None else {}),
     }
     with _writing(path) as temporary:
         tf.saved_model.save(module, temporary, signatures=signatures)
@@ -217,19 +219,20 @@ def require_onnx():
         raise RunError(f"ONNX cannot be written: {error}. Use: pip install 'kclr[onnx]'") from None
 
 
-def write_onnx(model, path, pooling: Pooling | None = None):
+def write_onnx(model, path, pooling: Pooling | None = None, alignment=None):
     """Write an ONNX file with the input `image` and the outputs `features` and `embeddings`.
 
     Args:
         model: from `stack_model`.
         path: of the file, `.onnx`.
         pooling: of the embeddings; by default the mean of each cell of a 2x2 grid.
+        alignment: `kclr.probing.alignment.Alignment` of them, or None.
 
     Raises:
         RunError: a package is missing.
     """
     require_onnx()
-    both = _with_embeddings(model, pooling or Pooling())
+    both = _with_embeddings(model, pooling or Pooling(), alignment)
     with _writing(path) as temporary:
         both.export(
             str(temporary),
@@ -239,7 +242,7 @@ def write_onnx(model, path, pooling: Pooling | None = None):
         )
 
 
-def write_litert(model, path, size, pooling: Pooling | None = None):
+def write_litert(model, path, size, pooling: Pooling | None = None, alignment=None):
     """Write a LiteRT file with the input `image` and the outputs `features` and `embeddings`.
 
     Args:
@@ -247,14 +250,15 @@ def write_litert(model, path, size, pooling: Pooling | None = None):
         path: of the file, `.tflite`.
         size: int, or two, height and width of the images. The batch stays free.
         pooling: of the embeddings; by default the mean of each cell of a 2x2 grid.
+        alignment: `kclr.probing.alignment.Alignment` of them, or None.
 
     Raises:
         SpecError: images of that size are too small.
     """
     _check_litert_size(model, size)
-    both = _with_embeddings(model, pooling or Pooling())
+    both = _with_embeddings(model, pooling or Pooling(), alignment)
     module = tf.Module()
-    module.weights = [weight.value for weight in model.weights]
+    module.weights = [weight.value for weight in both.weights]
     module.serve = tf.function(
         lambda image: both(image, training=False),
         input_signature=[_image_spec(model, size)],
@@ -267,13 +271,15 @@ def write_litert(model, path, size, pooling: Pooling | None = None):
         temporary.write_bytes(converter.convert())
 
 
-def _with_embeddings(model, pooling):
+def _with_embeddings(model, pooling, alignment):
     maps = pooling.maps(model).outputs
     vectors = [
         MapPooling(pooling.pool, *options, dtype="float32")(each)
         for each, options in zip(maps, pooling.of_each(len(maps)), strict=True)
     ]
     pooled = keras.layers.Concatenate(dtype="float32")(vectors) if vectors[1:] else vectors[0]
+    if alignment is not None:
+        pooled = alignment(pooled)
     return keras.Model(model.input, {"features": model.output, "embeddings": pooled})
 
 
@@ -324,6 +330,7 @@ def export_run(
     all_layers=False,
     power=1.0,
     lock=True,
+    align=None,
 ) -> list[Any]:
     """Write `model.keras` and `saved_model/` of a run; on request also `model.onnx` and
     `model.tflite`.
@@ -341,6 +348,8 @@ def export_run(
         litert_size: int, or two, height and width of the LiteRT model's images.
         lock: bool, keep other processes from exporting to the same place at the same time; False if
             the caller already has the directory's lock.
+        align: function from the exported layers and their pooling to the
+            `kclr.probing.alignment.Alignment` of `embed`; None for none.
 
     Returns:
         The paths that were written.
@@ -362,6 +371,7 @@ def export_run(
         name += hyphened(shown) if pool == "grid" else ""
         name += "-all-layers" * all_layers
         name += f"-power{hyphened(power)}" if powers != {1} else ""
+        name += "-aligned" * (align is not None)
         out = run.path / "exports" / name
     names = ["model.keras", "saved_model", *["model.onnx"] * onnx, *["model.tflite"] * litert]
     out = as_path(out)
@@ -372,16 +382,17 @@ def export_run(
         require_onnx()
     if litert:
         _check_litert_size(model, litert_size)
+    alignment = None if align is None else align(trained, pooling)
     with sharing(out, names, lock):
         for path in paths:
             if path.name == "model.keras":
                 write_keras(model, path)
             elif path.name == "saved_model":
-                write_saved_model(model, path, pooling)
+                write_saved_model(model, path, pooling, alignment)
             elif path.name == "model.onnx":
-                write_onnx(model, path, pooling)
+                write_onnx(model, path, pooling, alignment)
             else:
-                write_litert(model, path, litert_size, pooling)
+                write_litert(model, path, litert_size, pooling, alignment)
     return paths
 
 

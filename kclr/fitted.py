@@ -86,6 +86,18 @@ _SENSORS = """\
         # No sensor has the gain and the zero of the next one.
         - {class_name: SensorJitter, config: {gain: 0.3, offset: 0.1}}"""
 
+_MOVED_IMAGES = """\
+      - class_name: RandomTranslation
+        config: {height_factor: 0.1, width_factor: 0.1, fill_mode: nearest}
+      - class_name: RandomZoom
+        config: {height_factor: 0.15, width_factor: 0.15, fill_mode: nearest}"""
+_MOVED_SERIES = """\
+      - class_name: RandomTranslation
+        config: {height_factor: 0, width_factor: 0.1, fill_mode: nearest}
+      - class_name: RandomZoom # stretches it in time
+        config: {height_factor: 0, width_factor: 0.15, fill_mode: nearest}"""
+_TURNED = "      - {class_name: RandomRotation, config: {factor: 0.04, fill_mode: nearest}}"
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -200,7 +212,10 @@ def fitted_spec(seen: Seen, path="FILE", layers=3) -> str:
     text += (
         "\n# What the SavedModel's `embed` returns: the features of all layers, each pooled on a "
         "grid\n# and raised to a power (0.5: square roots).\n"
-        f"export: {{all_layers: true, grid_size: {grids}, power: {powers}}}\n"
+        f"export:\n  all_layers: true\n  grid_size: {grids}\n  power: {powers}\n"
+        "  # Directions in which the features of one image's views differ are shrunk: moved or\n"
+        "  # amplified a little it stays alike, which helps classifiers with few labels most.\n"
+        f"  alignment:\n    augment:\n{_views(seen, augment)}\n"
     )
     if seen.labelled:
         text += (
@@ -208,6 +223,14 @@ def fitted_spec(seen: Seen, path="FILE", layers=3) -> str:
             f"is\n# learned from them.\nprobe: {shown(seen.name)}\n"
         )
     return text
+
+
+def _views(seen, augment):
+    """The augmentations of whole images or series, as lines of the spec."""
+    own = [line.removeprefix("  ") for line in augment.splitlines()]
+    moved = _MOVED_SERIES if seen.series else _MOVED_IMAGES
+    turned = [] if seen.series or seen.channels == 3 else [_TURNED]
+    return "\n".join([moved, *turned, *own])
 
 
 def _found(seen):

@@ -16,7 +16,10 @@ from kclr.errors import RunError
 from kclr.version import has_amx
 
 # Modules that register classes with Keras.
-_REGISTERING = ("kclr.layers", "kclr.losses", "kclr.pooling", "kclr.initializers", "kclr.model")
+_REGISTERING = (
+    "kclr.layers", "kclr.losses", "kclr.pooling", "kclr.initializers", "kclr.model",
+    "kclr.probing.alignment",
+)  # fmt: skip
 
 
 def require_tensorflow(what: str) -> None:

@@ -22,6 +22,7 @@ from kclr.errors import RunError, SpecError
 from kclr.events import Listener, watched
 from kclr.health import Learned, check_images, check_learned
 from kclr.keras_backend import bfloat16_units
+from kclr.probing.alignment import Views, of_layers, smallest
 from kclr.probing.callback import StackProbe
 from kclr.runs.directories import CHECKPOINTS, LAYER, RUN, check_ours, discard, writing
 from kclr.runs.keys import layers_made, seed_of
@@ -30,13 +31,21 @@ from kclr.runs.writing import begin, write_summary, writing_layer
 from kclr.spec.findings import load_spec, refusal
 from kclr.spec.geometry import layer_geometry
 from kclr.spec.precision import precisions, settled
-from kclr.spec.schema import Export, Spec
+from kclr.spec.schema import Spec
 from kclr.training import checkpoints
 from kclr.training.distribution import ALONE, Cluster, check_batches, open_cluster
 from kclr.training.fit import follow, tell_workers, train_layers
 from kclr.training.keras_objects import check_augmentations, check_keras_objects, globals_kept
 from kclr.training.profile import Profile, spent
-from kclr.training.progress import LayerProgress, Recorder, finished, hashing, images_found
+from kclr.training.progress import (
+    LayerProgress,
+    Recorder,
+    aligned,
+    aligning,
+    finished,
+    hashing,
+    images_found,
+)
 
 
 @globals_kept()
@@ -156,7 +165,7 @@ def train(
             spent_on.turn("")
             if not bare:
                 with spent("export"):
-                    _export(run, spec.export)
+                    _export(run, spec, opened[spec.sources()[0]], listener)
                 discard(run.path / "checkpoints", CHECKPOINTS)
             if profile:
                 listener.heard(spent_on.finished())
@@ -240,7 +249,18 @@ def _found(run, spec, first, top, images, made, cluster, recorder, told) -> list
     return learned
 
 
-def _export(run, options: Export):
+def _export(run, spec: Spec, images, listener):
+    options, align = spec.export, None
+    if options.alignment:
+        views = Views.of(images, options.alignment, smallest(run.layers), spec.seed)
+
+        def align(layers, pooling):
+            made, facts = of_layers(
+                layers, pooling, views, lambda *count: listener.heard(aligning(*count))
+            )
+            listener.heard(aligned(facts))
+            return made
+
     export.export_run(
         run,
         out=run.path,
@@ -252,6 +272,7 @@ def _export(run, options: Export):
         litert=options.litert,
         litert_size=options.litert_size,
         lock=False,
+        align=align,
     )
 
 

@@ -2,7 +2,13 @@
 
 from kclr.data.labels import labelled_source, labels_problem, option_problems
 from kclr.errors import Finding, SpecError
-from kclr.spec.checks import augmentation_findings, image_findings, least_image, whitening_findings
+from kclr.spec.checks import (
+    augmentation_findings,
+    augmentations,
+    image_findings,
+    least_image,
+    whitening_findings,
+)
 from kclr.spec.findings import Draft, read_draft
 from kclr.spec.geometry import output_size
 from kclr.spec.schema import Spec
@@ -57,10 +63,10 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
             findings += [Finding((*path, "bands"), words)] if words else []
         shape = looked[source]
         if shape:
-            place = ("stack", index, "patches", "augment")
             looks = {"series": source.series, "unit": source.scale in (None, "unit")}
-            for finding in augmentation_findings(layer.patches.augment, shape[2], *place, **looks):
-                findings += [finding] if draft is None or draft.trusted(*finding.path) else []
+            for augment, place in augmentations(spec, index):
+                for finding in augmentation_findings(augment, shape[2], *place, **looks):
+                    findings += [finding] if draft is None or draft.trusted(*finding.path) else []
         if shape and (draft is None or draft.sizes_trusted(index, below=True)):
             for finding in image_findings(spec, index, shape[0], shape[1]):
                 words = finding.message + source.too_small(least_image(spec, index))

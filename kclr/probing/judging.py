@@ -25,6 +25,8 @@ class FrozenFeatures:
         lengths: how many of the numbers each layer made, from the image upwards.
         seconds: that they took.
         fitting_groups: int (images,), see `kclr.probing.protocol.probe`; None for none.
+        standardize: bool, whether kclr's readouts standardise the features; aligned ones have
+            their scale already.
     """
 
     fitting: Any
@@ -34,6 +36,7 @@ class FrozenFeatures:
     lengths: Sequence[int] = ()
     seconds: float = 0.0
     fitting_groups: Any = None
+    standardize: bool = True
 
     def score(self, classifier="ridge", labels: float | int = 1.0, seed=0, layers=None) -> Score:
         """Fit a classifier and judge it.
@@ -57,11 +60,12 @@ class FrozenFeatures:
             labels,
             seed,
             self.fitting_groups,
+            self.standardize,
         )
 
 
 def stack_features(
-    layers, fitting: Labelled, judging: Labelled, pooling: Pooling
+    layers, fitting: Labelled, judging: Labelled, pooling: Pooling, views=None
 ) -> FrozenFeatures:
     """The features of a stack of trained layers.
 
@@ -69,6 +73,7 @@ def stack_features(
         layers: from the image upwards, as of `kclr.layers.stacked`.
         fitting, judging: labelled images with as many channels as the first layer sees.
         pooling: of the layers' maps.
+        views: `kclr.probing.alignment.Views` to align the features by; None for plain features.
 
     Raises:
         SpecError: the images are too small for the layers, or the pooling is not for as many.
@@ -79,7 +84,18 @@ def stack_features(
         model = pooling.maps(stacked(layers, layers[0].kernel.shape[2]))
     start = time.perf_counter()
     own, others = (features(model, part, pooling) for part in (fitting, judging))
-    seconds = time.perf_counter() - start
+    if views is not None:
+        from kclr.probing.alignment import align, of_layers
+
+        layer, _ = of_layers(layers, pooling, views)
+        own, others = (align(layer, part) for part in (own, others))
     return FrozenFeatures(
-        own, fitting.labels, others, judging.labels, lengths, seconds, fitting.groups
+        own,
+        fitting.labels,
+        others,
+        judging.labels,
+        lengths,
+        time.perf_counter() - start,
+        fitting.groups,
+        standardize=views is None,
     )

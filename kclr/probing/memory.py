@@ -36,8 +36,9 @@ def of_rows(features, rows):
     return features if len(rows) == len(features) else changed(features, rows, lambda own: own)
 
 
-def standard(features, rows):
-    """Mean and standard deviation of each feature, float64; 1 for one that is always the same."""
+def standard(features, rows, scale=True):
+    """Mean and standard deviation of each feature, float64; 1 for one that is always the same, and
+    for all unless `scale`."""
     total, squares = np.zeros(features.shape[1]), np.zeros(features.shape[1])
     shift = features[rows[0]].astype(np.float64)
     for part in blocks(rows):
@@ -45,5 +46,7 @@ def standard(features, rows):
         total += values.sum(axis=0)
         squares += (values**2).sum(axis=0)
     mean = total / len(rows)
+    if not scale:
+        return shift + mean, np.ones_like(mean)
     variance = squares / len(rows) - mean**2
     return shift + mean, np.sqrt(np.where(variance > 1e-14 * (shift + mean) ** 2, variance, 1))

@@ -99,6 +99,7 @@ def probe_run(
     seed=0,
     repeats=1,
     limit=None,
+    alignment=False,
     progress: Callable[[str], None] | None = None,
 ) -> list[ProbeResult]:
     """Evaluate a run's layers, and baselines of the same geometry, on labelled images.
@@ -118,6 +119,8 @@ def probe_run(
         repeats: int from 1, draws of the labels. Baselines get new kernels for each.
         limit: int from 1, use only this many images of each split, the first ones, if `data` is a
             name.
+        alignment: bool, align the features of the run, and of each baseline, by views of the images
+            that the run was trained on, made as its spec's `export.alignment` says.
         progress: function that receives short progress messages.
 
     Returns:
@@ -148,11 +151,17 @@ def probe_run(
         train, test = data
     check_enough(train.labels, train.name)
     unlabelled = run_images(run) if set(baselines) - {RANDOM} else []
+    views = None
+    if alignment:
+        from kclr.probing.alignment import views_of_run
+
+        views = views_of_run(run)
     own_name = run.path.resolve().name
     own_name = f"run {own_name}" if own_name in baseline_titles() else own_name
     suffix = ", all layers" if all_layers and len(layers) > 1 else ""
     suffix += f", power {hyphened(power)}" if powers != {1} else ""
     suffix += ", flips" if flips else ""
+    suffix += ", aligned" if alignment else ""
     results = []
     for shown in (own_name, *baselines):
         made = None
@@ -162,7 +171,7 @@ def probe_run(
                 layers, made = baseline(shown, run.layers, unlabelled, own_seed), None
             if made is None:
                 tell(f"{shown}: features")
-                made = stack_features(layers, train, test, pooling)
+                made = stack_features(layers, train, test, pooling, views)
             for amount, classifier in itertools.product(labels, classifiers):
                 tell(f"{shown}: {classifier_name(classifier)}, labels {amount:g}")
                 results.append(

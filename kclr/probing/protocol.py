@@ -48,6 +48,7 @@ def probe(
     labels: float | int = 1.0,
     seed=0,
     train_groups=None,
+    standardize=True,
 ) -> Score:
     """Fit a classifier on some of the labels and test it.
 
@@ -63,11 +64,14 @@ def probe(
             `random_state` of an object that has none.
         train_groups: int (images,), of which each is either fitted on or held out where the
             strength is chosen, by a classifier whose `fit` takes `groups`; None for none.
+        standardize: bool, set as the attribute of that name of a classifier that has one.
 
     Raises:
         SpecError: the classifier or the amount of labels is not valid, or there are too few labels.
     """
     readout = _unfitted(classifier, seed)
+    if hasattr(readout, "standardize") and not standardize:
+        readout.standardize = False
     check_enough(train_labels, "the training images")
     rows = draw(train_labels, labels, seed)
     options = {}

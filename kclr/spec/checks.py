@@ -1,6 +1,6 @@
 """What is wrong with a spec as a whole: sizes, devices, augmentations, the keys of a search."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from kclr.errors import Finding, SpecError
@@ -289,6 +289,16 @@ def device_findings(spec: Spec) -> list[Finding]:
     return findings
 
 
+def augmentations(spec, index) -> list[tuple[Sequence[KerasObject], tuple[Any, ...]]]:
+    """The augmentations of the images of layer `index`, each with its key path in the spec; those
+    of whole images are of the first layer's."""
+    place: tuple[Any, ...] = ("stack", index, "patches", "augment")
+    found = [(spec.stack[index].patches.augment, place)]
+    if index == 0 and spec.export.alignment:
+        found.append((spec.export.alignment.augment, ("export", "alignment", "augment")))
+    return found
+
+
 def augmentation_findings(
     augment: Iterable[KerasObject], channels: int, *path, series: bool = False, unit: bool = True
 ) -> list[Finding]:
@@ -352,7 +362,13 @@ def _unfit_arguments(augmentation, channels, series):
     if name == "RandomFlip" and config.get("mode") == "vertical":
         yield "mode", "vertical: a series has no up and down. Use horizontal, which reverses time."
     moved = config.get("height_factor", 0)
-    if name == "RandomTranslation" and any(moved if isinstance(moved, (list, tuple)) else [moved]):
+    moves = any(moved if isinstance(moved, (list, tuple)) else [moved])
+    if name == "RandomZoom" and moves:
+        yield (
+            "height_factor",
+            f"{shown(moved)} zooms a series off itself. Use 0; width_factor stretches it in time.",
+        )
+    if name == "RandomTranslation" and moves:
         yield (
             "height_factor",
             f"{shown(moved)} moves a series off itself. Use 0; width_factor shifts it in time.",

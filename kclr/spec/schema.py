@@ -355,6 +355,21 @@ class Probe(ByName):
     the faster one."""
 
 
+class Alignment(Part):
+    """Directions of `embed` that differ between views of one image are shrunk: a last step without
+    labels and without gradients, which helps classifiers with few labels most."""
+
+    augment: Annotated[tuple[Augmentation, ...], Field(strict=False, min_length=1)]
+    """Random Keras image layers, applied in order to whole images; they make the views. What they
+    change should not matter to a classifier."""
+    views: Annotated[int, Field(ge=1, le=100)] = 4
+    """Views of each image."""
+    images: Annotated[int, Field(ge=8, le=1_000_000)] = 2000
+    """Images to make views of; fewer if their features would take more than 256 MB."""
+    directions: Annotated[int, Field(ge=1, le=4096)] = 300
+    """Number of directions that are shrunk."""
+
+
 class Export(Part):
     """What a finished run writes besides `model.keras` and `saved_model/`."""
 
@@ -368,6 +383,8 @@ class Export(Part):
     """Exponent that the pooled features are raised to, as in `probe.power`."""
     all_layers: bool = False
     """Whether `embed` returns the concatenated vectors of all layers, or only the top layer's."""
+    alignment: Alignment | None = None
+    """What is learned about the pooled features at the end. Not done by default."""
     onnx: bool = False
     """Write `model.onnx` (needs `pip install kclr[onnx]`)."""
     litert: bool = False

@@ -10,11 +10,11 @@ import numpy as np
 
 from kclr.errors import Finding, SpecError, reason
 from kclr.keras_backend import dtype_policy
-from kclr.spec.checks import augmentation_findings
+from kclr.spec.checks import augmentation_findings, augmentations
 from kclr.spec.findings import refusal
 from kclr.spec.geometry import layer_geometry
 from kclr.spec.keras_parts import KINDS, OWN_LAYERS, KerasObject, Optimizer, Schedule
-from kclr.spec.schema import Patches, Spec
+from kclr.spec.schema import Spec
 from kclr.spec.values import Size, pair
 
 
@@ -30,15 +30,26 @@ def check_keras_objects(spec: Spec, name: str) -> None:
             lambda layer=layer: keras_optimizer(layer.train.optimizer, 1000),
             lambda layer=layer: keras_augmentation(layer.patches.augment),
         ):
-            try:
-                make()
-            except SpecError as error:
-                findings += [
-                    Finding(("stack", index, *found.path), found.message)
-                    for found in error.findings
-                ]
+            findings += [
+                Finding(("stack", index, *found.path), found.message) for found in _refused(make)
+            ]
+    if spec.export.alignment:
+        findings += _refused(
+            lambda: keras_augmentation(spec.export.alignment.augment, _OF_ALIGNMENT)
+        )
     if findings:
         raise refusal(name, findings)
+
+
+_OF_ALIGNMENT = ("export", "alignment", "augment")
+
+
+def _refused(make):
+    try:
+        make()
+    except SpecError as error:
+        return error.findings
+    return []
 
 
 def check_augmentations(spec: Spec, opened, name: str) -> None:
@@ -52,17 +63,19 @@ def check_augmentations(spec: Spec, opened, name: str) -> None:
     """
     findings: list[Finding] = []
     for index, layer in enumerate(spec.stack):
-        place = ("stack", index, "patches", "augment")
         images = opened[layer.data or spec.data]
         channels, unit = images.channels, images.scaled_by == "unit"
-        found = augmentation_findings(
-            layer.patches.augment, channels, *place, series=images.series, unit=unit
-        )
-        if not found and layer.patches.augment:
-            size = layer_geometry(spec.stack, index).image_patch
-            problem = augmentation_problem(layer.patches, size, channels)
-            found = [Finding(place, problem)] if problem else []
-        findings += found
+        for augment, place in augmentations(spec, index):
+            found = augmentation_findings(
+                augment, channels, *place, series=images.series, unit=unit
+            )
+            if not found and augment:
+                size = (1 if images.series else 32, 32)  # of whole images, whose size may differ
+                if place[0] == "stack":
+                    size = layer_geometry(spec.stack, index).image_patch
+                problem = augmentation_problem(augment, size, channels)
+                found = [Finding(place, problem)] if problem else []
+            findings += found
     if findings:
         raise refusal(name, findings)
 
@@ -149,20 +162,20 @@ def keras_augmentation(augment: Sequence[KerasObject], place: tuple = ("patches"
         return keras.Sequential(layers)
 
 
-def augmentation_problem(patches: Patches, size: Size, channels: int) -> str | None:
+def augmentation_problem(augment: Sequence[KerasObject], size: Size, channels: int) -> str | None:
     """Why Keras cannot apply the augmentations of a spec, tried once; None where it can.
 
     Args:
-        patches: of the spec.
+        augment: of the spec.
         size: height and width of a patch, in px.
         channels: of the images.
     """
-    augment = keras_augmentation(patches.augment)
-    if augment is None:
+    layers = keras_augmentation(augment)
+    if layers is None:
         return None
     shape = (*pair(size), channels)
     try:
-        changed = tuple(augment(keras.ops.zeros((2, *shape)), training=True).shape[1:])
+        changed = tuple(layers(keras.ops.zeros((2, *shape)), training=True).shape[1:])
     except Exception as error:  # of any kind: Keras, TensorFlow, somebody's layer
         return f"Keras {keras.__version__} cannot apply them: {reason(error)}. Use others."
     if changed != shape:

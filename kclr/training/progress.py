@@ -23,6 +23,19 @@ def images_found(name, census) -> Event:
     return Event("done", "images", name, str(census or ""), facts)
 
 
+def aligning(done, total) -> Event:
+    """`done` of `total` views of each image are made, for the alignment of the features."""
+    words = f"aligning the features: view {done + 1:,} of {total:,}"
+    return Event("step", "aligning", words=words, facts={"done": done, "views": total})
+
+
+def aligned(facts) -> Event:
+    """The alignment is learned (see `kclr.probing.alignment.learn_alignment`)."""
+    before, after = facts["difference_before"], facts["difference_after"]
+    words = f"views of one image differed by {before:.3f}, and do by {after:.3f}"
+    return Event("done", "aligned", "features", words, facts)
+
+
 def finished(run) -> Event:
     """The whole run is finished and on disk."""
     return Event("done", "finished", facts={"run": str(run.path)})

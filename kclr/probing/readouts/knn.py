@@ -18,6 +18,7 @@ class NearestNeighbours:
 
     Args:
         random_state: int, of the part of the labels that chooses the number of neighbours.
+        standardize: bool, as of `Ridge`.
 
     Attributes:
         strength_: the chosen number of neighbours, from 1 to 100.
@@ -25,8 +26,8 @@ class NearestNeighbours:
 
     title = "neighbours"
 
-    def __init__(self, random_state=None):
-        self.random_state = random_state
+    def __init__(self, random_state=None, standardize=True):
+        self.random_state, self.standardize = random_state, standardize
 
     def fit(self, features, labels, groups=None):
         """Choose the number of neighbours, and store the features; see `Ridge.fit`."""
@@ -51,7 +52,7 @@ class NearestNeighbours:
         int (images, most)."""
         from sklearn.neighbors import NearestNeighbors
 
-        mean, deviation = standard(features, rows)
+        mean, deviation = standard(features, rows, self.standardize)
 
         def directions(values):
             values = (values - mean) / deviation

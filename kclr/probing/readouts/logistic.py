@@ -20,24 +20,29 @@ class Logistic:
 
     Args:
         random_state: int, of the part of the labels that chooses the strength.
+        standardize: bool, as of `Ridge`.
 
     Attributes:
         strength_: the chosen C, from 1e-5 to 1, the inverse of the regularisation strength.
     """
 
-    def __init__(self, random_state=None):
-        self.random_state = random_state
+    def __init__(self, random_state=None, standardize=True):
+        self.random_state, self.standardize = random_state, standardize
 
     def fit(self, features, labels, groups=None):
         """Choose the strength, and fit with it; see `Ridge.fit`."""
         held_out = hold_out(labels, self.random_state or 0, groups)
         kept, other = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+        def fitted(rows, strength):
+            return _fitted(features, labels, rows, strength, self.standardize)
+
         scores = [
-            np.mean(_fitted(features, labels, kept, strength)(features, other) == labels[other])
+            np.mean(fitted(kept, strength)(features, other) == labels[other])
             for strength in STRENGTHS
         ]
         self.strength_ = STRENGTHS[int(np.argmax(scores))]
-        self._predict = _fitted(features, labels, np.arange(len(labels)), self.strength_)
+        self._predict = fitted(np.arange(len(labels)), self.strength_)
         return self
 
     def predict(self, features):
@@ -45,11 +50,11 @@ class Logistic:
         return self._predict(features, np.arange(len(features)))
 
 
-def _fitted(features, labels, rows, strength):
+def _fitted(features, labels, rows, strength, standardize):
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    mean, deviation = standard(features, rows)
+    mean, deviation = standard(features, rows, standardize)
 
     def standardised(values):
         return ((values - mean) / deviation).astype(np.float32)

@@ -24,13 +24,14 @@ class Ridge:
 
     Args:
         random_state: int, of the part of the labels that chooses the strength.
+        standardize: bool; False for features whose scale means something, such as aligned ones.
 
     Attributes:
         strength_: the chosen alpha, from 0.1 to 100,000.
     """
 
-    def __init__(self, random_state=None):
-        self.random_state = random_state
+    def __init__(self, random_state=None, standardize=True):
+        self.random_state, self.standardize = random_state, standardize
 
     def fit(self, features, labels, groups=None):
         """Choose the strength on a part that is held out, and fit with it on all.
@@ -45,15 +46,17 @@ class Ridge:
         held_out = hold_out(labels, self.random_state or 0, groups)
         kept, other, every = np.flatnonzero(~held_out), np.flatnonzero(held_out), len(labels)
         if every > features.shape[1]:
-            shift, scale = standard(features, np.arange(every))
+            shift, scale = standard(features, np.arange(every), self.standardize)
             first_sums, sums = (
                 _Moments.of(features, labels, part, classes, shift, scale) for part in (kept, other)
             )
             sums += first_sums
-            first, everything = first_sums.weights(), sums.weights()
+            first, everything = (own.weights(self.standardize) for own in (first_sums, sums))
         else:
-            first = _dual_weights(features, labels, kept, classes)
-            everything = _dual_weights(features, labels, np.arange(every), classes)
+            first, everything = (
+                _dual_weights(features, labels, rows, classes, self.standardize)
+                for rows in (kept, np.arange(every))
+            )
         shares: dict[int, float] = {}  # of the held-out part that is right, by strength's place
         for places in _rounds(shares, features.shape[1]):
             candidates = [first(STRENGTHS[place]) for place in places]
@@ -136,7 +139,7 @@ class _Moments:
         self.xy += other.xy
         return self
 
-    def weights(self):
+    def weights(self, standardize):
         """A function of alpha that gives the coefficient (numbers, classes) and the intercept
         (classes,), for the features as they are. The sums are used up: their products, the largest
         array of all, become its Gram matrix."""
@@ -147,7 +150,7 @@ class _Moments:
         # All images together have 1. What is this small is the rounding of one that is constant in
         # these, of a filter that only others excite.
         constant = variance < 1e-6
-        deviation = np.sqrt(np.where(constant, 1, variance))
+        deviation = np.sqrt(np.where(constant, 1, variance if standardize else 1))
         gram[constant] = gram[:, constant] = 0
         gram /= deviation
         gram /= deviation[:, None]
@@ -167,8 +170,8 @@ class _Moments:
         return of
 
 
-def _dual_weights(features, labels, rows, classes):
-    mean, deviation = standard(features, rows)
+def _dual_weights(features, labels, rows, classes, standardize):
+    mean, deviation = standard(features, rows, standardize)
     x = (features[rows] - mean) / deviation
     y = _targets(labels[rows], classes)
     target = y.mean(axis=0)
