@@ -3,14 +3,18 @@
 No TensorFlow is needed here.
 """
 
+import ctypes
 import json
 import os
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from kclr.errors import RunError
 
@@ -34,6 +38,8 @@ class Task:
 
 
 ONLY = Task(0, 1)
+_LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
 def task_from_environment() -> Task:
@@ -106,6 +112,7 @@ def launch(command, workers, again) -> None:
                 stdout=hidden,
                 stderr=hidden,
                 start_new_session=True,
+                preexec_fn=_end_with_parent if _LIBC else None,
             )
             processes.append(process)
         failed = _first_failure(processes)
@@ -124,6 +131,11 @@ def launch(command, workers, again) -> None:
             f"worker {failed} of {workers} {how}, so the others were ended. Continue with: {again}"
             + "".join(f"\n  {line}" for line in said[-5:])
         )
+
+
+def _end_with_parent():
+    """If the parent is killed, this process gets SIGTERM, and does not train on unseen."""
+    _LIBC.prctl(_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def _first_failure(processes):

@@ -20,6 +20,7 @@ from processes import HUNG, Command, changes_of
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 INTERRUPTED = 130
 FORKED = 0.9  # of the processes; the others import TensorFlow themselves
+_PLENTY = 1 << 28  # bytes of a disk that has room for everything
 
 
 @dataclass
@@ -159,12 +160,14 @@ def without_room(name, number, place, ends, reference: Whole) -> Case:
     """
     work, choice = WORKS[name], random.Random(f"{name} {number} disk")
     room = int(reference.bytes * choice.uniform(0.02, 1.0))
-    with _small_disk(place, room) as grow:
-        kind = "a disk that is full" if grow else "files that may not grow"
+    inside = place / "work"
+    with _disk(place) as resize:
+        kind = "a disk that is full" if resize else "files that may not grow"
         case = Case(f"kclr {name}: {kind}", number)
-        inside = place / "work"
         work.prepare(inside, ends)
-        limit = None if grow else max(200, room // 8)
+        limit = None if resize else max(200, room // 8)
+        if resize:
+            resize(_blocks(place) + room)
         command = Command(work.first, inside, file_limit=limit)
         status = command.finish()
         case.struck = int(status != 0)
@@ -172,19 +175,22 @@ def without_room(name, number, place, ends, reference: Whole) -> Case:
         case.wrong += _complaints(command, status)
         if status not in (0, 1, HUNG):
             case.wrong.append(f"status {status} instead of 1: {_last(command)}")
-        if grow:
-            grow()
+        if resize:
+            resize(_PLENTY)
         _compare(case, work, inside, reference, work.again)
     return case
 
 
+def _blocks(place):
+    """Bytes that the files and directories below take on a disk."""
+    return sum(-(-path.lstat().st_size // 4096) * 4096 + 4096 for path in place.rglob("*"))
+
+
 @contextlib.contextmanager
-def _small_disk(place, room):
-    """A file system of so many bytes, and a function that makes it large, or None without root."""
+def _disk(place):
+    """A file system in memory, and a function that sets its bytes, or None without root."""
     place.mkdir(parents=True)
-    # What lies there before the command does, and the blocks that a directory takes.
-    size = room + (1 << 16)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes=10k", "none", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_PLENTY},nr_inodes=10k", "none", str(place)]
     try:
         mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
     except OSError:
@@ -193,12 +199,12 @@ def _small_disk(place, room):
         yield None
         return
 
-    def grow():
-        remount = ["mount", "-o", f"remount,size={size + (1 << 28)}", str(place)]
+    def resize(size):
+        remount = ["mount", "-o", f"remount,size={size}", str(place)]
         subprocess.run(remount, capture_output=True, check=True)
 
     try:
-        yield grow
+        yield resize
     finally:
         subprocess.run(["umount", "-l", str(place)], capture_output=True, check=False)
 

@@ -2,7 +2,10 @@
 
 import json
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +92,24 @@ def test_an_interruption_ends_all_workers():
             launch(worker("time.sleep(60)"), 2, "again")
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems leave the workers")
+def test_workers_end_when_whoever_launched_them_is_killed(tmp_path):
+    body = f"open({str(tmp_path)!r} + f'/{{i}}', 'w').write(str(os.getpid())); time.sleep(60)"
+    code = f"from kclr.training.workers import launch; launch({worker(body)!r}, 2, 'again')"
+    with subprocess.Popen([sys.executable, "-c", code]) as launcher:
+        while len(found := [path.read_text() for path in tmp_path.iterdir()]) < 2 or "" in found:
+            time.sleep(0.02)
+        launcher.kill()
+    while any(running(pid) for pid in found):
+        time.sleep(0.02)
+
+
+def running(pid):
+    """Whether a process is there, and not only its exit status."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
