@@ -52,7 +52,8 @@ KINDS = ["docs/bands.md", "docs/series.md", "docs/sound.md"]
 def test_python_on_a_page_runs(block, place, monkeypatch):
     monkeypatch.chdir(place)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
-    exec(compile(block, "page", "exec"), {"images": images})
+    few = re.sub(r'(steps_per_epoch=|"steps": )\d+', r"\g<1>2", block)
+    exec(compile(few, "page", "exec"), {"images": images})
 
 
 @pytest.mark.parametrize("block", [*blocks("yaml", but=["docs/spec.md"])])

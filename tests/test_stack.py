@@ -314,7 +314,7 @@ data: photos
 stack:
   - block: {filters: 8}
     patches: {max_shift: 2, augment: [RandomFlip]}
-    train: {steps: 150, batch_size: 32, log_every: 20, checkpoint_seconds: 0}
+    train: {steps: 60, batch_size: 32, log_every: 10, checkpoint_seconds: 0}
 """
 
 

@@ -28,7 +28,7 @@ def outcome(found):
 def test_a_search_that_was_killed_ends_as_one_that_was_not(steps, tmp_path):
     steps["search"] |= {"tuner": "random", "trials": 2, "objective": "loss"}
     steps["probe"] = None
-    steps["stack"][0]["train"] |= {"steps": 60, "checkpoint_seconds": 0}
+    steps["stack"][0]["train"] |= {"steps": 30, "checkpoint_seconds": 0}
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(steps))
     process = Forked(["search", spec, "--out", tmp_path / "s"])
@@ -51,7 +51,7 @@ def test_a_worker_that_is_killed_is_started_again_and_its_trial_goes_on(
 ):
     steps["search"] |= {"tuner": "random", "trials": 2, "objective": "loss", "keep": 9}
     steps["probe"] = None
-    steps["stack"][0]["train"] |= {"steps": 150, "checkpoint_seconds": 0}
+    steps["stack"][0]["train"] |= {"steps": 60, "checkpoint_seconds": 0}
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(steps))
     started = []
@@ -89,5 +89,5 @@ def test_a_worker_that_is_killed_is_started_again_and_its_trial_goes_on(
     # Its checkpoint was gone on from: the history of the run has every row once.
     run = next((tmp_path / "s").glob(f"*/trial_{killed.result()}/run"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [*range(3, 151, 3)]
+    assert [line["step"] for line in lines] == [*range(3, 61, 3)]
     assert (tmp_path / "s/best.yaml").exists()

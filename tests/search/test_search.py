@@ -155,7 +155,10 @@ def test_a_mistake_in_a_users_code_is_a_line_and_a_trace_beside_the_trial(
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space")])
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt(), pytest.param(OSError(errno.ENOSPC, "No space"), marks=pytest.mark.full)],
+)
 def test_a_full_disk_or_ctrl_c_ends_a_search_and_what_is_finished_stays(
     quick, tmp_path, monkeypatch, error
 ):

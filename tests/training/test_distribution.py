@@ -30,13 +30,13 @@ data: photos
 stack:
   - block: {filters: 8, batch_norm: true}
     objective: {name: triplet, mining: all, margin: soft}
-    train: {steps: 20, batch_size: 32, log_every: 5, checkpoint_seconds: 0}
+    train: {steps: 12, batch_size: 32, log_every: 4, checkpoint_seconds: 0}
   - block: {filters: 8}
     learner: {name: patches, windows: 500}
   - block: {filters: 6, batch_norm: true}
     objective: {name: ntxent, learn_temperature: true, queue_size: 64}
     embedding: {pool: mean, standardize: true, head: [12, 6]}
-    train: {steps: 8, batch_size: 16, log_every: 4}
+    train: {steps: 4, batch_size: 16, log_every: 2}
 """
 
 # No batch norm: a replica's own crops are all that it sees.
