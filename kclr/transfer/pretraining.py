@@ -11,11 +11,13 @@ import numpy as np
 
 from kclr.data.fingerprints import array_digest
 from kclr.data.labels import Labelled, labelled_name, load_labelled, scaled
+from kclr.data.sources import as_source
 from kclr.errors import SpecError, interrupted
 from kclr.probing.baselines import baseline, run_images
 from kclr.probing.protocol import draw
 from kclr.runs.paths import is_full
 from kclr.runs.run import Run, load_run
+from kclr.scaling import matching
 from kclr.spec.transfer import TransferSpec
 from kclr.stack import train as train_run
 from kclr.transfer.arms import Start, arms
@@ -170,10 +172,10 @@ class Pretraining:
 
     def _supervised(self, count, seed):
         """The first layers of the classifier that was trained on the other labelled set."""
-        training, test, made_of = self._once(self._supervised_images)
+        training, test, made_of, facts = self._once(self._supervised_images)
         path = self._results.path / "supervised" / f"seed-{seed}"
         return supervised_run(
-            self._spec, path, training, test, made_of, count, seed, self.prepares
+            self._spec, path, training, test, made_of, count, seed, self.prepares, facts
         ).layers
 
     def supervised_digest(self) -> tuple[str, int]:
@@ -182,7 +184,7 @@ class Pretraining:
         Raises:
             SpecError, RunError: as `labelled`.
         """
-        training, test, found = self._once(self._supervised_images)
+        training, test, found, _ = self._once(self._supervised_images)
         return found, len(training) + len(test)
 
     def _supervised_images(self):
@@ -198,7 +200,10 @@ class Pretraining:
         )
         found = images_digest(training, test)
         scaling = self.scaling(self._spec.seed)
-        return scaled(training, scaling), scaled(test, scaling), found
+        used = matching(scaling or training.scaling, training.images.dtype.name)
+        facts: dict[str, Any] = {"scaling": used.as_dict()} if used and not used.usual else {}
+        facts |= {"series": True} if as_source(other.data).series else {}
+        return scaled(training, scaling), scaled(test, scaling), found, facts
 
 
 def fingerprint(run: Run) -> list[Any]:

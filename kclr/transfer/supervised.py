@@ -27,7 +27,7 @@ from kclr.transfer.training import arm_seed, fit, new_classifier, steps_per_epoc
 
 
 def supervised_run(
-    spec: TransferSpec, path, training: Labelled, test: Labelled, digest, count, seed, tell
+    spec: TransferSpec, path, training: Labelled, test: Labelled, digest, count, seed, tell, facts
 ) -> Run:
     """The first convolutions of the spec's classifier, trained on other labelled images.
 
@@ -39,6 +39,8 @@ def supervised_run(
         count: int, how many convolutions are kept.
         seed: int, of the repeat. The classifier's initial weights differ from those of the arms.
         tell: function that receives short progress messages.
+        facts: for `layer.json`, about the images: how raw ones are scaled, and whether they are
+            series.
 
     Raises:
         SpecError: Keras refuses the optimizer or an augmentation.
@@ -86,6 +88,7 @@ def supervised_run(
         "seconds": round(math.fsum(row["seconds"] for row in history), 3),
         "loss": history[-1]["loss"],
         "test_accuracy": history[-1]["test_accuracy"],
+        **facts,
         "end_to_end": True,  # these are facts of the whole classifier's training
     }
     with atomic(path) as temporary:
@@ -99,6 +102,7 @@ def _write(run, convolutions, model, about, history, made_of):
     for index, convolution in enumerate(convolutions):
         name = f"supervised{index + 1}"
         kernel = convolution.kernel.numpy().astype(np.float32)
+        kernel = kernel[None] if kernel.ndim == 3 else kernel  # a series has the height 1
         bias = convolution.bias.numpy() if convolution.use_bias else np.zeros(kernel.shape[-1])
         facts = {"name": name, "block": _block(model, convolution), **about}
         with writing_layer(run, index, facts, kernel, bias.astype(np.float32), history) as own:
@@ -124,7 +128,8 @@ def _block(model, convolution) -> dict[str, Any]:
     for layer in layers[layers.index(convolution) + 1 :]:
         if kernel_name(layer):
             break
-        if isinstance(layer, keras.layers.MaxPooling2D) and pool is None:
+        pools = (keras.layers.MaxPooling1D, keras.layers.MaxPooling2D)
+        if isinstance(layer, pools) and pool is None:
             pool = layer
         elif isinstance(layer, keras.layers.ReLU):
             activation = "relu"
@@ -141,4 +146,10 @@ def _block(model, convolution) -> dict[str, Any]:
         "pool_size": 1,
         "pool_strides": 1,
         "activation": activation,
-    } | {key: size[0] if size[0] == size[1] else list(size) for key, size in sizes.items()}
+    } | {key: _side(size) for key, size in sizes.items()}
+
+
+def _side(size):
+    """A size of a Keras layer as a block has it; one along a series gets the height 1."""
+    size = [1, *size] if len(size) == 1 else [*size]
+    return size[0] if size[0] == size[1] else size

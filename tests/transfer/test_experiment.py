@@ -16,6 +16,7 @@ from kclr.errors import RunError, SpecError
 from kclr.events import Bars, JsonLines, Lines, Listener
 from kclr.layers import stacked
 from kclr.probing.baselines import baseline
+from kclr.probing.probe import probe_run
 from kclr.runs.records import Unit
 from kclr.runs.run import load_run
 from kclr.spec.registry import _parts
@@ -541,12 +542,40 @@ def test_classifiers_of_series_start_from_filters_of_series(tmp_path):
     assert failures(again) == []
     assert again["spec"]["data"] == {"source": data, "channels_first": False}
     assert f"test images of {data}" in again["title"]
+    # What was learned with labels is a run of series, too.
+    learned = load_run(tmp_path / "out" / "supervised" / "seed-0")
+    assert (learned.series, learned.scaling) == (True, load_run(finished).scaling)
+    assert probe_run(learned, data, classifiers=["ridge"])[0].label_count == 48
     first = {(unit["arm"], unit["seed"]): unit["accuracy"] for unit in results["units"]}
     assert again["units"][0]["accuracy"] == first["random start", 0]
     with pytest.raises(SpecError, match="applications:VGG16 is for images, not for series"):
         experiment(text, tmp_path / "out", ["classifier=applications:VGG16"])
     with pytest.raises(SpecError, match="'digits' is of images, but the filters were learned from"):
         experiment(text, tmp_path / "out", ["data=digits"])
+
+
+def test_convolutions_of_a_conv1d_classifier_are_written_as_those_of_series(tmp_path):
+    import keras
+
+    from kclr.transfer.arms import first_convolutions
+    from kclr.transfer.supervised import _block
+
+    layers = [
+        keras.Input((1, 40, 2)),
+        keras.layers.Reshape((40, 2)),
+        keras.layers.Conv1D(6, 7, strides=2),
+        keras.layers.ReLU(),
+        keras.layers.MaxPooling1D(3, 2),
+        keras.layers.Conv1D(6, 1),
+        keras.layers.Conv1D(8, 3),
+    ]
+    model = keras.Sequential(layers)
+    first, second = first_convolutions(model, 5)
+    assert (first.filters, second.filters) == (6, 8)
+    block = _block(model, first)
+    assert (block["kernel_size"], block["strides"]) == ([1, 7], [1, 2])
+    assert (block["pool_size"], block["pool_strides"]) == ([1, 3], [1, 2])
+    assert block["activation"] == "relu"
 
 
 def test_limited_images_are_drawn_from_every_class(starts):

@@ -155,14 +155,14 @@ def arms() -> dict[str, Arm]:
 
 
 def first_convolutions(model, count) -> list[Any]:
-    """The first `count` convolutions of a model whose kernels are larger than 1x1."""
+    """The first `count` convolutions of a model whose kernels are larger than one pixel."""
     import keras
 
     found = [
         layer
         for layer in model._flatten_layers()  # Keras has no public way to layers within layers
-        if isinstance(layer, keras.layers.Conv2D)
+        if isinstance(layer, (keras.layers.Conv1D, keras.layers.Conv2D))
         and not isinstance(layer, keras.layers.DepthwiseConv2D)
-        and tuple(layer.kernel_size) != (1, 1)
+        and max(layer.kernel_size) > 1
     ]
     return found[:count]
