@@ -44,7 +44,7 @@ def standard(features, rows, scale=True):
     for part in blocks(rows):
         values = features[part] - shift
         total += values.sum(axis=0)
-        squares += (values**2).sum(axis=0)
+        squares += np.square(values, out=values).sum(axis=0)
     mean = total / len(rows)
     if not scale:
         return shift + mean, np.ones_like(mean)

@@ -1,5 +1,7 @@
 """The classifiers of the probe, against scikit-learn's own on the same features."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -10,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from kclr.errors import SpecError
+from kclr.probing.memory import changed
 from kclr.probing.protocol import check_classifier, draw, hold_out, probe
 from kclr.probing.readouts import knn, logistic, ridge
 from kclr.probing.readouts.knn import NearestNeighbours
@@ -91,11 +94,36 @@ def test_of_many_features_the_ridge_is_the_same(digits, monkeypatch):
 def test_block_by_block_the_ridge_is_the_same(digits, images, side, monkeypatch):
     features, labels = digits
     at_once = Ridge().fit(features[:images], labels[:images])
-    monkeypatch.setattr("kclr.probing.readouts.ridge._SIDE", side)
+    for block in ("_SIDE", "_COLUMNS"):
+        monkeypatch.setattr(f"kclr.probing.readouts.ridge.{block}", side)
     blockwise = Ridge().fit(features[:images], labels[:images])
     assert blockwise.strength_ == at_once.strength_
     same = blockwise.predict(features[1300:]) == at_once.predict(features[1300:])
     assert same.mean() > 0.99
+
+
+def test_fewer_images_than_features_take_a_few_times_the_memory_of_these(monkeypatch):
+    monkeypatch.setattr("kclr.probing.memory.BLOCK", 128)
+    monkeypatch.setattr("kclr.probing.readouts.ridge._COLUMNS", 128)
+    features = np.random.default_rng(0).random((1000, 2000), np.float32)
+    tracemalloc.start()
+    try:
+        Ridge().fit(features, np.arange(1000) % 4)
+        assert tracemalloc.get_traced_memory()[1] < 3.5 * features.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_logistic_regression_standardises_what_it_fits_on_once_not_for_each_strength(
+    digits, monkeypatch
+):
+    rows = []
+    counted = lambda features, own, change: rows.append(len(own)) or changed(features, own, change)  # noqa: E731
+    monkeypatch.setattr("kclr.probing.readouts.logistic.changed", counted)
+    monkeypatch.setattr("kclr.probing.readouts.logistic.STEPS", 2)
+    Logistic().fit(digits[0][:60], digits[1][:60])
+    assert len(rows) == 2
+    assert rows[1] == 60
 
 
 def test_block_by_block_equations_are_solved(monkeypatch):

@@ -33,16 +33,14 @@ class Logistic:
         """Choose the strength, and fit with it; see `Ridge.fit`."""
         held_out = hold_out(labels, self.random_state or 0, groups)
         kept, other = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-        def fitted(rows, strength):
-            return _fitted(features, labels, rows, strength, self.standardize)
-
+        fitted = _fits(features, labels, kept, self.standardize)
         scores = [
-            np.mean(fitted(kept, strength)(features, other) == labels[other])
-            for strength in STRENGTHS
+            np.mean(fitted(strength)(features, other) == labels[other]) for strength in STRENGTHS
         ]
+        del fitted  # its features go before all come
         self.strength_ = STRENGTHS[int(np.argmax(scores))]
-        self._predict = fitted(np.arange(len(labels)), self.strength_)
+        everything = _fits(features, labels, np.arange(len(labels)), self.standardize)
+        self._predict = everything(self.strength_)
         return self
 
     def predict(self, features):
@@ -50,7 +48,8 @@ class Logistic:
         return self._predict(features, np.arange(len(features)))
 
 
-def _fitted(features, labels, rows, strength, standardize):
+def _fits(features, labels, rows, standardize):
+    """A function of the strength, which fits on some rows and returns a function that predicts."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -59,13 +58,18 @@ def _fitted(features, labels, rows, strength, standardize):
     def standardised(values):
         return ((values - mean) / deviation).astype(np.float32)
 
-    model = LogisticRegression(C=strength, max_iter=STEPS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(changed(features, rows, standardised), labels[rows])
+    own = changed(features, rows, standardised)
 
-    def predict(values, chosen):
-        found = [model.predict(standardised(values[part])) for part in blocks(chosen)]
-        return np.concatenate(found)
+    def fitted(strength):
+        model = LogisticRegression(C=strength, max_iter=STEPS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(own, labels[rows])
 
-    return predict
+        def predict(values, chosen):
+            found = [model.predict(standardised(values[part])) for part in blocks(chosen)]
+            return np.concatenate(found)
+
+        return predict
+
+    return fitted

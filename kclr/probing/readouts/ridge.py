@@ -11,7 +11,8 @@ from kclr.spec.registry import register
 
 STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-2, 11))
 _MANY = 4096  # numbers
-_SIDE = 4096  # numbers; of a block of the matrices
+_SIDE = 8192  # numbers; of a block of a matrix that is factored
+_COLUMNS = 1024  # numbers; of a block of the products, and of standardised features
 
 
 @register("readout", "ridge")
@@ -53,10 +54,8 @@ class Ridge:
             sums += first_sums
             first, everything = (own.weights(self.standardize) for own in (first_sums, sums))
         else:
-            first, everything = (
-                _dual_weights(features, labels, rows, classes, self.standardize)
-                for rows in (kept, np.arange(every))
-            )
+            first = _dual_weights(features, labels, kept, classes, self.standardize)
+            everything = None
         shares: dict[int, float] = {}  # of the held-out part that is right, by strength's place
         for places in _rounds(shares, features.shape[1]):
             candidates = [first(STRENGTHS[place]) for place in places]
@@ -65,6 +64,10 @@ class Ridge:
             right = classes[scores.argmax(axis=-1)] == labels[other][:, None]
             shares |= zip(places, right.mean(axis=0), strict=True)
         self.strength_ = STRENGTHS[_best(shares)]
+        if everything is None:
+            del first, candidates  # of which the matrix goes before the next one comes
+            rows = np.arange(every)
+            everything = _dual_weights(features, labels, rows, classes, self.standardize)
         self._weights = everything(self.strength_)
         return self
 
@@ -126,7 +129,7 @@ class _Moments:
             y = _targets(labels[part], classes)
             found.x += x.sum(axis=0, dtype=np.float64)
             found.y += y.sum(axis=0)
-            for left, below in _columns(numbers):
+            for left, below in _columns(numbers, _COLUMNS):
                 found.xx[below, left] += x[:, below].T @ x[:, left]
             found.xy += x.T @ y
         return found
@@ -171,46 +174,61 @@ class _Moments:
 
 
 def _dual_weights(features, labels, rows, classes, standardize):
+    """A function of alpha, as `_Moments.weights` returns one. Of the features no more than a block
+    is standardised at a time; what takes memory are their products, float64 (rows, rows), twice."""
     mean, deviation = standard(features, rows, standardize)
-    x = (features[rows] - mean) / deviation
+    numbers = features.shape[1]
+
+    def standardised():
+        for start in range(0, numbers, _COLUMNS):
+            part = slice(start, start + _COLUMNS)
+            x = features[rows, part] - mean[part]
+            x /= deviation[part]
+            yield part, x
+
     y = _targets(labels[rows], classes)
     target = y.mean(axis=0)
-    kernel = np.zeros((len(x), len(x)))
-    for left, below in _columns(len(x)):
-        kernel[below, left] = x[below] @ x[left].T
+    kernel = np.zeros((len(rows), len(rows)))
+    for _, x in standardised():
+        for left, below in _columns(len(rows), _COLUMNS):
+            kernel[below, left] += x[below] @ x[left].T
 
     def weights(alpha):
-        dual = _solve(kernel + alpha * np.eye(len(x)), y - target)
-        return _unscaled(x.T @ dual, target, mean, deviation)
+        shrunk = kernel.copy()
+        np.fill_diagonal(shrunk, shrunk.diagonal() + alpha)
+        dual = _solve(shrunk, y - target)
+        coefficient = np.concatenate([x.T @ dual for _, x in standardised()])
+        return _unscaled(coefficient, target, mean, deviation)
 
     return weights
 
 
-def _columns(numbers):
+def _columns(numbers, side):
     """Blocks of a symmetric matrix's columns, each with the rows from its first column on."""
-    for start in range(0, numbers, _SIDE):
-        yield slice(start, min(start + _SIDE, numbers)), slice(start, numbers)
+    for start in range(0, numbers, side):
+        yield slice(start, min(start + side, numbers)), slice(start, numbers)
 
 
 def _solve(matrix, right):
     """The x of matrix @ x = right, for a positive definite matrix, which is overwritten; what is
-    above its blocks on the diagonal is not looked at.
+    above its diagonal, or above its blocks there, is not looked at.
 
     Cholesky's factor, block by block (Golub and Van Loan, "Matrix computations", section 4.2):
     of 18,000 numbers at once OpenBLAS 0.3.31 with two threads overruns its buffers and crashes.
     """
-    from scipy.linalg import cho_solve, cholesky, solve_triangular
+    from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-    for left, below in _columns(len(matrix)):
-        factor = matrix[left, left] = cholesky(matrix[left, left], lower=True, check_finite=False)
+    for left, below in _columns(len(matrix), _SIDE):
+        # Transposed it is in the order in which LAPACK needs no copy of it.
+        upper, _ = cho_factor(matrix[left, left].T, overwrite_a=True, check_finite=False)
+        factor = matrix[left, left] = upper.T
         under = slice(left.stop, below.stop)
         if under.start == under.stop:
             break
         panel = solve_triangular(factor, matrix[under, left].T, lower=True, check_finite=False).T
         matrix[under, left] = panel
-        for columns, rows in _columns(len(panel)):
+        for columns, rows in _columns(len(panel), _SIDE):
             matrix[under, under][rows, columns] -= panel[rows] @ panel[columns].T
-    # Transposed it is in the order in which LAPACK needs no copy of it.
     return cho_solve((matrix.T, False), right, check_finite=False)
 
 
