@@ -63,6 +63,7 @@ def train(
     verbose: bool | str = "auto",
     callbacks: Callable[..., Sequence[Any]] | None = None,
     profile: bool = False,
+    opened: Mapping[Any, Images] | None = None,
 ) -> Run:
     """Train every layer of a spec, export the stack, and write all of it to a run directory.
 
@@ -85,6 +86,8 @@ def train(
             `kclr.training.fit.train_layers`. It is called for each, of the chief.
         profile: also write where the time went, `profile.json`, and a trace of ten steps of each
             layer for TensorBoard, and print the former. Not with several devices.
+        opened: the images of each of the spec's sources, if they are open already (see
+            `kclr.data.sources.open_sources`); what was decoded is not decoded again.
 
     Returns:
         The finished `Run`. With `train.distribute: multi-worker` every worker calls this, and only
@@ -107,7 +110,7 @@ def train(
         with watched(verbose) as listener:
             return train(
                 spec, out, text, resume, overwrite, listener, name, probe, bare,
-                callbacks=callbacks, profile=profile,
+                callbacks=callbacks, profile=profile, opened=opened,
             )  # fmt: skip
     if spec.export.onnx and not bare:
         export.require_onnx()
@@ -124,7 +127,7 @@ def train(
     findings = source_findings(spec)
     if findings:
         raise refusal(name, findings)
-    opened = open_sources(spec)
+    opened = opened or open_sources(spec)
     check_augmentations(spec, opened, name)
     if tf.config.list_physical_devices("GPU"):
         # On a CPU the operations that are used here are deterministic as they are.

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_tuner.errors import FailedTrialError
 
 from kclr.data.labels import load_labelled
-from kclr.data.sources import as_images
+from kclr.data.sources import Images, as_images, open_sources
 from kclr.errors import CollapseError, SpecError
 from kclr.events import Listener
 from kclr.keras_backend import bfloat16_units
@@ -50,6 +50,7 @@ class Trials:
         self._below = below
         self._probe: StackProbe | None = None
         self._shared: Run | None = None
+        self._opened: dict[Any, Images] = {}
 
     @globals_kept()
     def train(
@@ -84,7 +85,7 @@ class Trials:
             raise FailedTrialError(_reason(error)) from error
         if spec.probe and self._probe is None:
             lowest = spec.sources()[0]
-            own = as_images(lowest)
+            own = self._images(spec)[lowest]
             images = load_labelled(
                 spec.probe.data,
                 "train",
@@ -117,20 +118,29 @@ class Trials:
             with locked(self._below / f"{key}.lock"):  # until another process has trained it
                 place = self._below / key
                 known = [Run(path) for path in self._below.iterdir() if path != place]
-                take_over(lower, place, known)
+                take_over(lower, place, known, self._images(lower))
                 self._shared = train(
-                    lower, place, resume=True, listener=listener, probe=self._probe, bare=True
-                )
+                    lower, place, resume=True, listener=listener, probe=self._probe, bare=True,
+                    opened=self._images(lower),
+                )  # fmt: skip
         return self._shared
+
+    def _images(self, spec):
+        """The images of a spec's sources: those of the trial before, if these are the same, which
+        are decoded already."""
+        if list(self._opened) != spec.sources():
+            self._opened = {}  # which makes room
+            self._opened = open_sources(spec)
+        return self._opened
 
     def _train(self, spec: Spec, out, share, listener, shared):
         if shared:
-            take_over(spec, out, [shared])
+            take_over(spec, out, [shared], self._images(spec))
         pause, paused = _pausing(spec, out, share, self._probe), False
         try:
             train(
                 spec, out, resume=True, listener=listener or Listener(), probe=self._probe,
-                bare=True, callbacks=pause,
+                bare=True, callbacks=pause, opened=self._images(spec),
             )  # fmt: skip
         except Paused as reached:
             paused, metrics = True, reached.args[0]
@@ -202,10 +212,16 @@ class _Pause(keras.callbacks.Callback):
         self._logs = logs or {}
 
 
-def take_over(spec: Spec, out: Path, runs: Iterable[Run]) -> None:
-    """Reuse the lowest layers of a spec from the run that has most of them (`runs.keys.adopt`)."""
+def take_over(spec: Spec, out: Path, runs: Iterable[Run], opened=None) -> None:
+    """Reuse the lowest layers of a spec from the run that has most of them (`runs.keys.adopt`).
+
+    Args:
+        spec, out, runs: as there.
+        opened: the images of each of its sources, if they are open.
+    """
     spec = settled(spec, bfloat16_units(), Run(out).precisions)  # as `train` will
-    known = {source: as_images(source).identity() for source in spec.sources()}
+    opened = opened or {source: as_images(source) for source in spec.sources()}
+    known = {source: images.identity() for source, images in opened.items()}
     adopt(spec, out, runs, layers_made(spec, known))
 
 

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 import kclr
+from kclr.data import pool
 from kclr.errors import RunError, SpecError
 from kclr.events import Lines
 from kclr.search import trials as trials_module
@@ -55,6 +56,14 @@ def test_each_tuner_searches_and_its_best_spec_makes_the_same_figure(quick, tune
     assert kernel.samefile(shared)
     for name in ("trials.csv", "trials.png", "search.json", "spec.yaml"):
         assert (tmp_path / "s" / name).exists()
+
+
+def test_pictures_are_decoded_once_for_all_trials(quick, tmp_path, monkeypatch):
+    packed, packer = [], pool._Packer
+    monkeypatch.setattr(pool, "_Packer", lambda *of: packed.append(of) or packer(*of))
+    found = search(quick, tmp_path / "s")
+    assert [row["status"] for row in found["rows"]] == ["COMPLETED"] * 3
+    assert len(packed) == 1
 
 
 def test_layer_after_layer_is_searched_on_the_best_of_those_below(quick, tmp_path):
