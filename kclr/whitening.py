@@ -22,19 +22,24 @@ class WindowStatistics:
 
     Args:
         size: int, numbers in a window.
+        apart: bool, gather each number's variance alone, which takes a small part of the time.
     """
 
-    def __init__(self, size):
+    def __init__(self, size, apart=False):
         self.count = 0
+        self._apart = apart
         self._sum = np.zeros(size)
-        self._products = np.zeros((size, size))
+        self._products = np.zeros(size if apart else (size, size))
 
     def update(self, windows):
         """Add windows, float (..., size)."""
         windows = np.asarray(windows, np.float64).reshape(-1, len(self._sum))
         self.count += len(windows)
         self._sum += windows.sum(axis=0)
-        self._products += windows.T @ windows
+        if self._apart:
+            self._products += np.einsum("ij,ij->j", windows, windows)
+        else:
+            self._products += windows.T @ windows
 
     @property
     def mean(self):
@@ -43,7 +48,9 @@ class WindowStatistics:
 
     @property
     def covariance(self):
-        """float64 (size, size), the biased estimate."""
+        """float64 (size, size), the biased estimate; its diagonal, (size,), of numbers apart."""
+        if self._apart:
+            return self._products / max(self.count, 1) - self.mean**2
         return self._products / max(self.count, 1) - np.outer(self.mean, self.mean)
 
 
@@ -71,13 +78,13 @@ def standardizing(covariance, epsilon):
     """The factors that give each channel unit variance.
 
     Args:
-        covariance: float (channels, channels).
+        covariance: float (channels, channels), or its diagonal, (channels,).
         epsilon: float > 0, added to the variances, as a share of their mean.
 
     Returns:
         float64 (channels,). Zeros where all variances are.
     """
-    variances = np.diag(covariance)
+    variances = covariance if covariance.ndim == 1 else np.diag(covariance)
     floor = epsilon * variances.mean()
     return 1 / np.sqrt(variances + floor) if floor > 0 else np.zeros_like(variances)
 
@@ -187,7 +194,7 @@ class Whitened:
                 rows[:] = flat.reshape(rows.shape)
         self._scale = np.ones(channels, np.float32)
         if whitening == "standardize" or (whitening == "zca" and standardize):
-            statistics = WindowStatistics(channels)
+            statistics = WindowStatistics(channels, apart=True)
             for start in range(0, len(windows), 1024):
                 statistics.update(windows[start : start + 1024])
             self._scale = standardizing(statistics.covariance, epsilon).astype(np.float32)

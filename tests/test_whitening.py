@@ -88,3 +88,16 @@ def test_every_window_has_mean_zero_and_a_variance_of_nearly_one(windows):
         atol=1e-5,
     )  # fmt: skip
     np.testing.assert_array_equal(contrast_normalized(np.ones((2, 3), np.float32), 0.1), 0)
+
+
+def test_factors_of_numbers_apart_are_those_of_their_whole_covariance():
+    windows = np.random.default_rng(0).normal(3, [0.1, 1, 20], size=(500, 3)).astype(np.float32)
+    whole, apart = WindowStatistics(3), WindowStatistics(3, apart=True)
+    for part in np.array_split(windows, 4):
+        whole.update(part)
+        apart.update(part)
+    expected = windows.astype(np.float64).var(axis=0)
+    np.testing.assert_allclose(apart.covariance, expected, rtol=1e-9)
+    factors = standardizing(apart.covariance, 0.01)
+    np.testing.assert_allclose(factors, 1 / np.sqrt(expected + 0.01 * expected.mean()), rtol=1e-9)
+    np.testing.assert_allclose(factors, standardizing(whole.covariance, 0.01), rtol=1e-12)

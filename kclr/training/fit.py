@@ -480,7 +480,7 @@ def _whitening(block, generator, below):
     channels = below.output_shape[-1]
     kernel, strides = pair(block.kernel_size), pair(block.strides)
     window = kernel[0] * kernel[1] if block.whitening == "zca" else 1
-    statistics = WindowStatistics(window * channels)
+    statistics = WindowStatistics(window * channels, apart=block.whitening != "zca")
     batches = -(-sampled.MANY // generator.batch_size)
     anchors = generator.views().take(batches).map(lambda patches, _: patches[:, 0])
     for patches in anchors.batch(-(-_TOGETHER // generator.batch_size)):
