@@ -27,7 +27,7 @@ from kclr.probing.callback import StackProbe
 from kclr.runs.directories import CHECKPOINTS, LAYER, RUN, check_ours, discard, writing
 from kclr.runs.keys import layers_made, seed_of
 from kclr.runs.run import Run
-from kclr.runs.writing import begin, write_summary, writing_layer
+from kclr.runs.writing import begin, write_summary, writing_again, writing_layer
 from kclr.spec.findings import load_spec, refusal
 from kclr.spec.geometry import layer_geometry
 from kclr.spec.precision import precisions, settled
@@ -42,6 +42,7 @@ from kclr.training.progress import (
     Recorder,
     aligned,
     aligning,
+    damaged,
     finished,
     hashing,
     images_found,
@@ -141,14 +142,16 @@ def train(
             lowest = spec.sources()[0]
             probe = StackProbe(spec.probe, scaling=opened[lowest].scaling(), like=lowest)
         of_run = (spec, out, text, resume, overwrite, listener, opened, cluster, bare)
-        with _opened(*of_run) as (run, made), Profile(run) as spent_on:
+        with _opened(*of_run) as (run, made, damage), Profile(run) as spent_on:
             told: dict[Images, int] = {}  # pictures that were said to be skipped
             for first, top in spec.trainings():
+                images = opened[spec.stack[top].data or spec.data]
                 if _kept(run, spec, first, top, cluster, listener):
+                    _mend(run, spec, first, top, images, damage, bare, listener)
                     continue
                 spent_on.turn(spec.stack[top].name)
-                images = opened[spec.stack[top].data or spec.data]
-                recorder = Recorder(run, spec, first, top, listener, probe, callbacks)
+                of_layer = (run, spec, first, top, listener, probe, callbacks)
+                recorder = Recorder(*of_layer, damage.rows_lost)
                 if profile:
                     recorder.watch(spent_on.callbacks)
                 learned = _found(run, spec, first, top, images, made, cluster, recorder, told)
@@ -191,8 +194,8 @@ def _settled(spec: Spec, begun: Run | None, cluster: Cluster) -> Spec:
 
 @contextlib.contextmanager
 def _opened(spec, out, text, resume, overwrite, listener, opened, cluster, bare):
-    """The run to write to while the block runs, locked, and what its layers depend on; when the
-    block ends, the other workers may go on."""
+    """The run to write to while the block runs, locked, what its layers depend on, and what of it
+    is damaged; when the block ends, the other workers may go on."""
     pictures = [place for source in opened for place in source.places()]
     with writing(out, RUN, resume, overwrite, apart=pictures) as place:
         run = Run(place)
@@ -201,8 +204,10 @@ def _opened(spec, out, text, resume, overwrite, listener, opened, cluster, bare)
             for source, images in opened.items()
         }
         made = layers_made(spec, known, cluster.shared)
-        begin(run, spec, text, made, list(known.values()), bare)
-        yield run, made
+        damage = begin(run, spec, text, made, list(known.values()), bare)
+        for place, words in damage.others.items():
+            listener.heard(damaged(place, words))
+        yield run, made, damage
         cluster.from_chief()
         listener.heard(finished(run))
 
@@ -220,6 +225,23 @@ def _kept(run, spec, first, top, cluster, listener) -> bool:
         for directory in directories:
             check_ours(directory, LAYER)  # before hours of training
     return finished
+
+
+def _mend(run, spec, first, top, images, damage, bare, listener):
+    """Write finished layers again of which some files were damaged: histories and pictures."""
+    for index, layer in list(enumerate(spec.stack))[first : top + 1]:
+        names = damage.layers.get(run.layer_directory(index, layer.name).name)
+        if not names:
+            continue
+        own, *below = reversed(run.layers[: index + 1])
+        rows = run.rows(spec.stack[top].name) if "history.csv" in names else []
+        with writing_again(own, names, rows) as again:
+            if not bare:
+                sizes = layer_geometry(spec.stack, index)
+                draw_layer(again, below[::-1], sizes, images, spec.seed)
+        LayerProgress(listener, layer.name).warned(
+            f"{own.directory}: damaged, and written again: {', '.join(names)}"
+        )
 
 
 def _found(run, spec, first, top, images, made, cluster, recorder, told) -> list[Learned]:

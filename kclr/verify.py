@@ -18,8 +18,8 @@ from kclr.errors import RunError, SpecError
 from kclr.events import Listener
 from kclr.runs.directories import RUN, contents
 from kclr.runs.paths import shown
-from kclr.runs.run import Run, TrainedLayer
-from kclr.runs.safe_reading import opened, read_bytes, read_json, sha256
+from kclr.runs.run import Run, TrainedLayer, comparable
+from kclr.runs.safe_reading import opened, read_bytes, read_json
 from kclr.spec.schema import Spec
 from kclr.spec.wording import printable
 
@@ -136,7 +136,8 @@ def _layer(run, number, name, directory, lower) -> tuple[TrainedLayer | None, li
     if found is None:
         return None, wrong
     told = "summary.json" if found.facts.get("sha256") is None else "layer.json"
-    checks = [Check(f"{place}/layer.json", RIGHT, "can be read")]
+    _, wrong = _tried(f"{place}/layer.json", found.check_facts)
+    checks = wrong or [Check(f"{place}/layer.json", RIGHT, "can be read")]
     for array in ("kernel", "bias"):
         value, wrong = _tried(f"{place}/{array}.npy", lambda array=array: getattr(found, array))
         words = "" if wrong else f"{'x'.join(map(str, value.shape))}, as {told} says"
@@ -165,14 +166,9 @@ def _history(run, layer: TrainedLayer, rows) -> list[Check]:
     if total is not None and steps[-1] != total:
         return [Check(place, WRONG, f"it ends at step {steps[-1]:g}, but layer.json says {total}")]
     own, wrong = _tried("metrics.jsonl", lambda: run.rows(layer.name))
-    if own and _comparable(own) != _comparable(rows):
+    if own and comparable(own) != comparable(rows):
         return [Check(place, WRONG, "its rows are not those of metrics.jsonl")]
     return wrong
-
-
-def _comparable(rows):
-    """Rows as text, in which a number that is none is like another."""
-    return [{name: repr(float(value)) for name, value in row.items()} for row in rows]
 
 
 def _order(run) -> Iterator[Check]:
@@ -210,15 +206,16 @@ def _summary(run, layers, tell) -> Iterator[Check]:
     if summary is None:
         again = "Continue with: kclr train SPEC --resume"
         yield from wrong or [Check("summary.json", NOTE, f"the run is not finished. {again}")]
+        digests = {place: own for layer in layers if layer for place, own in layer.digests.items()}
+        # The arrays were read, and are checked.
+        others = {place: own for place, own in digests.items() if not place.endswith(".npy")}
+        yield from (Check(place, WRONG, words) for place, words in run.changed(others))
         return
     digests = summary.get("sha256") or {}
     bad = []
     for name, digest in digests.items():
         tell(name)
-        found, wrong = _tried(name, lambda name=name: sha256(run.path / name, run.path))
-        if found not in (None, digest):
-            wrong = [Check(name, WRONG, "its sha256 does not match summary.json")]
-        bad += wrong
+        bad += [Check(place, WRONG, words) for place, words in run.changed({name: digest})]
     yield from bad
     words = f"{len(digests) - len(bad)} of {len(digests)} files match their sha256"
     state = WRONG if bad else RIGHT if digests else NOTE

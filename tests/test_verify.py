@@ -94,6 +94,14 @@ def test_what_is_damaged_is_named_and_hides_nothing_else(path, damage, places):
     assert main(["verify", str(path)]) == 1
 
 
+def test_damage_is_named_in_a_run_that_is_not_finished_too(path):
+    (path / "summary.json").unlink()
+    assert wrong(path) == []
+    edited(f"{FIRST}/layer.json", dead_filters=2)(path)
+    flip_a_bit(path / FIRST / "filters.png")
+    assert wrong(path) == [f"{FIRST}/layer.json", f"{FIRST}/filters.png"]
+
+
 def test_exports_that_are_damaged_or_of_other_layers_are_named(path):
     about = path / "exports/02-conv2-grid2/saved_model/assets.extra/kclr.json"
     shutil.copytree(path / "saved_model", about.parents[1])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from kclr.spec.wording import printable
 
 FORMAT = 3  # goes up with whatever makes the same facts give other kernels
 PICTURES = "pictures.json"  # of a run: the hash of each picture that it was trained on
+_KEY = re.compile("[0-9a-f]{64}")
 MOST_SHOWN = 8  # differences in a message
 
 
@@ -137,7 +139,7 @@ def check_finished(run: Run, spec: Spec, layers: Sequence[Made], images: Iterabl
         images: what identifies those of the spec.
 
     Raises:
-        SpecError: it would.
+        SpecError: it would. RunError: what they say is damaged, so that this is not known.
     """
     _check_length(run, spec)
     known = _listed(run) | _pictures(images)
@@ -145,9 +147,11 @@ def check_finished(run: Run, spec: Spec, layers: Sequence[Made], images: Iterabl
     for index, layer in enumerate(spec.stack):
         expected[run.layer_directory(index, layer.name)] = layers[index]
         started = run.checkpoint(index, layer.name).with_suffix(".key")
-        if started.exists():
+        # That of a finished layer, whose own facts count, is removed with the checkpoints.
+        finished = (run.layer_directory(index, layer.name) / "layer.json").exists()
+        if started.exists() and not finished:
             where = f"{run.path}: layer {layer.name}"
-            check_same(layers[index], run.text(started.relative_to(run.path)), where, known)
+            check_same(layers[index], _of_checkpoint(run, started), where, known)
     for trained in run.layers:
         if trained.directory not in expected:
             raise SpecError(
@@ -155,16 +159,41 @@ def check_finished(run: Run, spec: Spec, layers: Sequence[Made], images: Iterabl
                 "layer at its place. Train in another directory with out=... (--out), or replace "
                 "the run with overwrite=True (--overwrite)."
             )
+        trained.check_facts()
         where = f"{run.path}: layer {trained.name}"
         check_same(expected[trained.directory], trained.facts, where, known)
 
 
+def _of_checkpoint(run, file) -> Any:
+    """What a checkpoint's `.key` says.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    text = run.text(file.relative_to(run.path))
+    try:
+        value = parsed(text)
+    except ValueError:
+        value = text.strip()  # of an earlier version: the key alone
+    facts = _mapping(value).get("made_of")
+    if isinstance(facts, dict):
+        whole = made(facts, hidden=("images",)).key == value.get("key")
+    else:
+        whole = isinstance(value, str) and _KEY.fullmatch(value)
+    if not whole:
+        raise RunError(
+            f"{file}: damaged, so it is not known what the checkpoint beside it was made of. "
+            f"Restore the file, or remove {file.parent} and continue with `kclr train ... "
+            "--resume`: the unfinished layer is then trained from its start."
+        )
+    return value
+
+
 def list_pictures(run: Run, images: Iterable[Identity]):
     """Keep a hash of each picture in the run, so that it can be said which ones differ later."""
-    before = _listed(run)
     now = {digest: dict(own) for digest, own in _pictures(images).items() if own}
-    if now.keys() - before.keys():
-        run.write_text(PICTURES, json.dumps(before | now, indent=0) + "\n")
+    if now and _listed(run) != now:
+        run.write_text(PICTURES, json.dumps(now, indent=0) + "\n")
 
 
 def _pictures(images) -> dict[str, Mapping[str, str]]:

@@ -192,6 +192,11 @@ def remove(path) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_there(path) -> bool:
+    """Whether something has this name, a link to nothing included."""
+    return path.exists() if is_remote(path) else os.path.lexists(path)
+
+
 def files(folder) -> Iterator[Any]:
     """The paths of all files in a directory and below it; links to directories are not followed."""
     for entry in as_path(folder).iterdir():

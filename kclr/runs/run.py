@@ -5,16 +5,25 @@ files inside the run (`kclr.runs.safe_reading`).
 """
 
 import contextlib
+import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kclr.errors import RunError, SpecError
 from kclr.runs.paths import append, as_path, atomic
-from kclr.runs.safe_reading import MOST_ROWS, parsed, read_array, read_numbers, read_text, sha256
+from kclr.runs.safe_reading import (
+    MOST_ROWS,
+    parsed,
+    read_array,
+    read_bytes,
+    read_numbers,
+    read_text,
+    sha256,
+)
 from kclr.scaling import Scaling
 from kclr.spec import parse_spec
 from kclr.spec.precision import PRECISIONS
@@ -25,6 +34,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 ARRAYS = ("kernel.npy", "bias.npy")
+METRICS = "metrics.jsonl"
+_FACTS = "facts"  # under `sha256` in `layer.json`: of all else that it says
 _LAYER = re.compile(rf"(\d\d)-({NAME.strip('^$')})")
 
 
@@ -122,6 +133,27 @@ class TrainedLayer:
         return f"layers/{self.directory.name}/{name}"
 
     @property
+    def digests(self) -> dict[str, str]:
+        """The sha256 that each of the layer's files had when it was written, by its place in the
+        run, as `layer.json` says; older versions knew of the arrays alone."""
+        own = self.facts.get("sha256") or {}
+        return {self._named(name): known for name, known in own.items() if name != _FACTS}
+
+    def check_facts(self) -> None:
+        """Compare what `layer.json` says with the digest of it that it holds, if it has one.
+
+        Raises:
+            RunError: it was changed.
+        """
+        known = (self.facts.get("sha256") or {}).get(_FACTS)
+        if known and known != _facts_digest(self.facts):
+            path = self.directory / "layer.json"
+            raise RunError(
+                f"{path}: damaged or changed: its content has another sha256 than when it was "
+                f"written. {_mend(path)}"
+            )
+
+    @property
     def _inside(self):
         return self.directory if self.run is None else self.run.path
 
@@ -152,8 +184,8 @@ class PlainLayer:
     bias: Any
 
 
-def write_arrays(directory, kernel, bias) -> dict[str, str]:
-    """Write a layer's `kernel.npy` and `bias.npy`; what `layer.json` says of them under `sha256`.
+def write_arrays(directory, kernel, bias) -> None:
+    """Write a layer's `kernel.npy` and `bias.npy`.
 
     Args:
         directory: Path. kernel, bias: float32, see `TrainedLayer`.
@@ -162,7 +194,26 @@ def write_arrays(directory, kernel, bias) -> dict[str, str]:
 
     for name, array in zip(ARRAYS, (kernel, bias), strict=True):
         np.save(directory / name, array)
-    return {name: sha256(directory / name) for name in ARRAYS}
+
+
+def write_facts(directory, facts) -> None:
+    """Write a layer's `layer.json`, with the sha256 of its other files, and of what it says.
+
+    Args:
+        directory: Path, with the other files. facts: `name`, `block`, ...
+    """
+    names = sorted(path.name for path in directory.iterdir() if path.name != "layer.json")
+    digests = {name: sha256(directory / name) for name in names}
+    facts = {**facts, "sha256": digests}
+    facts["sha256"] = digests | {_FACTS: _facts_digest(facts)}
+    text = json.dumps(facts, indent=2) + "\n"
+    (directory / "layer.json").write_text(text, encoding="utf-8")
+
+
+def _facts_digest(facts):
+    """A sha256 of what a `layer.json` says, but for this one."""
+    known = {name: own for name, own in facts["sha256"].items() if name != _FACTS}
+    return hashlib.sha256(json.dumps({**facts, "sha256": known}).encode()).hexdigest()
 
 
 def _by(size):
@@ -321,6 +372,22 @@ class Run:
         in front of a model that starts from the run's kernels."""
         return self.scaling.layer(name)
 
+    def changed(self, digests: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        """The files that have not the sha256 that they should have.
+
+        Args:
+            digests: sha256 of files by their places in the run.
+
+        Yields:
+            The place, and what is wrong.
+        """
+        for place, digest in digests.items():
+            try:
+                if sha256(self.path / place, self.path) != digest:
+                    yield place, "its sha256 is not the one that it was written with"
+            except RunError as error:
+                yield place, str(error)
+
     def check_arrays(self) -> None:
         """Read the kernel and the bias of every layer.
 
@@ -350,7 +417,7 @@ class Run:
     def trim(self, name, keep):
         """Keep only those JSON lines of a file for which `keep(row)` is true; damaged ones go."""
         if (self.path / name).exists():
-            rows = [row for row in self._lines(name) if row and keep(row)]
+            rows = [row for row in self.lines(name) if row and keep(row)]
             self.write_text(name, "".join(json.dumps(row) + "\n" for row in rows))
 
     def rows(self, layer) -> list[dict[str, Any]]:
@@ -359,11 +426,11 @@ class Run:
         Raises:
             RunError: one of the file's lines is damaged.
         """
-        name = "metrics.jsonl"
+        name = METRICS
         if not (self.path / name).exists():
             return []
         rows = []
-        for number, row in enumerate(self._lines(name), 1):
+        for number, row in enumerate(self.lines(name), 1):
             if row is None:
                 raise RunError(
                     f"{self.path / name}: line {number} is damaged. Remove that line, and "
@@ -373,13 +440,25 @@ class Run:
                 rows.append({key: value for key, value in row.items() if key != "layer"})
         return rows
 
-    def _lines(self, name) -> Iterator[dict[str, Any] | None]:
-        """The rows of a file of JSON lines, None for damaged ones."""
-        for line in self.text(name, MOST_ROWS).splitlines():
+    def lines(self, name) -> Iterator[dict[str, Any] | None]:
+        """The rows of a file of JSON lines, None for damaged ones.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        path = self.path / name
+        cure = "Restore it, or remove it and continue with `kclr train ... --resume`."
+        for line in read_bytes(path, self.path, MOST_ROWS, cure).splitlines():
             row = None
             with contextlib.suppress(ValueError):
-                row = parsed(line)
+                row = parsed(line.decode())
             yield row if _is_row(row) else None
+
+
+def comparable(rows) -> list[dict[str, str]]:
+    """Rows of a history or of `metrics.jsonl` as text, in which a number that is none is like
+    another, and 4 like 4.0."""
+    return [{name: repr(float(value)) for name, value in row.items()} for row in rows]
 
 
 def _is_row(row):

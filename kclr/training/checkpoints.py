@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from kclr.errors import RunError
-from kclr.runs.paths import as_path, atomic, is_remote, remove
+from kclr.runs.paths import as_path, atomic, is_remote, is_there, remove
 from kclr.runs.safe_reading import opened
 from kclr.training.distribution import put, value_of
 from kclr.training.profile import spent
@@ -189,8 +189,7 @@ def previous(path):
 
 def kept(path) -> list[Any]:
     """The checkpoints that there are, the newest first."""
-    exists = as_path(path).__class__.exists if is_remote(path) else os.path.lexists
-    return [each for each in (as_path(path), previous(path)) if exists(each)]
+    return [each for each in (as_path(path), previous(path)) if is_there(each)]
 
 
 def forget(path) -> None:

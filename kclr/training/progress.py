@@ -1,5 +1,6 @@
 """What the training of a run says on its way: events in words and facts; and how they are kept."""
 
+import math
 import time
 from dataclasses import replace
 from functools import partial
@@ -7,7 +8,7 @@ from typing import Any
 
 from kclr.events import Event, Listener
 from kclr.health import Learned
-from kclr.runs.run import Run
+from kclr.runs.run import METRICS, Run
 from kclr.spec.schema import Spec
 
 
@@ -34,6 +35,12 @@ def aligned(facts) -> Event:
     before, after = facts["difference_before"], facts["difference_after"]
     words = f"views of one image differed by {before:.3f}, and do by {after:.3f}"
     return Event("done", "aligned", "features", words, facts)
+
+
+def damaged(place, words) -> Event:
+    """A file of the run that nothing is computed from was changed since it was written."""
+    message = f"{place}: damaged or changed: {words}"
+    return Event("warned", "warning", words=message, facts={"message": message})
 
 
 def finished(run) -> Event:
@@ -139,9 +146,21 @@ class Recorder(Listener):
         first, top: indices from 0 of the layers that are trained, one or several at once.
         listener: hears everything. probe: of the run (see `kclr.probing.callback.StackProbe`), or
             None. callbacks: of the user (see `kclr.training.fit.train_layers`), or None.
+        rows_lost: whether the run's rows have lines that could not be read.
     """
 
-    def __init__(self, run: Run, spec: Spec, first, top, listener: Listener, probe, callbacks):
+    def __init__(
+        self,
+        run: Run,
+        spec: Spec,
+        first,
+        top,
+        listener: Listener,
+        probe,
+        callbacks,
+        rows_lost=False,
+    ):
+        self._rows_lost = rows_lost
         self._run, self._below, self._layer = run, run.layers[:first], spec.stack[top]
         self._listener, self._probe, self._callbacks = listener, probe, callbacks
         self._name, self._total = self._layer.name or "", None
@@ -156,13 +175,14 @@ class Recorder(Listener):
     def heard(self, event):
         if event.kind == "begun":
             self._total = event.total
+            self._tell_of_lost_rows(event.done)
             # Rows that were written after the checkpoint will be written again.
             self._run.trim(
-                "metrics.jsonl",
+                METRICS,
                 lambda row: row.get("layer") != self._name or row["step"] <= event.done,
             )
         elif event.kind == "row":
-            self._run.append("metrics.jsonl", event.facts)
+            self._run.append(METRICS, event.facts)
             if self._events:
                 import tensorflow as tf
 
@@ -173,6 +193,17 @@ class Recorder(Listener):
         elif event.name == "decoding" and self._total is not None:
             return  # these are decoded beside the steps
         self._listener.heard(event)
+
+    def _tell_of_lost_rows(self, done):
+        """Warn where rows of the steps before an interruption are damaged or not there."""
+        steps = [row["step"] for row in self._run.rows(self._name) if "loss" in row]
+        every = math.gcd(*steps) or self._layer.train.log_every
+        if done and (self._rows_lost or done - done % every not in steps):
+            path = self._run.path / METRICS
+            LayerProgress(self._listener, self._name).warned(
+                f"{path}: rows of the first {done:,} steps are damaged or missing, and will be "
+                "missing in the layer's history. Its training is not affected."
+            )
 
     def watch(self, callbacks):
         """Add what a function returns, Keras callbacks, to those of the training."""

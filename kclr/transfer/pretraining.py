@@ -11,13 +11,13 @@ import numpy as np
 
 from kclr.data.fingerprints import array_digest
 from kclr.data.labels import Labelled, labelled_name, load_labelled, scaled
-from kclr.data.sources import as_source
+from kclr.data.sources import as_source, open_sources
 from kclr.errors import SpecError, interrupted
 from kclr.probing.baselines import baseline, run_images
 from kclr.probing.protocol import draw
 from kclr.runs.paths import is_full
 from kclr.runs.run import Run, load_run
-from kclr.scaling import matching
+from kclr.scaling import Scaling, matching
 from kclr.spec.transfer import TransferSpec
 from kclr.stack import train as train_run
 from kclr.transfer.arms import Start, arms
@@ -105,18 +105,31 @@ class Pretraining:
         return Start(images, arm_seed(seed), self._spec.layers, self._spec.scale, **found)
 
     def depth(self, seed):
-        """How many layers the run has; None where there is none, or it could not be trained."""
-        try:
-            return len(self.run(seed).layers) if self._spec.pretrained else None
-        except Exception:
-            return None
+        """How many layers the run has; None where there is none.
 
-    def scaling(self, seed):
-        """How images become the input of the run; None where there is none."""
-        try:
-            return self.run(seed).scaling if self._spec.pretrained else None
-        except Exception:
+        One that could not be trained is known by its spec: arms that need no run are the same with
+        it and without it.
+        """
+        if not self._spec.pretrained:
             return None
+        try:
+            return len(self.run(seed).layers)
+        except Exception:
+            return len(pretrained_spec(self._place).stack)
+
+    def scaling(self, seed) -> Scaling | None:
+        """How images become the input of the run; None where there is none.
+
+        Raises:
+            SpecError, RunError: it could not be trained, and its images cannot be read.
+        """
+        if not self._spec.pretrained:
+            return None
+        try:
+            return self.run(seed).scaling
+        except Exception:
+            own = pretrained_spec(self._place)
+            return open_sources(own)[own.stack[0].data or own.data].scaling()
 
     def _once(self, function, *arguments):
         """What a function returns, or raises, the first time."""

@@ -59,6 +59,8 @@ def supervised_run(
     key = key_of([made_of, digest, count])
     try:
         found = load_run(path)
+        for layer in found.layers:
+            layer.check_facts()
         if {layer.facts.get("key") for layer in found.layers} == {key}:
             return found
     except RunError:

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from kclr.data.labels import load_labelled
+from kclr.data.sources import as_images
 from kclr.errors import RunError, SpecError
 from kclr.events import Bars, JsonLines, Lines, Listener
 from kclr.layers import stacked
@@ -24,6 +25,7 @@ from kclr.spec.transfer import parse_transfer
 from kclr.transfer import progress
 from kclr.transfer.arms import Arm, arms
 from kclr.transfer.experiment import _settled, run_experiment
+from kclr.transfer.pretraining import Pretraining
 from kclr.transfer.results import Results, failures, load_results, print_results, slug
 from kclr.transfer.summary import summarize
 
@@ -411,6 +413,26 @@ def test_a_run_that_fails_to_train_fails_its_own_arms_alone(tmp_path, monkeypatc
     text = f"{SMALL}pretrained: {spec}\narms: [random start, kclr frozen]\n"
     results = experiment(text, tmp_path / "out")
     assert [unit.get("failed") for unit in results["units"]] == [None, "the embeddings collapsed"]
+
+
+def test_arms_without_filters_are_the_same_where_the_filters_cannot_be_trained(
+    tmp_path, monkeypatch
+):
+    """What an arm sees, and what is known of it, is that of the filters' spec."""
+    images = np.random.default_rng(0).normal(900, 50, (6, 20, 20, 1)).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    own = f"data: 'array:{tmp_path / 'images.npy'}'\nstack: [{{learner: random}}]"
+    (tmp_path / "layer.yaml").write_text(own)
+    spec = parse_transfer(f"{SMALL}pretrained: {tmp_path / 'layer.yaml'}\narms: [random start]")
+
+    def damaged(*arguments, **options):
+        raise RunError("a layer is damaged")
+
+    monkeypatch.setattr("kclr.transfer.pretraining.train_run", damaged)
+    filters = Pretraining(spec, Results(tmp_path / "out"), 1, Listener())
+    assert filters.depth(0) == 1
+    assert filters.scaling(0) == as_images(images).scaling()
+    assert not filters.scaling(0).usual
 
 
 @pytest.mark.parametrize(
