@@ -59,9 +59,12 @@ def supervised_run(
     key = key_of([made_of, digest, count])
     try:
         found = load_run(path)
+        digests: dict[str, str] = {}
         for layer in found.layers:
             layer.check_facts()
-        if {layer.facts.get("key") for layer in found.layers} == {key}:
+            digests |= layer.digests
+        same = {layer.facts.get("key") for layer in found.layers} == {key}
+        if same and not [*found.changed(digests)]:
             return found
     except RunError:
         pass  # nothing there, or damaged
