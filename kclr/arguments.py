@@ -170,7 +170,7 @@ def parser(functions) -> argparse.ArgumentParser:
         type=_names,
         default=("ridge", "knn"),
         metavar="A,B,...",
-        help="from ridge,logistic,knn and other readouts (default: ridge,knn)",
+        help="from ridge,logistic,knn,mean and other readouts (default: ridge,knn)",
     )
     sub.add_argument("--grid", **cells)
     sub.add_argument(

@@ -336,7 +336,7 @@ class Probe(ByName):
     """Number of labels to fit with: a share of each class (0.01 for one in a hundred), or a whole
     number per class, 2 or more."""
     classifier: Annotated[str, NameOf("readout")] = "ridge"
-    """Ridge or logistic regression, or nearest neighbours."""
+    """Ridge or logistic regression, nearest neighbours, or the means of the classes."""
     grid: Cells = 2
     """Cells per side that feature maps are pooled to; with `all_layers` one number for all layers,
     or a list with one for each layer, from the image upwards. In a list `[rows, columns]` may take

@@ -20,6 +20,8 @@ OBJECTIVES = {
     "barlow": {"redundancy": 0.01},
     "vicreg": {"covariance": 2.0},
     "spectral": {"radius": 3.0},
+    "blocks": {"others": 5},
+    "hinged blocks": {"objective": "blocks", "loss": "hinge"},
 }
 
 

@@ -17,6 +17,7 @@ from kclr.probing.protocol import check_classifier, draw, hold_out, probe
 from kclr.probing.readouts import knn, logistic, ridge
 from kclr.probing.readouts.knn import NearestNeighbours
 from kclr.probing.readouts.logistic import Logistic
+from kclr.probing.readouts.mean import MeanClassifier, bound
 from kclr.probing.readouts.ridge import Ridge
 from kclr.spec import registry
 from kclr.spec.registry import parts, register
@@ -152,7 +153,39 @@ def test_features_that_only_held_out_images_have_change_nothing(digits):
     assert same.mean() > 0.98
 
 
-@pytest.mark.parametrize("name", ["ridge", "logistic", "knn"])
+def test_the_mean_classifier_is_the_largest_product_with_a_class_mean(digits):
+    features, labels = digits
+    scaler = StandardScaler().fit(features[:1000].astype(np.float64))
+    fitted, other = (scaler.transform(part) for part in (features[:1000], features[1000:]))
+    means = np.stack([fitted[labels[:1000] == label].mean(axis=0) for label in range(10)])
+    found = MeanClassifier().fit(features[:1000], labels[:1000]).predict(features[1000:])
+    np.testing.assert_array_equal(found, (other @ means.T).argmax(axis=1))
+    assert (found == labels[1000:]).mean() > 0.8
+
+
+def test_the_mean_classifiers_bound_is_that_of_all_triples(digits):
+    features, labels = digits
+    own = (features - features.mean(axis=0))[:40].astype(np.float64) / 300
+    labels = labels[:40]
+    for scale in (1, 0.1):
+        supervised, limit = bound(own * scale, labels)
+        assert supervised <= limit
+    unlike, triples = [], []
+    for x, label in zip(own * scale, labels, strict=True):
+        for other, against in zip(own * scale, labels, strict=True):
+            alike = own[labels == label] * scale
+            triples.append(np.log2(1 + np.exp(-(alike - other) @ x)).mean())
+            if against != label:
+                means = [own[labels == c].mean(axis=0) * scale for c in (label, against)]
+                unlike.append(np.log2(1 + np.exp(-(means[0] - means[1]) @ x)))
+    tau = np.mean(labels[:, None] == labels[None])
+    np.testing.assert_allclose(supervised, np.mean(unlike))
+    np.testing.assert_allclose(limit, (np.mean(triples) - tau) / (1 - tau))
+    with pytest.raises(ValueError, match="a single class"):
+        bound(own, np.zeros(40))
+
+
+@pytest.mark.parametrize("name", ["ridge", "logistic", "knn", "mean"])
 def test_features_on_disk_give_the_same(digits, name, tmp_path, monkeypatch):
     features, labels = digits
     on_disk = np.memmap(tmp_path / "features", np.float32, "w+", shape=features.shape)
