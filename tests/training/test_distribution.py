@@ -66,7 +66,7 @@ def workers(monkeypatch):
     """The workers that `--workers` starts, which are forked."""
     started = []
 
-    def start(*arguments, **options):
+    def start(*arguments, preexec_fn=None, **options):
         started.append(Forked(*arguments, **options))
         return started[-1]
 
@@ -155,9 +155,10 @@ def test_a_model_of_two_replicas_takes_the_steps_of_one():
 
 def kill_after(rows, out, workers):
     """Kill the second worker once the history has so many rows, and say when."""
-    path = Path(out) / "metrics.jsonl"
+    path, end = Path(out) / "metrics.jsonl", time.monotonic() + 120
     while not path.exists() or len(path.read_text().splitlines()) < rows:
         time.sleep(0.02)
+        assert time.monotonic() < end
         assert not any(worker.poll() for worker in workers)
     os.kill(workers[1].pid, signal.SIGKILL)
     return time.monotonic()
