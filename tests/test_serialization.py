@@ -14,6 +14,7 @@ from kclr.layers.fast import FusedBatchNormalization
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
 from kclr.pooling import MapPooling
+from kclr.probing.alignment import Alignment
 
 KERNEL = np.linspace(-1, 1, 3 * 3 * 3 * 4, dtype=np.float32).reshape(3, 3, 3, 4)
 
@@ -32,6 +33,7 @@ EXAMPLES = {
         kernel_regularizer=Decorrelation(0.5), data_format="channels_first",
         name="first", dtype="mixed_bfloat16", trainable=False,
     ),
+    "Alignment": lambda: Alignment(7, name="aligned"),
     "ContrastiveKernel": lambda: kclr.initializers.ContrastiveKernel(KERNEL),
     "ContrastiveLoss": lambda: ContrastiveLoss(margin=0.5, mining="all", distance="cosine"),
     "Decorrelation": lambda: Decorrelation(0.25),

@@ -49,7 +49,7 @@ def test_a_probe_is_off_unless_asked_for_and_has_defaults():
         ),
         (
             "{data: digits, classifier: svm}",
-            "probe.classifier: 'svm' is not allowed. Choose from knn, logistic, ridge.",
+            "probe.classifier: 'svm' is not allowed. Choose from knn, logistic, mean, ridge.",
         ),
         ("digist", "probe.data: 'digist' is not a labelled data set. Did you mean 'digits'?"),
         (

@@ -142,7 +142,7 @@ def in_train(inside):
         ("data: {source: photos, channels: 0}",
          "data.channels: 0 is out of range. Use 1 to 65536."),
         ("data: {source: 'tfds:cifar10', split: 3}", "data.split: 3 is not text."),
-        ("data: [photos]", "data: ['photos'] is not a valid source."),
+        ("data: [photos]", "data: ['photos'] cannot be used together. Use several of one kind"),
     ],
 )  # fmt: skip
 def test_each_kind_of_mistake_has_its_words(inside, expected):

@@ -260,16 +260,18 @@ def test_an_augmentation_that_keras_cannot_apply_is_named_before_a_training_star
         def call(self, inputs, training=False):
             raise RuntimeError("no such thing")
 
-    patches = layer_of("patches: {augment: ['broken>Broken']}").patches
-    words = augmentation_problem(patches, 8, 3)
+    augment = layer_of("patches: {augment: ['broken>Broken']}").patches.augment
+    words = augmentation_problem(augment, 8, 3)
     assert words.startswith(f"Keras {keras.__version__} cannot apply them: RuntimeError: ")
     assert "no such thing" in words
-    assert augmentation_problem(layer_of("patches: {augment: [RandomFlip]}").patches, 8, 1) is None
+    flipped = layer_of("patches: {augment: [RandomFlip]}").patches.augment
+    assert augmentation_problem(flipped, 8, 1) is None
     smaller = "[RandomFlip, {class_name: 'broken>Smaller', config: {cropping: 1}}]"
 
     @keras.saving.register_keras_serializable("broken")
     class Smaller(keras.layers.Cropping2D):
         pass
 
-    words = augmentation_problem(layer_of(f"patches: {{augment: {smaller}}}").patches, 8, 1)
+    augment = layer_of(f"patches: {{augment: {smaller}}}").patches.augment
+    words = augmentation_problem(augment, 8, 1)
     assert words == "patches of 8x8x1 become 6x6x1. Use augmentations that keep the size."
