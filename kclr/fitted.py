@@ -15,6 +15,7 @@ from kclr.spec.wording import shown
 _LOOKED_AT = 64  # images
 _FEW = 2000  # images below which large ones are cut into tiles
 _TILE = 128
+_ALIGNED = 8  # images that alignment needs at least
 _FILTERS = (128, 256, 512)
 # Patches and shifts of the second and the third layer, in cells, the best first.
 _PATCHES = (((8, 3), (6, 2), (4, 1)), ((4, 2), (4, 1)))
@@ -213,10 +214,13 @@ def fitted_spec(seen: Seen, path="FILE", layers=3) -> str:
         "\n# What the SavedModel's `embed` returns: the features of all layers, each pooled on a "
         "grid\n# and raised to a power (0.5: square roots).\n"
         f"export:\n  all_layers: true\n  grid_size: {grids}\n  power: {powers}\n"
-        "  # Directions in which the features of one image's views differ are shrunk: moved or\n"
-        "  # amplified a little it stays alike, which helps classifiers with few labels most.\n"
-        f"  alignment:\n    augment:\n{_views(seen, augment)}\n"
     )
+    if tile or seen.count is None or seen.count >= _ALIGNED:
+        text += (
+            "  # Directions in which the features of one image's views differ are shrunk, which\n"
+            "  # helps classifiers with few labels most.\n"
+            f"  alignment:\n    augment:\n{_views(seen, augment)}\n"
+        )
     if seen.labelled:
         text += (
             "\n# The labels that are there, to evaluate the layers with while they learn; nothing "

@@ -111,3 +111,8 @@ def test_init_writes_a_spec_for_the_data_that_checks(tmp_path, capsys, monkeypat
     assert len(yaml.safe_load((tmp_path / "two.yaml").read_text())["stack"]) == 2
     assert main(["init", "no.yaml", "--data", "folder:nowhere"]) == 2
     assert not (tmp_path / "no.yaml").exists()
+
+
+def test_a_few_images_are_not_aligned_for_which_that_needs_more():
+    exports = [yaml.safe_load(fitted_spec(seen(count=count)))["export"] for count in (7, 8, None)]
+    assert ["alignment" in export for export in exports] == [False, True, True]
