@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kclr.objectives.spectral import in_ball
+from kclr.objectives.spectral import cures_within, prepared
 from kclr.spec.registry import Part, register
 
 LOSSES = ("logistic", "hinge")
@@ -84,7 +84,7 @@ class Blocks(Part):
     @property
     def cures(self) -> tuple[str, ...]:
         """What to try after a collapse."""
-        return ("embedding.standardize: true", *(() if self.radius else ("radius: 1",)))
+        return cures_within(self.radius)
 
     def __call__(self, images, embeddings):
         """Loss and statistics of a batch of crops.
@@ -101,14 +101,10 @@ class Blocks(Part):
             positive_product and negative_product (means), and alike_loss, the loss of equal
             embeddings.
         """
-        from keras import backend, ops
+        from keras import ops
 
-        embeddings = ops.cast(embeddings, backend.result_type(embeddings.dtype, "float32"))
+        embeddings = prepared("blocks", embeddings, self.radius)
         crops, views = ops.shape(embeddings)[0], embeddings.shape[1]
-        if views < 2:
-            raise ValueError("blocks needs at least two patches per crop")
-        if self.radius:
-            embeddings = in_ball(embeddings, self.radius)
         images = ops.cast(images, "int32")
         means = block_means(embeddings)
         # (patches, crops, crops): each patch with the block of each crop, without the same place.

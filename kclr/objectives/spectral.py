@@ -81,6 +81,29 @@ def negative_squares(images, embeddings):
     return 4 * total - 3 * ops.stop_gradient(total)
 
 
+def prepared(name, embeddings, radius):
+    """The embeddings of an objective of inner products, in float32 at least.
+
+    Args:
+        name: of the objective.
+        embeddings: float (crops, patches, dimensions). radius: float, or None.
+
+    Raises:
+        ValueError: there is one patch in a crop.
+    """
+    from keras import backend, ops
+
+    if embeddings.shape[1] < 2:
+        raise ValueError(f"{name} needs at least two patches per crop")
+    embeddings = ops.cast(embeddings, backend.result_type(embeddings.dtype, "float32"))
+    return in_ball(embeddings, radius) if radius else embeddings
+
+
+def cures_within(radius):
+    """What to try after a collapse of such an objective."""
+    return ("embedding.standardize: true", *(() if radius else ("radius: 1",)))
+
+
 @register("objective", "spectral")
 class Spectral(Part):
     """Patches of a crop have a large inner product, patches of other images one near zero."""
@@ -95,7 +118,7 @@ class Spectral(Part):
     @property
     def cures(self) -> tuple[str, ...]:
         """What to try after a collapse."""
-        return ("embedding.standardize: true", *(() if self.radius else ("radius: 1",)))
+        return cures_within(self.radius)
 
     def __call__(self, images, embeddings):
         """Loss and statistics of a batch of crops.
@@ -111,14 +134,10 @@ class Spectral(Part):
             expectations, and alike_loss, the loss of equal embeddings of the same mean square
             length.
         """
-        from keras import backend, ops
+        from keras import ops
 
-        embeddings = ops.cast(embeddings, backend.result_type(embeddings.dtype, "float32"))
+        embeddings = prepared("spectral", embeddings, self.radius)
         views = embeddings.shape[1]
-        if views < 2:
-            raise ValueError("spectral needs at least two patches per crop")
-        if self.radius:
-            embeddings = in_ball(embeddings, self.radius)
         images = ops.cast(images, "int32")
         others = ops.cast(images[:, None] != images[None, :], embeddings.dtype)
         pairs = views**2 * ops.sum(others)

@@ -18,6 +18,7 @@ import numpy as np
 from keras import ops
 
 from kclr.data import pool
+from kclr.data.pixels import invalid_pixels
 from kclr.data.sources import Images
 from kclr.errors import RunError, SpecError
 from kclr.keras_backend import dtype_policy
@@ -120,7 +121,7 @@ class Views:
         if not images.series:
             sides = [min(side, max(_SIDE, low)) for side, low in zip(sides, least, strict=True)]
         cut = [_window(one, sides, random) for one in fit[: options.images]]
-        valid = [one for one in cut if _whole(one, images)]
+        valid = [one for one in cut if invalid_pixels(one, images.nodata) is None]
         if len(valid) < _LEAST:
             raise RunError(
                 f"{images.name}: alignment needs at least {_LEAST} images of "
@@ -137,13 +138,6 @@ def _window(image, sides, random):
     return image[top : top + sides[0], left : left + sides[1]]
 
 
-def _whole(image, images):
-    if not images.may_be_invalid:
-        return True
-    missing = image == images.nodata if images.nodata is not None else False
-    return bool((np.isfinite(image) & ~np.asarray(missing)).all())
-
-
 def of_layers(layers, pooling: Pooling, views: Views, tell=None):
     """The alignment of a stack's pooled features: see `learn_alignment`.
 
@@ -156,17 +150,17 @@ def of_layers(layers, pooling: Pooling, views: Views, tell=None):
     return learn_alignment(Features(model, pooling), views, tell)
 
 
-def views_of_run(run, options: Options | None = None) -> Views:
+def views_of_run(run) -> Views:
     """Views of the images that a run's lowest layer has learned from.
 
     Args:
-        run: from `kclr.load_run`. options: by default those of its spec.
+        run: from `kclr.load_run`.
 
     Raises:
         SpecError: the spec has no `export.alignment`, or the images are missing.
     """
     spec = run.spec()
-    options = options or spec.export.alignment
+    options = spec.export.alignment
     if options is None:
         raise SpecError(
             f"{run.path}: its spec has no export.alignment, so there is nothing to make views "
