@@ -177,7 +177,7 @@ def train(
                 listener.heard(spent_on.finished())
             if not bare:
                 files = {own.name: own.census.as_dict() for own in opened.values() if own.census}
-                write_summary(run, spec.seed, files)
+                write_summary(run, spec.seed, files, damage.digests)
         return run
 
 

@@ -15,7 +15,7 @@ import yaml
 from kclr.errors import RunError, SpecError
 from kclr.health import Learned, fault
 from kclr.runs.directories import RUN, mark
-from kclr.runs.paths import atomic
+from kclr.runs.paths import atomic, is_there
 from kclr.runs.run import Run, TrainedLayer
 from kclr.runs.safe_reading import parsed
 from kclr.spec.schema import Spec
@@ -146,10 +146,13 @@ def check_finished(run: Run, spec: Spec, layers: Sequence[Made], images: Iterabl
     expected = {}
     for index, layer in enumerate(spec.stack):
         expected[run.layer_directory(index, layer.name)] = layers[index]
-        started = run.checkpoint(index, layer.name).with_suffix(".key")
+        checkpoint = run.checkpoint(index, layer.name)
+        started = checkpoint.with_suffix(".key")
         # That of a finished layer, whose own facts count, is removed with the checkpoints.
         finished = (run.layer_directory(index, layer.name) / "layer.json").exists()
-        if started.exists() and not finished:
+        if not finished and (
+            started.exists() or [*checkpoint.parent.glob(f"{checkpoint.stem}.*npz")]
+        ):
             where = f"{run.path}: layer {layer.name}"
             check_same(layers[index], _of_checkpoint(run, started), where, known)
     for trained in run.layers:
@@ -168,9 +171,10 @@ def _of_checkpoint(run, file) -> Any:
     """What a checkpoint's `.key` says.
 
     Raises:
-        RunError: it is damaged.
+        RunError: it is damaged, or missing.
     """
-    text = run.text(file.relative_to(run.path))
+    there = is_there(file)
+    text = run.text(file.relative_to(run.path)) if there else ""
     try:
         value = parsed(text)
     except ValueError:
@@ -182,7 +186,8 @@ def _of_checkpoint(run, file) -> Any:
         whole = isinstance(value, str) and _KEY.fullmatch(value)
     if not whole:
         raise RunError(
-            f"{file}: damaged, so it is not known what the checkpoint beside it was made of. "
+            f"{file}: {'damaged' if there else 'missing'}, so it is not known what the checkpoint "
+            "beside it was made of. "
             f"Restore the file, or remove {file.parent} and continue with `kclr train ... "
             "--resume`: the unfinished layer is then trained from its start."
         )

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 ARRAYS = ("kernel.npy", "bias.npy")
 METRICS = "metrics.jsonl"
+_CHECKSUM = "crc32"  # in a line of `metrics.jsonl`: of the rest of the line
 _FACTS = "facts"  # under `sha256` in `layer.json`: of all else that it says
 _LAYER = re.compile(rf"(\d\d)-({NAME.strip('^$')})")
 
@@ -412,13 +414,16 @@ class Run:
 
     def append(self, name, row):
         """Add a line of JSON to one of the run's files."""
-        append(self.path / name, json.dumps(row) + "\n")
+        append(self.path / name, _line(row))
+
+    def write_lines(self, name, rows):
+        """Write one of the run's files of JSON lines."""
+        self.write_text(name, "".join(map(_line, rows)))
 
     def trim(self, name, keep):
         """Keep only those JSON lines of a file for which `keep(row)` is true; damaged ones go."""
         if (self.path / name).exists():
-            rows = [row for row in self.lines(name) if row and keep(row)]
-            self.write_text(name, "".join(json.dumps(row) + "\n" for row in rows))
+            self.write_lines(name, [row for row in self.lines(name) if row and keep(row)])
 
     def rows(self, layer) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl` that belong to a layer, by its name.
@@ -441,18 +446,35 @@ class Run:
         return rows
 
     def lines(self, name) -> Iterator[dict[str, Any] | None]:
-        """The rows of a file of JSON lines, None for damaged ones.
+        """The rows of a file of JSON lines, None for damaged ones: unreadable, or not as written.
+
+        Earlier versions wrote lines without a checksum.
 
         Raises:
             RunError: the file cannot be read.
         """
         path = self.path / name
         cure = "Restore it, or remove it and continue with `kclr train ... --resume`."
-        for line in read_bytes(path, self.path, MOST_ROWS, cure).splitlines():
+        content = read_bytes(path, self.path, MOST_ROWS, cure)
+        # Where one line has a checksum, all have.
+        checked = f'"{_CHECKSUM}":'.encode() in content
+        for line in content.splitlines():
             row = None
             with contextlib.suppress(ValueError):
                 row = parsed(line.decode())
-            yield row if _is_row(row) else None
+            if not _is_row(row):
+                yield None
+                continue
+            known = row.pop(_CHECKSUM, None)
+            yield row if not checked or known == _checksum(row) else None
+
+
+def _line(row) -> str:
+    return json.dumps({**row, _CHECKSUM: _checksum(row)}) + "\n"
+
+
+def _checksum(row) -> int:
+    return zlib.crc32(json.dumps(row).encode())
 
 
 def comparable(rows) -> list[dict[str, str]]:

@@ -72,12 +72,14 @@ class Damage:
     Attributes:
         layers: for each finished layer, by its directory's name, which of its files.
         others: other files, by their place in the run, and what is wrong with each.
+        digests: of these the sha256 that each should have, and the one that it has.
         rows_lost: whether `metrics.jsonl` had lines that cannot be read, and that are of no
             finished layer.
     """
 
     layers: Mapping[str, list[str]]
     others: Mapping[str, str]
+    digests: Mapping[str, tuple[str, str]]
     rows_lost: bool
 
 
@@ -118,7 +120,14 @@ def _damage(run, spec, bare) -> Damage:
         del changed[place]
     # Layers of other runs have no rows in this one.
     own_only = not bare and not from_runs(spec)
-    return Damage(lower, changed, _put_rows_back(run, spec, finished, vouched, lower, own_only))
+    digests = {
+        place: (vouched[place], sha256(run.path / place))
+        for place in changed
+        if (run.path / place).is_file()
+    }
+    changed |= {place: f"{changed[place]}. Restore it, or remove it" for place in digests}
+    rows_lost = _put_rows_back(run, spec, finished, vouched, lower, own_only)
+    return Damage(lower, changed, digests, rows_lost)
 
 
 def _put_rows_back(run, spec, finished, vouched, damaged, own_only) -> bool:
@@ -146,7 +155,7 @@ def _put_rows_back(run, spec, finished, vouched, damaged, own_only) -> bool:
     if None in lines or put_back:
         order = {layer.name: index for index, layer in enumerate(spec.stack)}
         rows.sort(key=lambda row: order.get(row["layer"], len(order)))
-        run.write_text(METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+        run.write_lines(METRICS, rows)
     # The last line may be one that was being written.
     return lines[:-1].count(None) > put_back
 
@@ -207,13 +216,30 @@ def writing_again(layer: TrainedLayer, damaged: Iterable[str], rows) -> Iterator
         write_facts(temporary, layer.facts)
 
 
-def write_summary(run: Run, seed: int, images: Mapping[str, Any] | None = None) -> None:
+def write_summary(
+    run: Run,
+    seed: int,
+    images: Mapping[str, Any] | None = None,
+    damaged: Mapping[str, tuple[str, str]] | None = None,
+) -> None:
     """Write the summary, which makes the run finished.
 
     Args:
         run: with all its layers. seed: of the run.
         images: for each source of files by name, which of them are used and which are left out.
+        damaged: `Damage.digests`: a file that is still damaged is not vouched for.
     """
+    damaged = damaged or {}
+    digests = {
+        place: sha256(run.path / place)
+        for place in sorted(contents(run.path, RUN)[0])
+        if place[-1] != "/"
+        and place not in (LOCK, MARKER, "summary.json")
+        and not place.startswith("exports/")
+    }
+    for place, (right, wrong) in damaged.items():
+        if digests.get(place) == wrong:
+            digests[place] = right
     summary = {
         "versions": versions(),
         "hardware": hardware(),
@@ -230,12 +256,6 @@ def write_summary(run: Run, seed: int, images: Mapping[str, Any] | None = None) 
             }
             for layer in run.layers
         ],
-        "sha256": {
-            place: sha256(run.path / place)
-            for place in sorted(contents(run.path, RUN)[0])
-            if place[-1] != "/"
-            and place not in (LOCK, MARKER, "summary.json")
-            and not place.startswith("exports/")
-        },
+        "sha256": digests,
     }
     run.write_text("summary.json", json.dumps(summary, indent=2) + "\n")

@@ -186,7 +186,7 @@ def _timeless(value):
                 kept[key] = sorted(inside)
             elif isinstance(inside, dict | list):
                 kept[key] = _timeless(inside)
-            elif "second" not in key and key not in ("finished", "sha256"):
+            elif "second" not in key and key not in ("finished", "sha256", "crc32"):
                 kept[key] = inside
         return kept
     return [_timeless(inside) for inside in value] if isinstance(value, list) else value

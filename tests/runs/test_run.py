@@ -289,7 +289,12 @@ def test_damaged_lines_of_the_metrics_are_named_and_dropped_by_a_resume(path):
     run = Run(path)
     assert "metrics.jsonl: line 2 is damaged" in refused(path, lambda _: run.rows("conv1"))
     run.trim("metrics.jsonl", lambda row: True)
-    assert run.rows("conv1") == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.5}]
+    both = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.5}]
+    assert run.rows("conv1") == both
+    lines = (path / "metrics.jsonl").read_text()
+    for old, new in (("0.5", "0.6"), ('"crc32"', '"crc3"'), ('"step": 2', '"step": 3')):
+        (path / "metrics.jsonl").write_text(lines.replace(old, new, 1))
+        assert "is damaged" in refused(path, lambda _: run.rows("conv1"))
 
 
 def test_reading_a_small_kernel_takes_little_memory(path):

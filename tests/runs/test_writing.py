@@ -71,10 +71,15 @@ def test_what_can_be_made_again_is_as_it_was_and_the_rest_is_named(path, two_lay
     for name in names:
         assert (path / name).read_bytes() == (two_layers.path / name).read_bytes(), name
     assert [words.partition(", but")[0] for words in warnings] == [
-        "profile.json: damaged or changed: its sha256 is not the one that it was written with",
+        "profile.json: damaged or changed: its sha256 is not the one that it was written with. "
+        "Restore it, or remove it",
         f"{path / FIRST}: damaged, and written again: history.csv",
         f"{path / SECOND}: damaged, and written again: filters.png",
     ]
+    assert resume(path) == warnings[:1]  # it is still not what it was
+    (path / "profile.json").unlink()
+    warnings = resume(path)
+    assert [words.partition(":")[0] for words in warnings] == ["profile.json"]
     assert resume(path) == []
 
 
@@ -116,6 +121,18 @@ def test_damage_that_leaves_nothing_to_write_again_from_is_refused_and_removes_n
     assert not (path / "nowhere").exists()
 
 
+@pytest.mark.parametrize("name", ["02-conv2.npz", "02-conv2.previous.npz"])
+def test_a_checkpoint_without_its_key_is_not_continued(path, name):
+    shutil.rmtree(path / SECOND)
+    checkpoint = path / "checkpoints" / name
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"")
+    key = path / "checkpoints/02-conv2.key"
+    words = refusal(path)
+    assert words.startswith(f"{key}: missing, so it is not known what the checkpoint")
+    assert f"remove {key.parent} and continue" in words
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"key": "x", "made_of": {"format": 3}}'])
 def test_a_damaged_key_of_a_checkpoint_is_named(path, text):
     shutil.rmtree(path / SECOND)
@@ -135,7 +152,7 @@ def interrupted(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("damage", ["none", "zeros", "gone"])
+@pytest.mark.parametrize("damage", ["none", "zeros", "another value", "gone"])
 def test_rows_that_an_interrupted_layer_has_lost_are_told_and_its_training_goes_on(
     damage, interrupted, tmp_path
 ):
@@ -144,10 +161,13 @@ def test_rows_that_an_interrupted_layer_has_lost_are_told_and_its_training_goes_
     first, second = metrics.read_bytes().splitlines(keepends=True)
     if damage == "zeros":
         metrics.write_bytes(bytes(len(first) - 1) + b"\n" + second)
+    elif damage == "another value":
+        row = json.loads(first)
+        metrics.write_bytes(first.replace(repr(row["loss"]).encode(), b"0.25") + second)
     elif damage == "gone":
         metrics.unlink()
     warnings = resume(path, SHORT, bare=True)
     said = f"{metrics}: rows of the first 9 steps are damaged or missing"
     assert [words.startswith(said) for words in warnings] == [True] * (damage != "none")
     steps = [row["step"] for row in Run(path).layers[0].history()]
-    assert steps == {"none": [4, 8, 12], "zeros": [8, 12], "gone": [12]}[damage]
+    assert steps == {"none": [4, 8, 12], "gone": [12]}.get(damage, [8, 12])
