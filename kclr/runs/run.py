@@ -462,11 +462,9 @@ class Run:
             row = None
             with contextlib.suppress(ValueError):
                 row = parsed(line.decode())
-            if not _is_row(row):
-                yield None
-                continue
-            known = row.pop(_CHECKSUM, None)
-            yield row if not checked or known == _checksum(row) else None
+            known = row.pop(_CHECKSUM, None) if isinstance(row, dict) else None
+            right = not checked or known == _checksum(row)
+            yield row if right and _is_row(row) else None
 
 
 def _line(row) -> str:
