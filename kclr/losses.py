@@ -107,7 +107,8 @@ class ContrastiveLoss(keras.losses.Loss):
 
 
 class ObjectiveState(keras.layers.Layer):
-    """The variables of an objective that has some: a learned temperature, a queue of negatives.
+    """The variables of an objective that has some: a learned temperature, a queue of negatives, a
+    classifier.
 
     A layer of the model that is trained, so that they are trained, saved and restored with its
     other variables. Empty for most objectives, and before `hold`.
@@ -140,7 +141,7 @@ class ObjectiveState(keras.layers.Layer):
 
     def advance(self, images, embeddings):
         """Change what a training batch changes, as a queue. Args: as of the loss."""
-        if self._names:
+        if self._names and hasattr(self._of[0], "next_state"):
             embeddings = ops.stop_gradient(ops.cast(embeddings, "float32"))
             new = self._of[0].next_state(_as_images(images), embeddings, self.values())
             for name, value in new.items():

@@ -23,6 +23,7 @@ ORDER = (
     ("health",),
     ("runs",),
     ("data",),
+    ("alike",),
     ("kernels",),
     ("layers",),
     ("pooling",),

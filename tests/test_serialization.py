@@ -9,7 +9,7 @@ import kclr.initializers
 import kclr.layers
 import kclr.losses
 import kclr.model
-from kclr.layers import ContrastiveConvBlock, Decorrelation, SensorJitter, SharedPatches
+from kclr.layers import ContrastiveConvBlock, Decorrelation, DropColors, SensorJitter, SharedPatches
 from kclr.layers.fast import FusedBatchNormalization
 from kclr.losses import ContrastiveLoss
 from kclr.model import TripletModel
@@ -37,6 +37,7 @@ EXAMPLES = {
     "ContrastiveKernel": lambda: kclr.initializers.ContrastiveKernel(KERNEL),
     "ContrastiveLoss": lambda: ContrastiveLoss(margin=0.5, mining="all", distance="cosine"),
     "Decorrelation": lambda: Decorrelation(0.25),
+    "DropColors": lambda: DropColors(0.05, seed=5, name="dropped"),
     "FusedBatchNormalization": lambda: FusedBatchNormalization(momentum=0.9, name="normed"),
     "MapPooling": lambda: MapPooling("grid", 3, 0.5),
     "SensorJitter": lambda: SensorJitter([0, 0.2], 0.05, 0.1, 0.2, seed=5, name="jitter"),

@@ -2,10 +2,14 @@
 
 import warnings
 from functools import cached_property
+from typing import Any
 
 from kclr.data import pool, sampling
 from kclr.data.sources import Images, as_images
+from kclr.errors import Finding
+from kclr.spec.findings import complaint, refusal
 from kclr.spec.geometry import places
+from kclr.spec.schema import Patches
 from kclr.spec.values import Pair, axes, by, each_axis, pair, short, whole, with_next
 from kclr.spec.wording import shown
 
@@ -13,6 +17,27 @@ from kclr.spec.wording import shown
 MANY = 20_000
 # Drawn apart, so that a step's crops are the same whatever is cut out of them.
 _CROPS, _WINDOWS = 0, 1
+
+
+def as_notion(alike) -> Any:
+    """What makes windows alike, in a form that `patches.alike` of a spec may have.
+
+    Raises:
+        SpecError: there is no such notion, or its options are wrong.
+    """
+    from pydantic import ValidationError
+
+    place = ("stack", 0, "patches")
+    try:
+        return Patches.model_validate({"alike": alike}).alike
+    except ValidationError as error:
+        # In the words of a spec, and so as if it stood in one.
+        spec = {"stack": [{"patches": {"alike": alike}}]}
+        found = [
+            complaint(details | {"loc": (*place, *details["loc"])}, spec)
+            for details in error.errors(include_url=False)
+        ]
+    raise refusal("alike", [Finding(path[len(place) + 1 :], words) for path, words in found])
 
 
 class PatchTripletGenerator:
@@ -40,6 +65,9 @@ class PatchTripletGenerator:
         seed: int.
         memory: megabytes of pixels to keep; the source's own limit by default.
         crops_per_image: crops of each image in an epoch.
+        alike: what makes windows alike, as `patches.alike` of a spec: a name, or a dict with `name`
+            and options; sizes in px. All notions but `near` take no `crop_size`, `stride` or
+            `max_shift`.
         tell: function of two ints, which receives progress (picture, total) while pictures are
             decoded, if they do not fit in `memory` and are large.
 
@@ -74,10 +102,12 @@ class PatchTripletGenerator:
         memory=None,
         crops_per_image=1,
         tell=None,
+        alike="near",
     ):
         self.patch_size = pair(patch_size, "patch_size", 1)
         self.max_shift = None if max_shift is None else pair(max_shift, "max_shift", 0)
         self.stride = None if max_shift is not None else pair(stride, "stride", 1)
+        self.alike = self._notion(alike, crop_size)
         self.crop_size = self._crop_size(crop_size)
         self.batch_size = whole(batch_size, "batch_size", 2)
         self.crops_per_image = whole(crops_per_image, "crops_per_image", 1)
@@ -103,12 +133,34 @@ class PatchTripletGenerator:
             self.image_count = self._chunks.count * self._chunks.images_per_picture
         self.steps_per_epoch = max(1, self.image_count * self.crops_per_image // self.batch_size)
 
+    def _notion(self, given, crop_size) -> Any:
+        """What makes windows alike.
+
+        Raises:
+            SpecError: there is no such notion, or its options are wrong.
+            ValueError: they do not go with the patch, or with other arguments.
+        """
+        notion = as_notion(given).fitted(short(*self.patch_size))
+        if not notion.own_windows:
+            return notion
+        if crop_size is not None or self.max_shift or self.stride != (1, 1):
+            raise ValueError(
+                "crop_size, stride and max_shift are for alike='near'; "
+                f"{notion.part_name} places its windows itself. Remove them."
+            )
+        for key, words in notion.problems(short(*self.patch_size)):
+            raise ValueError(f"{key}: {words}")
+        self.stride = None
+        return notion
+
     def _crop_size(self, given) -> Pair:
         """Height and width of a crop.
 
         Raises:
             ValueError: it has no room for two patches that overlap.
         """
+        if self.alike.own_windows:
+            return self.alike.crop(short(*self.patch_size))
         name = "stride" if self.stride else "max_shift"
         patch, reach = self.patch_size, self.stride or self.max_shift or (0, 0)
         if not max(reach):
@@ -180,13 +232,14 @@ class PatchTripletGenerator:
         """Positions of the grid's patches in a crop: int32 (patches, 2), y and x of the corner, px.
 
         Raises:
-            ValueError: with `max_shift` the positions differ in every crop.
+            ValueError: the positions differ in every crop, or are those of another notion.
         """
         import numpy as np
 
         if not self.stride:
             raise ValueError(
-                "with max_shift there is no grid of windows. Use views(), or use stride instead."
+                "with max_shift or another notion of what is alike there is no grid of windows. "
+                "Use views(), or use stride instead."
             )
         starts = [
             np.arange(0, crop - patch + 1, stride, dtype=np.int32)
@@ -218,8 +271,8 @@ class PatchTripletGenerator:
 
         Returns:
             Dataset of (patches, images): `dtype` (batch, patches, height, width, channels), those
-            of the grid in the order of `windows`, or anchor and positive with `max_shift`; int32
-            (batch,), the number of each crop's image.
+            of the grid in the order of `windows`, or anchor and positive with `max_shift`, or those
+            of `alike`; int32 (batch,), the number of each crop's image.
         """
         return self._dataset(start, None, self._views, share)
 
@@ -365,7 +418,7 @@ class PatchTripletGenerator:
 
         rows, columns = self.patch_size
         if not self.stride:
-            views = tf.split(self._pairs(step, part, pixels, corners, width), 2)
+            views = self._free(step, part, pixels, corners, width)
         else:
             crops = sampling.gather_windows(pixels, corners, width, self.crop_size)
             views = [crops[:, y : y + rows, x : x + columns] for y, x in self.windows.tolist()]
@@ -376,6 +429,13 @@ class PatchTripletGenerator:
 
         random = sampling.uniform(self.seed, step, _WINDOWS, (5, self.batch_size))
         others = sampling.other_images(images, random[3])
+        if self.alike.own_windows:
+            views = self._free(step, part, pixels, corners, width)
+            positive = tf.stack(views[1:], axis=1)
+            number = sampling.below(random[0], len(views) - 1)
+            patches = [views[0], tf.gather(positive, number, batch_dims=1)]
+            patches = self.scaling(tf.concat([*patches, tf.gather(views[0], others)], axis=0))
+            return tuple(tf.split(patches, 3))
         if not self.stride:
             # The negative is the other crop's own anchor or positive.
             pairs = sampling.shifted_pairs(
@@ -396,12 +456,23 @@ class PatchTripletGenerator:
         patches = self._cut(pixels, corners, widths, places)
         return tuple(tf.split(self.scaling(patches), 3))
 
-    def _pairs(self, step, part, pixels, corners, width):
+    def _free(self, step, part, pixels, corners, width):
+        """The windows of a row that are on no grid, each (batch, height, width, channels)."""
         import tensorflow as tf
 
-        random = sampling.uniform(self.seed, step, _WINDOWS, (5, self.batch_size))[:, part]
-        places = sampling.shifted_pairs(random[:3], self.patch_size, self.crop_size, self.max_shift)
-        return self._cut(pixels, tf.stack([corners] * 2), tf.stack([width] * 2), places)
+        if self.alike.own_windows:
+            # Apart from those that triplets draw.
+            size = (5 + self.alike.draws, self.batch_size)
+            random = sampling.uniform(self.seed, step, _WINDOWS, size)[5:, part]
+            places = self.alike.places(random, short(*self.patch_size))
+        else:
+            random = sampling.uniform(self.seed, step, _WINDOWS, (5, self.batch_size))[:, part]
+            places = sampling.shifted_pairs(
+                random[:3], self.patch_size, self.crop_size, self.max_shift
+            )
+        views = places.shape[0]
+        windows = self._cut(pixels, tf.stack([corners] * views), tf.stack([width] * views), places)
+        return tf.split(windows, views)
 
     def _cut(self, pixels, corners, widths, places):
         """The windows at `places` (kinds, batch, 2) of the crops at `corners` (kinds, batch)."""

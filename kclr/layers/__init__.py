@@ -7,12 +7,14 @@ from kclr.layers.block import (
     smallest_image,
     stacked,
 )
+from kclr.layers.colors import DropColors
 from kclr.layers.jitter import SensorJitter
 from kclr.layers.shared import SharedPatches
 
 __all__ = [
     "ContrastiveConvBlock",
     "Decorrelation",
+    "DropColors",
     "SensorJitter",
     "SharedPatches",
     "scaling_of",

@@ -17,7 +17,7 @@ from kclr.spec.overrides import override
 from kclr.spec.registry import parts
 from kclr.spec.schema import Spec
 from kclr.spec.search import PROBE, assignments, layer_of, parents_first, text_of
-from kclr.spec.values import Size, axes, each_axis, pair, short, with_next
+from kclr.spec.values import Size, axes, by, each_axis, pair, short, with_next
 from kclr.spec.wording import nearest, shown
 
 MOST_WHITENED = 8000  # numbers of a window; the eigenvectors of so many take minutes, and gigabytes
@@ -54,10 +54,34 @@ def size_findings(spec: Spec, index: int) -> list[Finding]:
         )
         if pooled < 1
     ]
+    if patches.alike.own_windows:
+        return findings + _alike_findings(at, patches)
     if patches.max_shift:
         return findings + _shift_findings(at, patch, crop, patches.max_shift)
     if sizes.grid and patches.stride:
         findings += _grid_of_patches(at, patch, crop, patches.stride, line=max(sizes.grid) > 1)
+    return findings
+
+
+def objective_findings(spec: Spec, index: int) -> list[Finding]:
+    """An objective that needs other windows than those that the layer's patches are."""
+    layer = spec.stack[index]
+    if not layer.learner.contrastive or not hasattr(layer.objective, "problem"):
+        return []
+    words = layer.objective.problem(layer.patches)
+    return [Finding(("stack", index, "objective"), words)] if words else []
+
+
+def _alike_findings(at, patches):
+    """What is wrong with the options of a notion that places its windows itself."""
+    findings = [
+        Finding((*at, "alike", key), words)
+        for key, words in patches.alike.problems(patches.patch_size)
+    ]
+    crop = short(*patches.alike.crop(patches.patch_size))
+    if patches.crop_size != crop and not findings:
+        words = f"{patches.alike.part_name} needs crops of {shown(crop)}. Remove it."
+        findings.append(Finding((*at, "crop_size"), words))
     return findings
 
 
@@ -224,6 +248,14 @@ def image_findings(spec: Spec, index: int, height: int, width: int) -> list[Find
 def _crop_findings(spec, index, height, width):
     """A crop that is larger than the images."""
     patches = spec.stack[index].patches
+    if patches.alike.own_windows:
+        px, cells = least_image(spec, index), patches.crop_size
+        crops = f"crops of {by(px)} px" + (f" ({by(cells)} cells)" if index else "")
+        words = (
+            f"{patches.alike.part_name} needs {crops}, larger than the images ({height}x{width}). "
+            f"Use {patches.alike.smaller}, or larger images."
+        )
+        return [Finding(("stack", index, "patches", "alike"), words)]
     below = [layer.block for layer in spec.stack[:index]]
     sizes = (patches.crop_size, least_image(spec, index), patches.patch_size)
     reach = patches.max_shift or patches.stride
@@ -341,6 +373,8 @@ def _unfit(augmentation, channels, series, unit) -> str | None:
             f"{name} is for images of two dimensions, but the data are series. Use SensorJitter, "
             "or RandomTranslation with a height_factor of 0."
         )
+    if name == "DropColors" and channels == 1:
+        return "DropColors keeps one channel, and the images have no other. Remove it."
     ranged = "value_range" in (augmentation.arguments(name) or ())
     if ranged and not unit and augmentation.config.get("value_range") is None:
         return (

@@ -14,6 +14,7 @@ from kclr.spec.checks import (
     device_findings,
     grid_findings,
     name_findings,
+    objective_findings,
     search_findings,
     size_findings,
     together_findings,
@@ -212,6 +213,8 @@ def checked(value, overrides: Iterable[str], made: Draft) -> Draft:
         for index in range(len(made.spec.stack)):
             if made.sizes_trusted(index):
                 made.findings += size_findings(made.spec, index)
+                if made.trusted("stack", index, "objective"):
+                    made.findings += objective_findings(made.spec, index)
         if made.spec.search:
             for found in search_findings(made.spec, value, _complaints):
                 made.findings += [found] if made.trusted(*found.path) else []

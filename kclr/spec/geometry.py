@@ -8,6 +8,7 @@ convolution arithmetic for deep learning", sections 2 to 4).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kclr.spec.schema import Block, Layer
 from kclr.spec.values import Pair, Size, each_axis, pair
@@ -20,7 +21,9 @@ class LayerGeometry:
     Attributes:
         patch_conv: cells of a patch's map after the convolution.
         patch_map: cells of a patch's map after the max-pool, which is embedded.
-        grid: rows and columns of patches in a crop, or None if two patches lie at random places.
+        alike: the notion of `patches.alike`, with sizes in px of the image.
+        grid: rows and columns of patches in a crop, or None if they lie at random places, or at
+            those of the notion.
         views: patches in a crop.
         image_crop, image_patch: px of the image under a crop and under a patch.
         image_stride: px between neighbouring patches of the grid, or None if there is none.
@@ -32,6 +35,7 @@ class LayerGeometry:
 
     patch_conv: Pair
     patch_map: Pair
+    alike: Any
     grid: Pair | None
     views: int
     image_crop: Pair
@@ -81,8 +85,11 @@ def layer_geometry(stack: Sequence[Layer], index: int) -> LayerGeometry:
     patch, crop = patches.patch_size or 0, patches.crop_size or 0
     patch_conv = places(block.kernel_size, block.strides, patch)
     image_patch = window(below, patch)
+    alike = patches.alike.in_pixels(jump(below))
     grid = image_stride = image_shift = None
-    if patches.stride:
+    if alike.own_windows:
+        image_crop = alike.crop(image_patch)
+    elif patches.stride:
         grid = places(patch, patches.stride, crop)
         image_stride = _times(patches.stride, jump(below))
         image_crop = window(below, crop)
@@ -92,8 +99,9 @@ def layer_geometry(stack: Sequence[Layer], index: int) -> LayerGeometry:
     return LayerGeometry(
         patch_conv=patch_conv,
         patch_map=places(*_pool(block), patch_conv),
+        alike=alike,
         grid=grid,
-        views=grid[0] * grid[1] if grid else 2,
+        views=grid[0] * grid[1] if grid else alike.views(patch),
         image_crop=image_crop,
         image_patch=image_patch,
         image_stride=image_stride,

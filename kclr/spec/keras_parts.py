@@ -36,6 +36,7 @@ AUGMENTATIONS = tuple(name for name in ARGUMENTS["keras.layers"] if name not in 
 
 # kclr's own among the augmentations, with the kinds of their arguments (see `keras_arguments`).
 OWN_LAYERS = {
+    "DropColors": "noise=share seed=seed? name=text? dtype=float32? trainable=flag",
     "SensorJitter": (
         "gain=factor offset=factor time_drop=strength band_drop=share seed=seed? name=text? "
         "dtype=float32? trainable=flag"
@@ -436,7 +437,8 @@ class Augmentation(KerasObject):
     Beside Keras' own there is `SensorJitter`, for series and for images of any channels. Its `gain`
     and `offset`, a number from 0 to 1 or the two ends, change each channel by itself; `time_drop`
     is the longest share of the width that is replaced by its mean, and `band_drop` the probability
-    that a channel becomes 0.
+    that a channel becomes 0. `DropColors` replaces all channels but one, drawn at random, by noise
+    with `noise` times the standard deviation of that one.
     """
 
     package: ClassVar[str] = "keras.layers"

@@ -35,12 +35,15 @@ from kclr.spec.wording import any_of, invalid, nearest, shown
 BUILT_IN = {
     "source": "kclr.data",
     "objective": "kclr.objectives",
+    "alike": "kclr.alike",
     "learner": "kclr.learners",
     "readout": "kclr.probing.readouts",
     "arm": "kclr.transfer.arms",
     "classifier": "kclr.transfer.classifiers",
     "section": "kclr.report.sections",
 }
+
+NOUNS = {"alike": "notion of what is alike"}  # what a part is called, where its kind is no noun
 
 _parts: dict[str, dict[str, Any]] = {kind: {} for kind in BUILT_IN}
 _broken: list[str] = []  # plug-ins that could not be loaded
@@ -244,7 +247,7 @@ def unknown(kind, name, choices) -> str:
         close = f" Did you mean tfds:{name}, or the folder ./{name}? {close.strip()}"
     if _broken:
         close += f" The plug-in {_broken[0]}, which could not be loaded, may have it."
-    return f"{shown(name)} is not a known {kind}.{close}"
+    return f"{shown(name)} is not a known {NOUNS.get(kind, kind)}.{close}"
 
 
 def _is_name(value, several) -> bool:
@@ -333,7 +336,8 @@ class Named:
             words = f"has no key {self.key!r}. Add it, as in {self.key}: {choices[-1]}."
         else:
             given = value[self.key] if place else value
-            words = f"{shown(given)} is not a valid {self.kind}. Use {any_of(choices)}."
+            noun = NOUNS.get(self.kind, self.kind)
+            words = f"{shown(given)} is not a valid {noun}. Use {any_of(choices)}."
         raise invalid(words, *place, value=value)
 
     def _dump(self, part: Part) -> dict[str, Any]:

@@ -125,8 +125,14 @@ class Block(Part):
 
 
 class Patches(Part):
-    """Which windows of an image belong together: overlapping patches of one random crop."""
+    """Which windows of an image belong together: overlapping patches of one random crop, unless
+    `alike` says otherwise."""
 
+    alike: Annotated[Any, Named("alike", default="near")] = Field(
+        default="near", validate_default=True
+    )
+    """What makes windows alike: the name of a notion, or a mapping with `name` and options. All but
+    `near` place their windows themselves, and take no `crop_size`, `stride` or `max_shift`."""
     patch_size: Annotated[Size, Sides(2, 65536)] | None = None
     """Height and width of a patch; by default just enough for one pooled cell."""
     crop_size: Annotated[Size, Sides(2, 131072)] | None = None
@@ -147,7 +153,18 @@ class Patches(Part):
         if self.stride and self.max_shift:
             words = "cannot be combined with `stride`. Keep one."
             raise invalid(words, "max_shift", value=self.max_shift)
+        for key in ("stride", "max_shift") if self.alike.own_windows else ():
+            if getattr(self, key) is not None:
+                words = f"is for `alike: near`; {self.alike.part_name} places windows itself."
+                raise invalid(f"{words} Remove it.", key, value=getattr(self, key))
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_default(self, handler):
+        dumped = handler(self)
+        if dumped.get("alike") == {"name": "near"}:  # so that what was there before has its key
+            del dumped["alike"]
+        return dumped
 
 
 class Embedding(Part):
@@ -499,14 +516,25 @@ def _resolve(layer: Layer, position: int, series: bool) -> Layer:
     )
     least = along_series(2) if series else 2
     patch = patches.patch_size or (least if one_cell == (1, 1) else short(*one_cell))
-    stride = None if patches.max_shift else patches.stride or 1
-    crop = with_next(patch, stride or 1)
-    if patches.max_shift:
+    alike, stride = patches.alike.fitted(patch), patches.stride
+    if alike.own_windows:
+        crop = alike.crop(patch)
+    elif patches.max_shift:
         crop = each_axis(lambda own, shift: own + shift, patch, patches.max_shift)
-    crop_size = patches.crop_size or short(*crop)
+    else:
+        stride = stride or 1
+        crop = with_next(patch, stride)
     patches = patches.model_copy(
-        update={"patch_size": patch, "stride": stride, "crop_size": crop_size}
+        update={
+            "alike": alike,
+            "patch_size": patch,
+            "stride": stride,
+            "crop_size": patches.crop_size or short(*crop),
+        }
     )
+    objective = layer.objective
+    if layer.learner.contrastive and hasattr(objective, "fitted"):
+        objective = objective.fitted(patches)
     if not train.epochs and not train.steps:
         train = train.model_copy(update={"steps": 1000})
     return layer.model_copy(
@@ -514,6 +542,7 @@ def _resolve(layer: Layer, position: int, series: bool) -> Layer:
             "name": layer.name or f"conv{position + 1}",
             "block": block,
             "patches": patches,
+            "objective": objective,
             "train": train,
         }
     )

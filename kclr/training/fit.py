@@ -203,6 +203,7 @@ def _patches(top, sizes, images, seed, progress, cluster):
         crop_size=sizes.image_crop if sizes.grid else None,
         stride=sizes.image_stride or 1,
         max_shift=sizes.image_shift,
+        alike=sizes.alike,
         batch_size=batch_size,
         crops_per_image=top.train.crops_per_image,
         seed=seed,

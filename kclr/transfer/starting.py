@@ -28,9 +28,9 @@ __all__ = ["InitializeReport", "InitializedLayer", "initialize", "lsuv"]
 # sees the maps of the last one. Every layer whose name starts with Random does too.
 KEEPING_CHANNELS = """
 Activation ActivityRegularization AlphaDropout AveragePooling1D AveragePooling2D BatchNormalization
-CenterCrop Cropping1D Cropping2D Dropout ELU GaussianDropout GaussianNoise GroupNormalization
-Identity LayerNormalization LeakyReLU MaxPooling1D MaxPooling2D Normalization PReLU
-RMSNormalization ReLU Rescaling Resizing SensorJitter SpatialDropout1D SpatialDropout2D
+CenterCrop Cropping1D Cropping2D DropColors Dropout ELU GaussianDropout GaussianNoise
+GroupNormalization Identity LayerNormalization LeakyReLU MaxPooling1D MaxPooling2D Normalization
+PReLU RMSNormalization ReLU Rescaling Resizing SensorJitter SpatialDropout1D SpatialDropout2D
 UpSampling1D UpSampling2D ZeroPadding1D ZeroPadding2D
 Abs Absolute Add AveragePool Celu Clip Divide Elu Gelu HardSigmoid HardSilu HardTanh LeakyRelu
 MaxPool Maximum Minimum Mish Multiply Negative Pad Relu Relu6 Selu Sigmoid Silu Softplus Softsign

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from kclr.layers import ContrastiveConvBlock
-from kclr.losses import ContrastiveLoss
+from kclr.losses import ContrastiveLoss, ObjectiveState
 from kclr.model import TripletModel
 from kclr.spec import parse_spec
 from kclr.spec.registry import parts
@@ -21,6 +21,7 @@ OBJECTIVES = {
     "vicreg": {"covariance": 2.0},
     "spectral": {"radius": 3.0},
     "blocks": {"others": 5},
+    "position": {"neighbours": 3, "hidden": 8},
     "hinged blocks": {"objective": "blocks", "loss": "hinge"},
 }
 
@@ -29,13 +30,23 @@ def loss_of(case):
     return ContrastiveLoss(**{"objective": case} | OBJECTIVES[case])
 
 
+def with_variables(case, dimensions=75):
+    """A case's objective as a function of images and embeddings, with its variables at random."""
+    objective = loss_of(case).objective
+    if not hasattr(objective, "state") or not objective.state(1):
+        return objective
+    state = ObjectiveState()
+    state.hold(objective, dimensions)
+    return lambda images, embeddings: objective(images, embeddings, state.values())
+
+
 def test_every_registered_objective_is_tested_here():
     assert set(parts("objective")) <= {loss_of(case).objective.part_name for case in OBJECTIVES}
 
 
 @pytest.mark.parametrize("case", OBJECTIVES)
 def test_half_precision_is_compared_in_float32(images, embeddings, case):
-    objective = loss_of(case).objective
+    objective = with_variables(case)
     for dtype in ("float16", "bfloat16"):
         half = tf.cast(embeddings, dtype)
         loss, statistics = objective(images, half)
@@ -50,7 +61,7 @@ def test_equal_embeddings_have_finite_gradients(images, case, value):
     given = tf.fill((24, 4, 5), value)
     with tf.GradientTape() as tape:
         tape.watch(given)
-        loss, statistics = loss_of(case).objective(images, given)
+        loss, statistics = with_variables(case, 5)(images, given)
     for part in (loss, tape.gradient(loss, given), *statistics.values()):
         assert np.isfinite(part).all()
     ceiling = statistics.get("alike_loss", loss_of(case).objective.ceiling)
@@ -60,14 +71,14 @@ def test_equal_embeddings_have_finite_gradients(images, case, value):
 
 @pytest.mark.parametrize("case", OBJECTIVES)
 def test_batches_of_unknown_size_compile_and_are_those_of_eager_numbers(images, embeddings, case):
-    objective = loss_of(case).objective
+    objective = with_variables(case)
     unknown = [tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None, 4, 75))]
     call = tf.function(objective, input_signature=unknown, autograph=False)  # as Keras' step
     for count in (24, 9):
         few = images[:count], embeddings[:count] - 0.3
         (loss, statistics), (expected, told) = call(*few), objective(*few)
         np.testing.assert_allclose(loss, expected, rtol=1e-4)
-        for name in objective.statistics:
+        for name in told:
             np.testing.assert_allclose(statistics[name], told[name], rtol=1e-3)
 
 
@@ -93,7 +104,8 @@ def test_configs_make_the_round_trip(case):
     ],
 )
 def test_a_model_trains_and_a_saved_one_goes_on(tmp_path, case):
-    patches = np.random.default_rng(0).integers(0, 256, (32, 2, 7, 7, 3), dtype=np.uint8)
+    views = 4 if case == "position" else 2
+    patches = np.random.default_rng(0).integers(0, 256, (32, views, 7, 7, 3), dtype=np.uint8)
     images = np.arange(32) // 2
     kernel = keras.initializers.GlorotUniform(seed=0)
     model = TripletModel(ContrastiveConvBlock(4, 6, kernel_initializer=kernel))

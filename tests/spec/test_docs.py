@@ -62,6 +62,7 @@ def test_every_key_is_described():
     models += [keras_parts.Optimizer, keras_parts.Schedule, keras_parts.Augmentation]
     models += [search.Search, search.Hyperparameter, search.Tuner, search.Goal]
     models += [*parts("objective").values(), *parts("source").values()]
+    models += parts("alike").values()
     for model in models:
         assert set(model.model_fields) <= set(descriptions(model)), model.__name__
 
@@ -88,7 +89,7 @@ def test_every_example_is_a_valid_value(docs):
         base = {} if key in search.KINDS else kinds
         text = "{" + ", ".join(f"{k}: {v}" for k, v in (base | {key: example}).items()) + "}"
         assert search.Hyperparameter.model_validate(yaml.safe_load(text))
-    for kind in ("learner", "objective"):
+    for kind in ("learner", "objective", "alike"):
         for key, example in docs.EXAMPLES[kind].items():
             takers = [part for part in parts(kind).values() if key in part.model_fields]
             assert takers, key

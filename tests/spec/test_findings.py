@@ -360,8 +360,8 @@ def test_a_wrong_spec_of_20_lines_gets_all_its_errors_at_once():
         "you mean 'learning_rate'?",
         "line 17, stack.1.name: 'conv1' is also the name of layer 0. Use different names.",
         "line 18, stack.1.blok: unknown key. Did you mean 'block'?",
-        "line 19, stack.2.patches.size: unknown key. Choose from patch_size, crop_size, stride, "
-        "max_shift, augment, augment_views.",
+        "line 19, stack.2.patches.size: unknown key. Choose from alike, patch_size, crop_size, "
+        "stride, max_shift, augment, augment_views.",
         "line 20, stack.2.block.pool_size: duplicate key. Remove one of the two.",
         "line 21, export.pool: 'meen' is not allowed. Did you mean 'mean'?",
     ]
