@@ -28,6 +28,7 @@ from kclr.runs.directories import CHECKPOINTS, LAYER, RUN, check_ours, discard, 
 from kclr.runs.keys import layers_made, seed_of
 from kclr.runs.run import Run
 from kclr.runs.writing import begin, write_summary, writing_again, writing_layer
+from kclr.spec.cost import step_flops, training_seconds
 from kclr.spec.findings import load_spec, refusal
 from kclr.spec.geometry import layer_geometry
 from kclr.spec.precision import precisions, settled
@@ -43,10 +44,14 @@ from kclr.training.progress import (
     aligned,
     aligning,
     damaged,
+    expected,
     finished,
     hashing,
     images_found,
 )
+from kclr.version import matmul_speed
+
+_LONG = 2e12  # operations, below which nobody needs to be told how long they will take
 
 
 @globals_kept()
@@ -144,6 +149,8 @@ def train(
         of_run = (spec, out, text, resume, overwrite, listener, opened, cluster, bare)
         with _opened(*of_run) as (run, made, damage), Profile(run) as spent_on:
             told: dict[Images, int] = {}  # pictures that were said to be skipped
+            if cluster.replicas == 1 and not bare:
+                _expect(spec, len(run.layers), opened, listener)
             for first, top in spec.trainings():
                 images = opened[spec.stack[top].data or spec.data]
                 if _kept(run, spec, first, top, cluster, listener):
@@ -190,6 +197,22 @@ def _settled(spec: Spec, begun: Run | None, cluster: Cluster) -> Spec:
         before = precisions(spec)
     told = cluster.from_chief({f"of {name}": np.asarray(own) for name, own in before.items()})
     return settled(spec, False, {name[len("of ") :]: str(own) for name, own in told.items()})
+
+
+def _expect(spec, finished, opened, listener):
+    """Say how long the training will take, if that is long and can be told: on a processor."""
+    if tf.config.list_physical_devices("GPU"):
+        return
+    rest = {
+        index: opened[layer.data or spec.data].channels
+        for index, layer in enumerate(spec.stack)
+        if index >= finished and layer.learner.contrastive and layer.train.steps
+    }
+    if sum(step_flops(spec, i, n) * spec.stack[i].train.steps for i, n in rest.items()) < _LONG:
+        return
+    machine = matmul_speed(), bfloat16_units()
+    seconds = {spec.stack[i].name: training_seconds(spec, i, n, *machine) for i, n in rest.items()}
+    listener.heard(expected(seconds))
 
 
 @contextlib.contextmanager

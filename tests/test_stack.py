@@ -231,6 +231,16 @@ def test_a_dict_or_a_path_over_an_array_trains_as_a_spec_over_the_same_pictures(
         kclr.train(written, tmp_path / "e")
 
 
+def test_a_long_training_says_first_how_long_it_will_take(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("kclr.stack._LONG", 0)
+    spec = {"stack": [{"block": {"filters": 2}, "train": {"steps": 1, "batch_size": 2}}]}
+    kclr.train(spec, tmp_path / "run", verbose=True)
+    said = capsys.readouterr().out.splitlines()
+    (expected,) = [line for line in said if "on this machine" in line]
+    assert expected.startswith("training: about ")
+    assert said.index(expected) < said.index("conv1: preparing")
+
+
 def test_colours_of_an_array_of_gray_images_are_refused_before_anything_is_trained(
     tmp_path, photographs
 ):

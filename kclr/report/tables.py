@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from kclr.errors import RunError
-from kclr.spec.cost import step_flops
+from kclr.spec.cost import about, step_flops, training_seconds
 from kclr.spec.geometry import layer_geometry, output_size
 from kclr.spec.precision import AUTO, settled
 from kclr.spec.schema import Spec
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from kclr.runs.run import Run
 
 
-# Of the speed of matrix products in float32, what trainings come to, all in all: measured with
-# configs/depth.yaml, the second one in bfloat16 on a processor with units for it.
-_SHARE, _WITH_UNITS = 0.5, 1.0
 EXAMPLE = (96, 96, 3)
 
 
@@ -59,15 +56,13 @@ def cost_table(spec: Spec, speed: float) -> str:
         first = spec.stack[0]
         shape = (first.data or spec.data).image_shape() or EXAMPLE
         step, steps = step_flops(spec, index, shape[2]), layer.train.steps
+        seconds = training_seconds(spec, index, shape[2], speed, units)
         row = [layer.name or "", f"{step / 1e9:,.1f} GFLOP"]
-        if steps is None:
+        if steps is None or seconds is None:
             rows.append((*row, f"{layer.train.epochs} epochs", "-", "-", layer.train.precision))
             continue
-        wide = units and layer.train.precision == "mixed_bfloat16"
-        seconds = step * steps / (speed * (_WITH_UNITS if wide else _SHARE))
-        about = f"{seconds:,.0f} s" if seconds < 90 else f"{seconds / 60:,.0f} min"
         whole = f"{step * steps / 1e12:,.1f} TFLOP"
-        rows.append((*row, f"{steps:,}", whole, about, layer.train.precision))
+        rows.append((*row, f"{steps:,}", whole, about(seconds), layer.train.precision))
     if len(rows) == 1:
         return ""
     lines = [

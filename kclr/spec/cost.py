@@ -7,6 +7,9 @@ from kclr.spec.schema import Block, Spec
 from kclr.spec.values import Pair, pair
 
 _PASSES = 2  # of a layer that is trained: forward, and the gradient of the kernel
+# Of the speed of matrix products in float32, what trainings come to, all in all: measured with
+# configs/depth.yaml, the second one in bfloat16 on a processor with units for it.
+_SHARE, _WITH_UNITS = 0.5, 1.0
 
 
 def step_flops(spec: Spec, index: int, channels: int) -> int:
@@ -27,6 +30,33 @@ def step_flops(spec: Spec, index: int, channels: int) -> int:
     below = _forward([own.block for own in spec.stack[:index]], size, channels)
     whole = _forward([own.block for own in spec.stack[: index + 1]], size, channels)
     return count * (below + _PASSES * (whole - below))
+
+
+def training_seconds(spec: Spec, index: int, channels: int, speed: float, units: bool):
+    """About how long layer `index` trains on a processor, or None where its steps are not known.
+
+    Args:
+        spec: with settled precisions (see `kclr.spec.precision`).
+        index, channels: as for `step_flops`.
+        speed: of this machine's matrix products in float32, floating-point operations a second.
+        units: whether it has units for bfloat16.
+
+    Returns:
+        float, seconds; or None.
+    """
+    train = spec.stack[index].train
+    if train.steps is None:
+        return None
+    wide = units and train.precision == "mixed_bfloat16"
+    work = step_flops(spec, index, channels) * train.steps
+    return work / (speed * (_WITH_UNITS if wide else _SHARE))
+
+
+def about(seconds: float) -> str:
+    """A duration in seconds, in words that are as exact as an estimate is."""
+    if seconds < 90:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
 
 
 def image_flops(spec: Spec, shape: tuple[int, int, int]) -> int:

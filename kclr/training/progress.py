@@ -9,6 +9,7 @@ from typing import Any
 from kclr.events import Event, Listener
 from kclr.health import Learned
 from kclr.runs.run import METRICS, Run
+from kclr.spec.cost import about
 from kclr.spec.schema import Spec
 
 
@@ -22,6 +23,14 @@ def images_found(name, census) -> Event:
     """What the source called `name` holds: a `kclr.data.census.Census`, None if it has no files."""
     facts = {"source": name, **(census.as_dict() if census else {})}
     return Event("done", "images", name, str(census or ""), facts)
+
+
+def expected(seconds) -> Event:
+    """How long the layers will train, by their names, in seconds."""
+    each = ", ".join(f"{name} {about(own)}" for name, own in seconds.items())
+    words = f"about {about(sum(seconds.values()))} on this machine"
+    words += f" ({each})" if len(seconds) > 1 else ""
+    return Event("done", "expected", "training", words, {"seconds": dict(seconds)})
 
 
 def aligning(done, total) -> Event:

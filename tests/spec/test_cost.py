@@ -2,7 +2,7 @@
 
 from kclr.report.tables import cost_table
 from kclr.spec import parse_spec
-from kclr.spec.cost import image_flops, step_flops
+from kclr.spec.cost import about, image_flops, step_flops, training_seconds
 
 SPEC = """
 data: digits
@@ -35,3 +35,11 @@ def test_a_check_shows_the_cost_of_layers_that_take_steps():
     assert first[:6] == ["conv1", "0.0", "GFLOP", "100", "0.0", "TFLOP"]
     assert second[3:] == ["2", "epochs", "-", "-", "float32"]
     assert cost_table(parse_spec("stack: [{learner: kmeans}]"), 1e9) == ""
+
+
+def test_the_time_of_a_training_follows_its_steps_and_the_machine():
+    spec = parse_spec(SPEC)
+    work = 100 * step_flops(spec, 0, 1)
+    assert training_seconds(spec, 0, 1, speed=1e9, units=False) == work / 1e9 / 0.5
+    assert training_seconds(spec, 1, 1, speed=1e9, units=False) is None  # in epochs
+    assert [about(s) for s in (12.4, 300, 5 * 3600)] == ["12 s", "5 min", "5.0 h"]
