@@ -1,7 +1,7 @@
 """What makes windows alike: one file for each notion of neighbour, as `patches.alike` names it."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from kclr.spec.registry import Part
 from kclr.spec.values import Pair, Size, pair
@@ -16,6 +16,9 @@ class Notion(Part):
 
     own_windows: ClassVar[bool] = True
     """Whether it says where the windows are; otherwise `stride` or `max_shift` of the spec do."""
+
+    same_place: ClassVar[bool] = False
+    """Whether the window of an image that is alike lies where that of the row's image does."""
 
     smaller: ClassVar[str] = "a smaller patch_size"
     """What to try for images that are smaller than its crops."""
@@ -34,6 +37,33 @@ class Notion(Part):
     def problems(self, patch: Size) -> Iterator[tuple[str, str]]:
         """The options that do not go with a patch, each with the words for it and the cure."""
         return iter(())
+
+    def problem(self, patches) -> str | None:
+        """Why a layer's patches do not go with it, with the cure, or None."""
+        return None
+
+    @property
+    def fixes_rows(self) -> bool:
+        """Whether `rows` says what is cut; otherwise it is a random crop of every image."""
+        return False
+
+    def rows(self, buffer, patch: Pair, images, seed: int) -> Any:
+        """What the rows of batches are cut from, where `fixes_rows`.
+
+        Args:
+            buffer: `kclr.data.pool.PixelBuffer`, the images that have room for a window.
+            patch: height and width of a window, px.
+            images: `kclr.data.images.Images`, the opened source.
+            seed: of what is drawn.
+
+        Returns:
+            `kclr.data.relations.Rows`. Where it says which images are alike, `draws` is 3: which of
+            them, and the place of its window; `places` is not asked.
+
+        Raises:
+            RunError: there are no such images.
+        """
+        raise NotImplementedError
 
     def views(self, patch: Size) -> int:
         """Windows in a row of a batch."""

@@ -2,11 +2,11 @@
 
 import warnings
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from kclr.data import pool, sampling
 from kclr.data.sources import Images, as_images
-from kclr.errors import Finding
+from kclr.errors import Finding, RunError
 from kclr.spec.findings import complaint, refusal
 from kclr.spec.geometry import places
 from kclr.spec.schema import Patches
@@ -16,7 +16,32 @@ from kclr.spec.wording import shown
 # Crops that say what a layer's input is like, for its whitening and for its picture.
 MANY = 20_000
 # Drawn apart, so that a step's crops are the same whatever is cut out of them.
-_CROPS, _WINDOWS = 0, 1
+_CROPS, _WINDOWS, _NEGATIVES = 0, 1, 2
+
+
+class _Drawn(NamedTuple):
+    """What was drawn for the rows of a batch, or for a part of them.
+
+    Attributes:
+        step: int64 scalar. part: slice, of the batch.
+        rows: int64 (rows,). numbers: int (rows,), what the batch says in place of images.
+        random: float32 (2, rows), of the places.
+        pixels: (pixels, channels), of all images.
+        corners, width: int (rows,), where the crops begin, and the widths of their images.
+        found: function of images and random numbers (2, rows), to corners and widths.
+        of_rows: the same for rows.
+    """
+
+    step: Any
+    part: slice
+    rows: Any
+    numbers: Any
+    random: Any
+    pixels: Any
+    corners: Any
+    width: Any
+    found: Any
+    of_rows: Any
 
 
 def as_notion(alike) -> Any:
@@ -73,7 +98,8 @@ class PatchTripletGenerator:
 
     Attributes:
         image_count: images that crops are taken from; estimated if the source is larger than
-            `memory` and cut into tiles.
+            `memory` and cut into tiles. Or the rows that a notion fixes, such as seed windows.
+        rows: `kclr.data.relations.Rows`, where the notion fixes them, or None.
         channels: of the images.
         dtype: of the images' numbers: "uint8", "uint16", "int16", "float16" or "float32".
         scaling: how these become a network's input: `scaling(crops)` (see
@@ -125,12 +151,15 @@ class PatchTripletGenerator:
         self.channels, self.dtype = self.images.channels, self.images.dtype
         self._chunks, self._corners = None, None
         self._buffer = self._load(memory)
+        self.rows = self._fixed_rows(memory)
         if not isinstance(images, Images):  # whoever opened them has had a look
             for words in self.images.warnings:
                 warnings.warn(words, stacklevel=2)
         if self._buffer is None:
             self._chunks = pool.Chunks(self.images, self.crop_size, memory, self.seed, tell)
             self.image_count = self._chunks.count * self._chunks.images_per_picture
+        if self.rows is not None:
+            self.image_count = len(self.rows)
         self.steps_per_epoch = max(1, self.image_count * self.crops_per_image // self.batch_size)
 
     def _notion(self, given, crop_size) -> Any:
@@ -206,12 +235,25 @@ class PatchTripletGenerator:
                 words = pool.no_crop(self.crop_size, self.images.series)
                 self.images.skip(dict.fromkeys(buffer.select(~usable).names, words))
                 buffer, self._corners = buffer.select(usable), self._corners.select(usable)
-            self.image_count = int(usable.sum())
             if (self._corners.counts < 0).all():
                 self._corners = None
+        self.image_count = len(buffer)
         if self.image_count < 2:
             raise pool.too_few(self.images, self.image_count)
         return buffer
+
+    def _fixed_rows(self, memory):
+        """What the rows of batches are cut from, where the notion says so; None elsewhere."""
+        if not self.alike.fixes_rows:
+            return None
+        if self._buffer is None:
+            memory, name = memory or self.images.memory, self.alike.part_name
+            raise RunError(
+                f"{self.images.name}: alike: {name} needs all images in memory, but they take more "
+                f"than {memory:,} MB. Use fewer (limit), or raise it: "
+                f"{self.images.cure('memory', 4 * memory)}"
+            )
+        return self.alike.rows(self._buffer, self.patch_size, self.images, self.seed)
 
     @cached_property
     def scaling(self):
@@ -378,17 +420,15 @@ class PatchTripletGenerator:
         narrow = pixels.shape[0] is not None and pixels.shape[0] < 1 << 31
         index_type = tf.int32 if narrow else tf.int64
 
-        # Nothing in it is for AutoGraph, which would take longer over it than tracing does.
-        @tf.autograph.experimental.do_not_convert
-        def batch(step):
-            images = sampling.select_images(
-                self.seed, step, chunk, self.batch_size, tf.size(heights, tf.int64)
-            )[part]
-            step += before
+        def found(images, random):
+            """Where crops of some images begin in `pixels`, and the widths of the images.
+
+            Args:
+                images: int (batch,). random: float32 (2, batch), uniform in [0, 1).
+            """
             width = tf.gather(widths, images)
             room = tf.stack([tf.gather(heights, images), width])
             room -= tf.constant([[side - 1] for side in self.crop_size])
-            random = sampling.uniform(self.seed, step, _CROPS, (2, self.batch_size))[:, part]
             top, left = tf.unstack(tf.cast(sampling.below(random, room), index_type))
             width = tf.cast(width, index_type)
             inside = top * width + left
@@ -402,40 +442,57 @@ class PatchTripletGenerator:
                     tf.concat([places, [0]], 0), tf.where(count < 0, tf.zeros_like(place), place)
                 )
                 inside = tf.where(count < 0, inside, tf.cast(place, index_type))
-            corners = tf.cast(tf.gather(offsets, images), index_type) + inside
-            return cut(step, part, images, pixels, corners, width)
+            return tf.cast(tf.gather(offsets, images), index_type) + inside, width
+
+        def of_rows(rows, random):
+            """The same for rows that the notion fixes."""
+            images = self.rows.of("images", rows)
+            if self.rows.corners is None:
+                return found(images, random)
+            inside = tf.cast(self.rows.of("corners", rows), index_type)
+            begin = tf.cast(tf.gather(offsets, images), index_type)
+            return begin + inside, tf.cast(tf.gather(widths, images), index_type)
+
+        # Nothing in it is for AutoGraph, which would take longer over it than tracing does.
+        @tf.autograph.experimental.do_not_convert
+        def batch(step):
+            count = tf.size(heights, tf.int64) if self.rows is None else len(self.rows)
+            rows = sampling.select_images(
+                self.seed, step, chunk, self.batch_size, tf.cast(count, tf.int64)
+            )[part]
+            step += before
+            random = sampling.uniform(self.seed, step, _CROPS, (2, self.batch_size))[:, part]
+            at = found if self.rows is None else of_rows
+            numbers = rows if self.rows is None else self.rows.of("numbers", rows)
+            corners, width = at(rows, random)
+            return cut(_Drawn(step, part, rows, numbers, random, pixels, corners, width, found, at))
 
         return steps.map(batch, num_parallel_calls=2, deterministic=True)
 
-    def _crops(self, step, part, images, pixels, corners, width):
+    def _crops(self, drawn):
         import tensorflow as tf
 
-        crops = sampling.gather_windows(pixels, corners, width, self.crop_size)
-        return crops, tf.cast(images, tf.int32)
+        crops = sampling.gather_windows(drawn.pixels, drawn.corners, drawn.width, self.crop_size)
+        return crops, tf.cast(drawn.numbers, tf.int32)
 
-    def _views(self, step, part, images, pixels, corners, width):
+    def _views(self, drawn):
         import tensorflow as tf
 
         rows, columns = self.patch_size
         if not self.stride:
-            views = self._free(step, part, pixels, corners, width)
+            views = self._free(drawn)
         else:
-            crops = sampling.gather_windows(pixels, corners, width, self.crop_size)
+            crops, _ = self._crops(drawn)
             views = [crops[:, y : y + rows, x : x + columns] for y, x in self.windows.tolist()]
-        return tf.stack(views, axis=1), tf.cast(images, tf.int32)
+        return tf.stack(views, axis=1), tf.cast(drawn.numbers, tf.int32)
 
-    def _triplets(self, step, part, images, pixels, corners, width):
+    def _triplets(self, drawn):
         import tensorflow as tf
 
-        random = sampling.uniform(self.seed, step, _WINDOWS, (5, self.batch_size))
-        others = sampling.other_images(images, random[3])
         if self.alike.own_windows:
-            views = self._free(step, part, pixels, corners, width)
-            positive = tf.stack(views[1:], axis=1)
-            number = sampling.below(random[0], len(views) - 1)
-            patches = [views[0], tf.gather(positive, number, batch_dims=1)]
-            patches = self.scaling(tf.concat([*patches, tf.gather(views[0], others)], axis=0))
-            return tuple(tf.split(patches, 3))
+            return self._own_triplets(drawn)
+        random = sampling.uniform(self.seed, drawn.step, _WINDOWS, (5, self.batch_size))
+        others = sampling.other_images(drawn.rows, random[3])
         if not self.stride:
             # The negative is the other crop's own anchor or positive.
             pairs = sampling.shifted_pairs(
@@ -451,27 +508,52 @@ class PatchTripletGenerator:
             chosen = tf.gather(tf.constant(pairs), sampling.below(random[0], len(pairs)))
             number = sampling.below(random[4], len(self.windows))
             places = tf.gather(windows, tf.concat([tf.transpose(chosen), number[None]], axis=0))
+        corners, width = drawn.corners, drawn.width
         corners = tf.stack([corners, corners, tf.gather(corners, others)])
         widths = tf.stack([width, width, tf.gather(width, others)])
-        patches = self._cut(pixels, corners, widths, places)
+        patches = self._cut(drawn.pixels, corners, widths, places)
         return tuple(tf.split(self.scaling(patches), 3))
 
-    def _free(self, step, part, pixels, corners, width):
+    def _own_triplets(self, drawn):
+        """Triplets of a notion that places its windows itself."""
+        import tensorflow as tf
+
+        random = sampling.uniform(self.seed, drawn.step, _NEGATIVES, (4, self.batch_size))
+        first, *more = self._free(drawn)
+        number = sampling.below(random[0], len(more))
+        positive = tf.gather(tf.stack(more, axis=1), number, batch_dims=1)
+        if self.rows is None:
+            negative = tf.gather(first, sampling.other_images(drawn.rows, random[1]))
+        else:
+            # Of all rows, for those of a batch may all be alike.
+            others = self.rows.not_alike(drawn.rows, random[1])
+            corners, width = drawn.of_rows(others, random[2:])
+            negative = sampling.gather_windows(drawn.pixels, corners, width, self.patch_size)
+        return tuple(tf.split(self.scaling(tf.concat([first, positive, negative], axis=0)), 3))
+
+    def _free(self, drawn):
         """The windows of a row that are on no grid, each (batch, height, width, channels)."""
         import tensorflow as tf
 
-        if self.alike.own_windows:
-            # Apart from those that triplets draw.
-            size = (5 + self.alike.draws, self.batch_size)
-            random = sampling.uniform(self.seed, step, _WINDOWS, size)[5:, part]
-            places = self.alike.places(random, short(*self.patch_size))
-        else:
-            random = sampling.uniform(self.seed, step, _WINDOWS, (5, self.batch_size))[:, part]
+        size = 5 if not self.alike.own_windows else max(1, self.alike.draws)
+        random = sampling.uniform(self.seed, drawn.step, _WINDOWS, (size, self.batch_size))
+        random, views = random[:, drawn.part], 2
+        corners, widths = [drawn.corners], [drawn.width]
+        if not self.alike.own_windows:
             places = sampling.shifted_pairs(
                 random[:3], self.patch_size, self.crop_size, self.max_shift
             )
-        views = places.shape[0]
-        windows = self._cut(pixels, tf.stack([corners] * views), tf.stack([width] * views), places)
+        else:
+            places = self.alike.places(random, short(*self.patch_size))
+            views = self.alike.views(short(*self.patch_size))
+        if self.rows is not None and self.rows.alike is not None:
+            other = self.rows.alike_to(drawn.rows, random[0])
+            same = drawn.random if self.alike.same_place else random[1:]
+            corner, width = drawn.found(other, same)
+            corners, widths = [*corners, corner], [*widths, width]
+        else:
+            corners, widths = corners * views, widths * views
+        windows = self._cut(drawn.pixels, tf.stack(corners), tf.stack(widths), places)
         return tf.split(windows, views)
 
     def _cut(self, pixels, corners, widths, places):

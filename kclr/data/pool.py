@@ -43,6 +43,7 @@ class PixelBuffer:
         heights, widths: int32 (images,), px.
         offsets: int64 (images,), where in `pixels` an image starts.
         names: of the pictures that the images are from.
+        numbers: int64 (images,), of these pictures in their source.
     """
 
     pixels: Any
@@ -50,6 +51,7 @@ class PixelBuffer:
     widths: Any
     offsets: Any
     names: tuple[str, ...]
+    numbers: Any
 
     def __len__(self):
         return len(self.heights)
@@ -69,7 +71,7 @@ class PixelBuffer:
         """The images where `chosen`, bool (images,), is true; the pixels stay where they are."""
         names = tuple(name for name, keep in zip(self.names, chosen, strict=True) if keep)
         sizes = (self.heights[chosen], self.widths[chosen], self.offsets[chosen])
-        return PixelBuffer(self.pixels, *sizes, names)
+        return PixelBuffer(self.pixels, *sizes, names, self.numbers[chosen])
 
 
 class _Packer:
@@ -94,16 +96,18 @@ class _Packer:
         self.pixels = raw[start : start + size].view(dtype).reshape(-1, images.channels)
         self.sizes: list[tuple[int, int]] = []
         self.names: list[str] = []
+        self.numbers: list[int] = []
         self.used = 0
 
-    def add(self, name, image) -> bool:
-        """Append an image; return False and do nothing if it does not fit."""
+    def add(self, name, image, number) -> bool:
+        """Append an image of picture `number`; return False and do nothing if it does not fit."""
         height, width = image.shape[:2]
         if self.used + height * width > len(self.pixels):
             return False
         self.pixels[self.used : self.used + height * width] = image.reshape(height * width, -1)
         self.sizes.append((height, width))
         self.names.append(name)
+        self.numbers.append(number)
         self.used += height * width
         return True
 
@@ -118,6 +122,7 @@ class _Packer:
             sizes[:, 1],
             np.cumsum(areas) - areas,
             tuple(self.names),
+            np.array(self.numbers, np.int64),
         )
 
 
@@ -153,7 +158,7 @@ def corners(buffer: PixelBuffer, crop_size, nodata=None) -> Corners:
 
     places, counts = [np.empty(0, np.int32)], np.full(len(buffer), -1, np.int32)
     for index in range(len(buffer)):
-        allowed = _allowed(buffer.image(index), crop_size, nodata)
+        allowed = where_allowed(buffer.image(index), crop_size, nodata)
         if allowed is not None:
             top, left = np.nonzero(allowed)
             places.append((top * int(buffer.widths[index]) + left).astype(np.int32))
@@ -162,8 +167,8 @@ def corners(buffer: PixelBuffer, crop_size, nodata=None) -> Corners:
     return Corners(np.concatenate(places), np.cumsum(found) - found, counts)
 
 
-def _allowed(image, crop_size, nodata):
-    """Where a crop may begin: bool (rows, columns), or None if everywhere.
+def where_allowed(image, crop_size, nodata):
+    """Where a crop of an image may begin: bool (rows, columns), or None if everywhere.
 
     A summed-area table counts the invalid pixels of all crops at once (Crow 1984, "Summed-area
     tables for texture mapping").
@@ -206,7 +211,7 @@ def load(images: Images, memory=None) -> PixelBuffer | None:
         return None
     packer = _Packer(size, images)
     for number, (name, found) in enumerate(images.pictures(), 1):
-        fits = all(packer.add(name, image) for image in found)
+        fits = all(packer.add(name, image, number - 1) for image in found)
         # Half as much again: the first pictures may be larger than the others.
         used = packer.used * packer.pixels[:1].nbytes
         if number == _PROBE and images.count:
@@ -308,7 +313,7 @@ class Chunks:
             left = random.integers(image.shape[1] - width + 1)
             tile = image[top : top + height, left : left + width]
             if self.images.may_be_invalid:
-                allowed = _allowed(tile, self.crop_size, self.images.nodata)
+                allowed = where_allowed(tile, self.crop_size, self.images.nodata)
                 if allowed is not None and not allowed.any():
                     continue
             return tile.copy()  # so that the whole picture can go
@@ -359,7 +364,7 @@ class Chunks:
                 raise CancelledError
             name, _, images = self._picture(position, keep=self.turns > 1)
             for image in images:
-                packer.add(name, image)
+                packer.add(name, image, position % self.count)
             position += 1
         if len(packer.sizes) < 2:
             raise too_few(self.images, len(packer.sizes))

@@ -11,7 +11,7 @@ def uniform(seed, step, stream, shape):
     Args:
         seed: int in [0, 2^63).
         step: int64 scalar.
-        stream: 0 or 1, to draw twice in a step.
+        stream: 0, 1, or 2 for a third time, to draw apart in a step.
         shape: shape of the result.
 
     Returns:
@@ -19,7 +19,9 @@ def uniform(seed, step, stream, shape):
     """
     import tensorflow as tf
 
-    key = tf.stack([tf.constant(seed, tf.int64), 2 * step + stream])
+    # The first two are as they always were, so that runs can be repeated.
+    step = 2 * step + stream if stream < 2 else -step - 1
+    key = tf.stack([tf.constant(seed, tf.int64), step])
     # The default generator may be another one on another device.
     return tf.random.stateless_uniform(shape, key, dtype=tf.float32, alg="philox")
 

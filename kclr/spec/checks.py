@@ -78,6 +78,8 @@ def _alike_findings(at, patches):
         Finding((*at, "alike", key), words)
         for key, words in patches.alike.problems(patches.patch_size)
     ]
+    if words := patches.alike.problem(patches):
+        findings.append(Finding((*at, "alike"), words))
     crop = short(*patches.alike.crop(patches.patch_size))
     if patches.crop_size != crop and not findings:
         words = f"{patches.alike.part_name} needs crops of {shown(crop)}. Remove it."

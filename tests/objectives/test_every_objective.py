@@ -22,6 +22,7 @@ OBJECTIVES = {
     "spectral": {"radius": 3.0},
     "blocks": {"others": 5},
     "position": {"neighbours": 3, "hidden": 8},
+    "exemplar": {"seeds": 32},
     "hinged blocks": {"objective": "blocks", "loss": "hinge"},
 }
 
