@@ -101,16 +101,20 @@ def test_wrong_use_has_its_words(numbered):
 
 
 def test_a_layer_learns_to_tell_its_seeds(tmp_path):
+    brighter = "{class_name: RandomBrightness, config: {factor: 0.1, value_range: [0, 1]}}"
     spec = parse_spec(
-        """
+        f"""
         data: photos
         stack:
-          - block: {filters: 8}
-            patches: {alike: {name: copies, seeds: 64, gradients: true}, augment: [RandomFlip]}
+          - block: {{filters: 8}}
+            patches: {{alike: {{name: copies, seeds: 32, gradients: true}}, augment: [{brighter}]}}
             objective: exemplar
-            train: {steps: 60, batch_size: 32, log_every: 30}
+            embedding: {{standardize: true}}
+            train:
+              {{steps: 20, batch_size: 32, log_every: 10,
+                optimizer: {{class_name: Adam, config: {{learning_rate: 0.02}}}}}}
         """
     )
     rows = train(spec, tmp_path / "run", bare=True).layers[0].history()
-    assert rows[-1]["loss"] < rows[0]["loss"] < np.log(64) * 1.01
-    assert rows[-1]["seed_accuracy"] > 4 / 64
+    assert rows[-1]["loss"] < 2 < np.log(32)
+    assert rows[-1]["seed_accuracy"] > 0.5
