@@ -17,9 +17,6 @@ class Notion(Part):
     own_windows: ClassVar[bool] = True
     """Whether it says where the windows are; otherwise `stride` or `max_shift` of the spec do."""
 
-    same_place: ClassVar[bool] = False
-    """Whether the window of an image that is alike lies where that of the row's image does."""
-
     smaller: ClassVar[str] = "a smaller patch_size"
     """What to try for images that are smaller than its crops."""
 
@@ -41,6 +38,23 @@ class Notion(Part):
     def problem(self, patches) -> str | None:
         """Why a layer's patches do not go with it, with the cure, or None."""
         return None
+
+    def made_of(self) -> dict[str, str]:
+        """In place of options that name files, hashes of what these say.
+
+        Raises:
+            RunError: they cannot be read.
+        """
+        return {}
+
+    def file_problems(self) -> Iterator[tuple[str, str]]:
+        """The options that name files which cannot be used, each with the words for it."""
+        return iter(())
+
+    @property
+    def same_place(self) -> bool:
+        """Whether the window of an image that is alike lies where that of the row's image does."""
+        return False
 
     @property
     def fixes_rows(self) -> bool:

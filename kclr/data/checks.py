@@ -75,6 +75,13 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
                 findings += [finding] if draft is None or draft.trusted(*finding.path) else []
         if draft is None or draft.trusted("stack", index):
             findings += _learner_findings(spec, index)
+        if spec.stack[index].learner.contrastive and (
+            draft is None or draft.trusted("stack", index, "patches")
+        ):
+            findings += [
+                Finding(("stack", index, "patches", "alike", key), words)
+                for key, words in layer.patches.alike.file_problems()
+            ]
     if spec.probe and (draft is None or draft.trusted("probe", "data")):
         found = labelled_findings(spec.probe.data, ("probe", "data"), spec.sources()[0])
         top = len(spec.stack) - 1

@@ -1,15 +1,15 @@
 """PatchTripletGenerator: a tf.data pipeline from images to batches of overlapping patches."""
 
+import numbers
 import warnings
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, NamedTuple
 
 from kclr.data import pool, sampling
+from kclr.data.relations import as_notion, paired
 from kclr.data.sources import Images, as_images
-from kclr.errors import Finding, RunError
-from kclr.spec.findings import complaint, refusal
+from kclr.errors import RunError
 from kclr.spec.geometry import places
-from kclr.spec.schema import Patches
 from kclr.spec.values import Pair, axes, by, each_axis, pair, short, whole, with_next
 from kclr.spec.wording import shown
 
@@ -44,25 +44,17 @@ class _Drawn(NamedTuple):
     of_rows: Any
 
 
-def as_notion(alike) -> Any:
-    """What makes windows alike, in a form that `patches.alike` of a spec may have.
+def _sizes_may_come_first(function):
+    """The same function, in which a patch's size may stand where positives do otherwise."""
 
-    Raises:
-        SpecError: there is no such notion, or its options are wrong.
-    """
-    from pydantic import ValidationError
+    @wraps(function)
+    def called(self, images, *given, **options):
+        sizes = given[0] if given and isinstance(given[0], (list, tuple)) else given[:1]
+        if sizes and all(isinstance(side, numbers.Integral) for side in sizes):
+            given = (None, *given)
+        return function(self, images, *given, **options)
 
-    place = ("stack", 0, "patches")
-    try:
-        return Patches.model_validate({"alike": alike}).alike
-    except ValidationError as error:
-        # In the words of a spec, and so as if it stood in one.
-        spec = {"stack": [{"patches": {"alike": alike}}]}
-        found = [
-            complaint(details | {"loc": (*place, *details["loc"])}, spec)
-            for details in error.errors(include_url=False)
-        ]
-    raise refusal("alike", [Finding(path[len(place) + 1 :], words) for path, words in found])
+    return called
 
 
 class PatchTripletGenerator:
@@ -80,6 +72,9 @@ class PatchTripletGenerator:
         images: anything that `kclr.data.sources.as_images` takes: `"tfds:cifar100"`, a path,
             `"photos"`, arrays of (count, height, width, channels), a list of arrays, a
             `tf.data.Dataset`, ...; with options as `as_images(images, limit=1000)`.
+        positives: instead of `alike`: an array, or a list of arrays, as long as `images`, which is
+            one too. The image at the same place in both is alike: anchors are windows of `images`,
+            positives windows of these. If a size stands here, it is `patch_size`.
         patch_size: height and width of a patch, px: int, or two. One of them may be 1.
         crop_size: height and width of a crop, px. `patch_size + stride`, or `patch_size +
             max_shift`, by default; if a side of the patch is 1 px, so is the crop's.
@@ -93,6 +88,8 @@ class PatchTripletGenerator:
         alike: what makes windows alike, as `patches.alike` of a spec: a name, or a dict with `name`
             and options; sizes in px. All notions but `near` take no `crop_size`, `stride` or
             `max_shift`.
+        place: with `positives`: "any", or "same" for images that lie on top of each other, so that
+            both windows are cut at the same place.
         tell: function of two ints, which receives progress (picture, total) while pictures are
             decoded, if they do not fit in `memory` and are large.
 
@@ -114,12 +111,16 @@ class PatchTripletGenerator:
     Example:
         patches = PatchTripletGenerator("tfds:cifar100", 7, crop_size=8)
         model.fit(patches.triplets(), steps_per_epoch=patches.steps_per_epoch)
+
+        pairs = PatchTripletGenerator(anchors, positives, patch_size=7)
     """
 
+    @_sizes_may_come_first
     def __init__(
         self,
         images,
-        patch_size,
+        positives=None,
+        patch_size=None,
         crop_size=None,
         stride=1,
         max_shift=None,
@@ -129,7 +130,14 @@ class PatchTripletGenerator:
         crops_per_image=1,
         tell=None,
         alike="near",
+        place="any",
     ):
+        if patch_size is None:
+            raise ValueError("patch_size is missing. Add it, as in patch_size=7.")
+        if positives is not None:
+            if alike != "near":
+                raise ValueError("alike cannot be combined with positives. Remove it.")
+            images, alike = paired(images, positives, place)
         self.patch_size = pair(patch_size, "patch_size", 1)
         self.max_shift = None if max_shift is None else pair(max_shift, "max_shift", 0)
         self.stride = None if max_shift is not None else pair(stride, "stride", 1)

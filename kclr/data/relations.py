@@ -1,8 +1,72 @@
-"""Rows: what the rows of a batch are cut from, where it matters which images are alike."""
+"""Which images are alike, and so what the rows of a batch are cut from."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from kclr.errors import Finding
+from kclr.spec.findings import complaint, refusal
+from kclr.spec.registry import Part, parts
+from kclr.spec.schema import Patches
+
+
+def as_notion(alike) -> Any:
+    """What makes windows alike, in a form that `patches.alike` of a spec may have.
+
+    Raises:
+        SpecError: there is no such notion, or its options are wrong.
+    """
+    from pydantic import ValidationError
+
+    place = ("stack", 0, "patches")
+    if isinstance(alike, Part):
+        return alike
+    try:
+        return Patches.model_validate({"alike": alike}).alike
+    except ValidationError as error:
+        # In the words of a spec, and so as if it stood in one.
+        spec = {"stack": [{"patches": {"alike": alike}}]}
+        found = [
+            complaint(details | {"loc": (*place, *details["loc"])}, spec)
+            for details in error.errors(include_url=False)
+        ]
+    raise refusal("alike", [Finding(path[len(place) + 1 :], words) for path, words in found])
+
+
+def paired(anchors, positives, place="any") -> tuple[Any, Any]:
+    """Arrays of anchors and of positives as images, one behind the other, and what is alike.
+
+    Args:
+        anchors, positives: arrays (images, height, width, channels), or lists of arrays; of the
+            same length. The images at the same place in both are alike.
+        place: "any", or "same", if windows of both are cut at the same place.
+
+    Returns:
+        images, and a notion for them.
+
+    Raises:
+        ValueError: they are not arrays, or not as many.
+    """
+    import numpy as np
+
+    for given, name in ((anchors, "anchors"), (positives, "positives")):
+        if not isinstance(given, (np.ndarray, list, tuple)) or isinstance(given[0], str):
+            raise ValueError(
+                f"{name} are {type(given).__name__} {str(given)[:60]!r}, but pairs are arrays, or "
+                "lists of arrays. For files, use alike={'name': 'given', 'pairs': TABLE}."
+            )
+    if len(anchors) != len(positives):
+        raise ValueError(
+            f"{len(anchors):,} anchors, but {len(positives):,} positives. Use one positive for "
+            "each anchor."
+        )
+    if place not in ("any", "same"):
+        raise ValueError(f"place is {place!r}. Use 'any' or 'same'.")
+    shapes = [own.shape for own in (anchors, positives) if isinstance(own, np.ndarray)]
+    images: Any = [*anchors, *positives]
+    if len(shapes) == 2 and shapes[0] == shapes[1]:
+        images = np.concatenate([anchors, positives])
+    return images, parts("alike")["given"].of_arrays(len(positives), place)
 
 
 @dataclass(frozen=True)

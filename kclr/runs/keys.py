@@ -92,6 +92,8 @@ def layers_made(
         settings = [layer.model_dump(mode="json", exclude={"name", "data"}) for layer in layers]
         for index, (layer, plain) in enumerate(zip(layers, settings, strict=True), start=first):
             _by_content(layer.learner, plain, "learner", index)
+            if layer.learner.contrastive and "alike" in plain["patches"]:
+                plain["patches"]["alike"] |= layer.patches.alike.made_of()
             if getattr(layer.learner, "start", None):
                 _by_content(layer.learner.start, plain["learner"], "start", index)
             told = plain.get("train", {})

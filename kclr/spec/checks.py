@@ -313,6 +313,12 @@ def device_findings(spec: Spec) -> list[Finding]:
             cure = f"Remove it, or remove train.distribute: {spec.train.distribute}."
             message = f"{shown(value)} {words}. {cure}"
             findings.append(Finding((*path, "optimizer", "config", key), message))
+        if spec.train.shard == "file" and layer.patches.alike.fixes_rows:
+            words = (
+                f"{layer.patches.alike.part_name} needs the images of all workers. Use "
+                "train.shard: example."
+            )
+            findings.append(Finding(("stack", index, "patches", "alike"), words))
         queue = getattr(layer.objective, "queue_size", 0)
         if queue and not spec.train.gather:
             words = (
