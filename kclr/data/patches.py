@@ -2,7 +2,7 @@
 
 import numbers
 import warnings
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from typing import Any, NamedTuple
 
 from kclr.data import pool, sampling
@@ -25,22 +25,21 @@ class _Drawn(NamedTuple):
     Attributes:
         step: int64 scalar. part: slice, of the batch.
         rows: int64 (rows,). numbers: int (rows,), what the batch says in place of images.
-        random: float32 (2, rows), of the places.
         pixels: (pixels, channels), of all images.
         corners, width: int (rows,), where the crops begin, and the widths of their images.
-        found: function of images and random numbers (2, rows), to corners and widths.
-        of_rows: the same for rows.
+        second: function of random numbers (3, rows), to corners and widths of the second windows,
+            or None where they are in the first one's crop.
+        of_rows: function of rows and random numbers (2, rows), to corners and widths.
     """
 
     step: Any
     part: slice
     rows: Any
     numbers: Any
-    random: Any
     pixels: Any
     corners: Any
     width: Any
-    found: Any
+    second: Any
     of_rows: Any
 
 
@@ -457,9 +456,26 @@ class PatchTripletGenerator:
             images = self.rows.of("images", rows)
             if self.rows.corners is None:
                 return found(images, random)
-            inside = tf.cast(self.rows.of("corners", rows), index_type)
+            return at_corners(images, self.rows.of("corners", rows))
+
+        def at_corners(images, inside):
+            """The same for windows that stay where they are."""
             begin = tf.cast(tf.gather(offsets, images), index_type)
-            return begin + inside, tf.cast(tf.gather(widths, images), index_type)
+            width = tf.cast(tf.gather(widths, images), index_type)
+            return begin + tf.cast(inside, index_type), width
+
+        def second(rows, random, first):
+            """The same for the second windows of rows of which the notion says where they are, or
+            in which image; None where they are in that of the first one."""
+            if self.rows is None:
+                return None
+            if self.rows.others is not None:
+                inside = self.rows.of("other_corners", rows)
+                return at_corners(self.rows.of("others", rows), inside)
+            if self.rows.alike is None:
+                return None
+            other = self.rows.alike_to(rows, random[0])
+            return found(other, first if self.alike.same_place else random[1:])
 
         # Nothing in it is for AutoGraph, which would take longer over it than tracing does.
         @tf.autograph.experimental.do_not_convert
@@ -473,7 +489,8 @@ class PatchTripletGenerator:
             at = found if self.rows is None else of_rows
             numbers = rows if self.rows is None else self.rows.of("numbers", rows)
             corners, width = at(rows, random)
-            return cut(_Drawn(step, part, rows, numbers, random, pixels, corners, width, found, at))
+            second_at = partial(second, rows, first=random)
+            return cut(_Drawn(step, part, rows, numbers, pixels, corners, width, second_at, at))
 
         return steps.map(batch, num_parallel_calls=2, deterministic=True)
 
@@ -554,11 +571,8 @@ class PatchTripletGenerator:
         else:
             places = self.alike.places(random, short(*self.patch_size))
             views = self.alike.views(short(*self.patch_size))
-        if self.rows is not None and self.rows.alike is not None:
-            other = self.rows.alike_to(drawn.rows, random[0])
-            same = drawn.random if self.alike.same_place else random[1:]
-            corner, width = drawn.found(other, same)
-            corners, widths = [*corners, corner], [*widths, width]
+        if second := drawn.second(random):
+            corners, widths = [*corners, second[0]], [*widths, second[1]]
         else:
             corners, widths = corners * views, widths * views
         windows = self._cut(drawn.pixels, tf.stack(corners), tf.stack(widths), places)

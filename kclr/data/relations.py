@@ -85,6 +85,8 @@ class Rows:
             images that are; of none at all the row's own image is taken.
         own: int32 (rows,), the place in a row's part that is the row's image and does not count,
             or one beyond its end.
+        others, other_corners: int32, int64 (rows,), image and corner of each row's second window,
+            where that stays the same too; or None.
     """
 
     images: Any
@@ -94,6 +96,8 @@ class Rows:
     firsts: Any = None
     counts: Any = None
     own: Any = None
+    others: Any = None
+    other_corners: Any = None
 
     def __len__(self):
         return len(self.images)
@@ -114,7 +118,7 @@ class Rows:
             "first": first.astype(np.int32),
             "same": same.astype(np.int32),
         }
-        more = ("corners", "alike", "firsts", "counts", "own")
+        more = "corners", "alike", "firsts", "counts", "own", "others", "other_corners"
         found |= {key: getattr(self, key) for key in more if getattr(self, key) is not None}
         # Outside of the function that is being traced when they are first needed.
         with tf.init_scope(), tf.device("CPU:0"):
