@@ -8,6 +8,7 @@ windows that move as the whole picture does, or not at all, are passed over.
 
 import itertools
 import os
+import re
 from typing import Annotated
 
 from pydantic import Field
@@ -27,7 +28,7 @@ class Moments(Notion):
     """A window of a frame, and where what it shows has moved to some frames later.
 
     Pictures in one folder are the frames of one sequence, in the order of their names (`folder:`);
-    so are all pictures of other sources, or as many in a row as `length` says. Windows are followed
+    so are the images of an array, or as many in a row as `length` says. Windows are followed
     once, before the training. Of one long series use `gap`: the same place at two times is a
     window and one after it.
     """
@@ -111,18 +112,27 @@ class Moments(Notion):
 
 
 def sequences(buffer, length=None) -> list[list[int]]:
-    """The images of each sequence, in order.
+    """The images of each sequence, in the order of their names.
 
     Args:
         buffer: `kclr.data.pool.PixelBuffer`. length: frames of a sequence; by default those of one
             folder, or all.
     """
+    # Sources have orders of their own, but names of frames count.
+    order = sorted(range(len(buffer)), key=lambda index: _natural(buffer.names[index]))
     found: dict[object, list[int]] = {}
-    for index, (name, number) in enumerate(zip(buffer.names, buffer.numbers, strict=True)):
-        key: object = os.path.dirname(name) if length is None else int(number) // length
+    for place, index in enumerate(order):
+        key = os.path.dirname(buffer.names[index]) if length is None else place // length
         size = (int(buffer.heights[index]), int(buffer.widths[index]))
         found.setdefault((key, size), []).append(index)
     return list(found.values())
+
+
+def _natural(name):
+    """Texts and numbers of a name: `2.png` comes before `10.png`."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
 
 
 def grid_of_windows(image_size: Pair, size: Pair):

@@ -78,7 +78,7 @@ def test_folders_of_frames_train_end_to_end(tmp_path):
         folder = tmp_path / f"films/film{number}"
         folder.mkdir(parents=True)
         for frame, picture in enumerate(film(number)[0]):
-            Image.fromarray(picture).save(folder / f"{frame:03}.png")
+            Image.fromarray(picture).save(folder / f"{frame + 4}.png")  # 9.png is before 10.png
     spec = parse_spec(
         f"""
         data: folder:{tmp_path / "films"}
@@ -89,5 +89,12 @@ def test_folders_of_frames_train_end_to_end(tmp_path):
             train: {{steps: 4, batch_size: 8, log_every: 2}}
         """
     )
+    alike = {"name": "moments", "windows": 40, "search": 2}
+    generator = PatchTripletGenerator(str(tmp_path / "films"), 8, alike=alike)
+    rows, names = generator.rows, [name.split("/") for name in generator._buffer.names]
+    for first, second in zip(rows.images, rows.others, strict=True):
+        (film_of, begin), (same, end) = names[first], names[second]
+        assert film_of == same
+        assert int(end[:-4]) - int(begin[:-4]) == 4
     (layer,) = train(spec, tmp_path / "run", bare=True).layers
     assert np.isfinite(layer.kernel).all()
