@@ -50,6 +50,7 @@ ORDER = (
 FLOORS = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
 
 HEAVY = {
+    "av",
     "h5py",
     "keras",
     "keras_tuner",

@@ -44,6 +44,7 @@ BUILT_IN = {
 }
 
 NOUNS = {"alike": "notion of what is alike"}  # what a part is called, where its kind is no noun
+_EXAMPLES = {"source": "folder:PATH"}  # of what is most often written
 
 _parts: dict[str, dict[str, Any]] = {kind: {} for kind in BUILT_IN}
 _broken: list[str] = []  # plug-ins that could not be loaded
@@ -333,7 +334,8 @@ class Named:
             if near:
                 words = f"unknown key. Did you mean {self.key!r}?"
                 raise invalid(words, near[0], value=value)
-            words = f"has no key {self.key!r}. Add it, as in {self.key}: {choices[-1]}."
+            example = _EXAMPLES.get(self.kind, choices[-1])
+            words = f"has no key {self.key!r}. Add it, as in {self.key}: {example}."
         else:
             given = value[self.key] if place else value
             noun = NOUNS.get(self.kind, self.kind)

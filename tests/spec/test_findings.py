@@ -131,10 +131,11 @@ def in_train(inside):
         ("data: fotos", "data: 'fotos' is not a known source. Did you mean 'photos'?"),
         ("data: xyz",
          "data: 'xyz' is not a known source. Did you mean tfds:xyz, or the folder ./xyz? Choose "
-         "from array:FILE, audio:PATH, digits, folder:PATH, photos, series:FILE, tfds:NAME."),
+         "from array:FILE, audio:PATH, digits, folder:PATH, photos, series:FILE, tfds:NAME, "
+         "video:PATH."),
         ("data: tfds", "data: 'tfds' needs an argument. Write tfds:NAME."),
         ("data: {sorce: photos}", "data.sorce: unknown key. Did you mean 'source'?"),
-        ("data: {tile: 3}", "data: has no key 'source'. Add it, as in source: tfds:NAME."),
+        ("data: {tile: 3}", "data: has no key 'source'. Add it, as in source: folder:PATH."),
         ("data: {source: tfsd:cifar10}", "data.source: 'tfsd' is not a known source. Did you mean "
          "'tfds'?"),
         ("data: {source: photos, tiles: 3}", "data.tiles: unknown key. Did you mean 'tile'?"),
