@@ -72,12 +72,16 @@ class _Softmax(Part):
         """
         import keras
 
+        class AtMost(keras.constraints.Constraint):  # older versions of Keras take nothing else
+            def __call__(self, w):
+                return keras.ops.minimum(w, math.log(LARGEST_SCALE))
+
         variables: dict = {}
         if self.learn_temperature:
             variables["log_scale"] = {
                 "shape": (),
                 "initializer": keras.initializers.Constant(-math.log(self.temperature)),
-                "constraint": lambda value: keras.ops.minimum(value, math.log(LARGEST_SCALE)),
+                "constraint": AtMost(),
             }
         if self.queue_size:
             # Of several replicas the first one's batches are everybody's.
