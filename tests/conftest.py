@@ -34,6 +34,12 @@ def with_xla(monkeypatch):
 
 
 @pytest.fixture
+def without_export(monkeypatch):
+    """A run is trained and drawn as ever, but not exported, which takes as long as a layer."""
+    monkeypatch.setattr("kclr.stack._export", lambda *arguments: None)
+
+
+@pytest.fixture
 def few_windows(monkeypatch):
     """A probe's baselines are made from a fiftieth of their windows."""
     from kclr.probing.baselines import baseline

@@ -118,6 +118,14 @@ def test_a_compiled_training_gives_the_same_kernel_again_and_up_to_rounding_the_
     np.testing.assert_allclose(one, plain, atol=1e-3 * np.abs(plain).max())
 
 
+@pytest.fixture(scope="module")
+def first_layer(tmp_path_factory):
+    """The first layer of `TWO_LAYERS`, with events for TensorBoard."""
+    pytest.importorskip("tensorboard")
+    out = tmp_path_factory.mktemp("first") / "run"
+    return train("tensorboard: true" + ONE_LAYER, out, bare=True)
+
+
 def test_another_seed_gives_other_kernels(run, tmp_path):
     other = train("seed: 1\n" + ONE_LAYER, tmp_path / "other", bare=True)
     assert not np.allclose(kernels(run.path)[0], kernels(other.path)[0])
@@ -147,8 +155,10 @@ def test_overwriting_starts_anew_and_spares_what_is_no_run(tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
-def test_the_same_seed_gives_the_same_kernels_and_adding_a_layer_trains_only_that(run, tmp_path):
-    train(ONE_LAYER, tmp_path / "grown", bare=True)
+def test_the_same_seed_gives_the_same_kernels_and_adding_a_layer_trains_only_that(
+    run, first_layer, tmp_path
+):
+    shutil.copytree(first_layer.path, tmp_path / "grown")
     first = tmp_path / "grown/layers/01-conv1/kernel.npy"
     before = first.stat().st_mtime_ns
     train(TWO_LAYERS, tmp_path / "grown", resume=True, bare=True)
@@ -260,14 +270,15 @@ def test_a_wrong_config_of_a_later_layer_is_found_before_the_first_is_trained(tm
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorboard_events_are_written_or_its_absence_is_said_first(tmp_path, monkeypatch):
+def test_tensorboard_events_are_written_or_its_absence_is_said_first(
+    request, tmp_path, monkeypatch
+):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(kclr.RunError, match=r"pip install 'kclr\[tensorboard\]'"):
         train("tensorboard: true" + ONE_LAYER, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     monkeypatch.undo()
-    pytest.importorskip("tensorboard")
-    run = train("tensorboard: true" + ONE_LAYER, tmp_path / "run", bare=True)
+    run = request.getfixturevalue("first_layer")
     import tensorflow as tf
 
     (events,) = (run.path / "tensorboard" / "conv1").iterdir()
@@ -373,20 +384,20 @@ def test_an_interrupted_run_resumes_to_the_same_kernels_bit_for_bit(tmp_path, ho
     assert history_without_time(whole) == history_without_time(resumed)
 
 
-def test_a_layer_is_finished_with_its_picture_or_not_at_all(tmp_path, monkeypatch):
+def test_a_layer_is_finished_with_its_picture_or_not_at_all(tmp_path, without_export):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kclr.stack.draw_layer", full)
-    with pytest.raises(OSError, match="No space left"):
-        train(QUICK, tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kclr.stack.draw_layer", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(QUICK, tmp_path / "run")
     assert not kclr.runs.run.Run(tmp_path / "run").layers
-    monkeypatch.undo()
     run = train(QUICK, tmp_path / "run", resume=True)
     assert (run.layers[0].directory / "filters.png").exists()
 
 
-def test_filters_that_see_a_single_pixel_are_drawn_too(tmp_path):
+def test_filters_that_see_a_single_pixel_are_drawn_too(tmp_path, without_export):
     layer = "  - {learner: random, block: {filters: 4, kernel_size: 1, pool_size: 1}}\n"
     run = train(f"data: {{source: photos, limit: 5}}\nstack:\n{layer}{layer}", tmp_path / "run")
     assert all((layer.directory / "filters.png").exists() for layer in run.layers)

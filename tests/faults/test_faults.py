@@ -2,9 +2,9 @@
 
 import json
 import random
+import runpy
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import commands
@@ -17,8 +17,13 @@ import strangers
 
 from kclr.spec import findings
 from kclr.spec.reading import read_yaml
+from tests.processes import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def faults(words):
+    return runpy.run_path(str(ROOT / "tools/faults"))["main"]()
 
 
 @pytest.mark.faults
@@ -30,13 +35,11 @@ ROOT = Path(__file__).resolve().parents[2]
     ],
 )
 def test_a_killed_training_and_one_without_room_end_as_an_undisturbed_one(words):
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools/faults", "--of", "train", *words],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " 1 times, 1 survived" in done.stdout
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = Forked(["--of", "train", *words], run=faults, **streams)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert " 1 times, 1 survived" in said
 
 
 @pytest.mark.faults

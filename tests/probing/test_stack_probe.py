@@ -51,7 +51,9 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
-    return train(PROBE + LAYERS, tmp_path_factory.mktemp("probed") / "run", bare=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kclr.stack._export", lambda *arguments: None)
+        return train(PROBE + LAYERS, tmp_path_factory.mktemp("probed") / "run", bare=False)
 
 
 def rows_of(run, layer="conv1"):

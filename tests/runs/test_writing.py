@@ -38,9 +38,8 @@ class Stop(keras.callbacks.Callback):
 
 
 @pytest.fixture
-def path(two_layers, tmp_path, monkeypatch):
+def path(two_layers, tmp_path, without_export):
     """A copy of a trained run, which is not exported again."""
-    monkeypatch.setattr("kclr.stack._export", lambda *arguments: None)
     return shutil.copytree(two_layers.path, tmp_path / "run")
 
 
