@@ -41,9 +41,9 @@ class Exemplar(Part):
         return self.seeds
 
     @property
-    def ceiling(self) -> float:
-        """The loss of embeddings that are all alike."""
-        return math.log(self.classes)
+    def ceiling(self) -> float | None:
+        """The loss of embeddings that are all alike; None where the classes are not known."""
+        return math.log(self.seeds) if self.seeds else None
 
     def fitted(self, patches) -> "Exemplar":
         """The same for the patches of a layer."""

@@ -20,8 +20,7 @@ class Position(Part):
     """A classifier tells from the embeddings of a window and one of its neighbours where the
     neighbour lies: on which of eight sides, or of series before or after.
 
-    For `patches.alike: gap` with all neighbours. `RandomFlip` and `RandomRotation` change the
-    answer.
+    For `patches.alike: gap` with all neighbours.
     """
 
     neighbours: Annotated[int, Field(ge=2, le=_EIGHT)] | None = None
