@@ -262,16 +262,16 @@ class Named:
 
     The value is a name (`triplet`), or a mapping whose key `key` names the part and whose other
     keys are its fields; without that key it is the part called `default`. A name may have an
-    argument (`tfds:cifar100`) if `splits` of its kind says so. `without` is a part that is not
+    argument (`tfds:cifar100`) if `splits` of its kind says so. `without` are parts that are not
     allowed there.
     """
 
-    def __init__(self, kind, key="name", default=None, without=None):
+    def __init__(self, kind, key="name", default=None, without=()):
         self.kind, self.key, self.default, self.without = kind, key, default, without
 
     def parts(self) -> dict[str, type[Part]]:
         """The parts that are allowed there, by name."""
-        return {name: part for name, part in parts(self.kind).items() if name != self.without}
+        return {name: part for name, part in parts(self.kind).items() if name not in self.without}
 
     def __get_pydantic_core_schema__(self, source, handler):
         from pydantic_core import core_schema

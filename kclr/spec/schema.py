@@ -254,7 +254,7 @@ class _NamedLabels(Named):
         return {self.key: part.spec_name()} | part.model_dump(mode="json", exclude_unset=True)
 
 
-LabelledData = Annotated[Any, _NamedLabels("source", key="source", without="photos")]
+LabelledData = Annotated[Any, _NamedLabels("source", key="source", without=("photos", "video"))]
 
 
 class Layer(Part):
