@@ -10,7 +10,7 @@ from kclr.spec.registry import Named, Part, register
 class Contrastive(Part):
     """The kernel is trained by an objective on patches; see `patches`, `objective` and `train`."""
 
-    start: Annotated[Any, Named("learner", without="contrastive")] | None = None
+    start: Annotated[Any, Named("learner", without=("contrastive",))] | None = None
     """Another learner that provides the initial kernel, such as `kmeans`; or a run, such as
     `runs/first`, to train its layer further with a new optimizer. Random by default."""
 
