@@ -1,9 +1,11 @@
 """TripletModel: an encoder, an embedding of its map, and an objective, for compile and fit."""
 
+import contextlib
 import math
 import os
 import types
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,6 +17,7 @@ from kclr.layers import SharedPatches
 from kclr.losses import ContrastiveLoss, ObjectiveState, share_of_replica
 from kclr.pooling import pool_maps
 from kclr.scaling import Scaling, network_input
+from kclr.spec.objectives import takes, variables
 from kclr.spec.values import pair
 
 
@@ -120,6 +123,7 @@ class TripletModel(keras.Model):
         self.objective_state = ObjectiveState()
         self._statistics: Mapping[str, keras.metrics.Mean] = types.MappingProxyType({})
         self._predicted_rank = None
+        self._gives_maps = False
 
     def fit(self, x=None, *args, **kwargs):
         """Keras' own; `x` may be a `PatchTripletGenerator`, and `validation_data` another one.
@@ -199,11 +203,25 @@ class TripletModel(keras.Model):
         if not (self.built and self.compiled and isinstance(self.loss, ContrastiveLoss)):
             return
         objective, dimensions = self.loss.objective, None
-        if hasattr(objective, "state") and objective.state(1):
-            dimensions = self._dimensions(self.encoder.compute_output_shape(self._patch_shape))
+        maps: Any = 1
+        if variables(objective):
+            shape = self.encoder.compute_output_shape(self._patch_shape)
+            dimensions = self._dimensions(shape)
             if self.head is not None:
                 dimensions = self.head.compute_output_shape((None, dimensions))[-1]
-        self.objective_state.hold(objective, dimensions)
+            if self._compares_maps:
+                if len(shape) < 4:
+                    raise ValueError(
+                        f"{objective.part_name} compares maps, but the encoder returns vectors. "
+                        "Use one that returns (batch, height, width, filters)."
+                    )
+                maps = tuple(shape[-3:])
+        self.objective_state.hold(objective, dimensions, maps)
+
+    @property
+    def _compares_maps(self):
+        """Whether the objective takes maps."""
+        return takes(getattr(self.loss, "objective", None), "maps")
 
     def _dimensions(self, shape):
         if len(shape) == 2 or self.embedding == "mean":
@@ -240,6 +258,11 @@ class TripletModel(keras.Model):
         return [*super().metrics, *self._statistics.values()]
 
     def call(self, inputs, training=None):
+        embeddings, maps = self._embedded(inputs, training)
+        return (embeddings, maps) if self._gives_maps else embeddings
+
+    def _embedded(self, inputs, training):
+        """The embeddings, and the maps that they are of."""
         if isinstance(inputs, (tuple, list)):
             inputs = ops.stack(inputs, axis=1)
         inputs = ops.convert_to_tensor(inputs)
@@ -270,7 +293,8 @@ class TripletModel(keras.Model):
             vectors = ops.reshape(maps, (-1, maps.shape[-1]))
         if self.head is not None:
             vectors = self.head(vectors, training=training)
-        return ops.cast(ops.reshape(vectors, (*lead, vectors.shape[-1])), "float32")
+        embeddings = ops.cast(ops.reshape(vectors, (*lead, vectors.shape[-1])), "float32")
+        return embeddings, ops.reshape(maps, (*lead, *maps.shape[1:]))
 
     def _augmented(self, patches):
         first = 0 if self.augment_anchor else 1
@@ -282,8 +306,9 @@ class TripletModel(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         loss = self.loss
+        y_pred, *maps = y_pred if isinstance(y_pred, tuple) else (y_pred,)
         if isinstance(loss, ContrastiveLoss) and y is not None and len(y.shape) <= 2:
-            y, y_pred = loss.gathered(y, y_pred)
+            y, y_pred, *maps = loss.gathered(y, y_pred, *maps)
         if isinstance(loss, ContrastiveLoss):
             _check_batch(x, y, y_pred, sample_weight)
         anchors = y_pred[:, 0] if len(y_pred.shape) == 3 else y_pred
@@ -292,7 +317,7 @@ class TripletModel(keras.Model):
         if not isinstance(loss, ContrastiveLoss):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         if y is not None:
-            value, statistics = self._compare(y, y_pred, self.objective_state.values())
+            value, statistics = self._compare(y, y_pred, self.objective_state.values(), *maps)
             if training:
                 self.objective_state.advance(y, y_pred)
         elif hasattr(loss.objective, "of_triplets"):
@@ -308,11 +333,26 @@ class TripletModel(keras.Model):
             value = value + ops.cast(penalty, value.dtype)
         return share_of_replica(value)
 
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        y_pred = y_pred[0] if isinstance(y_pred, tuple) else y_pred
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
     def train_step(self, data):
-        return super().train_step(_unpack(data))
+        with self._giving_maps():
+            return super().train_step(_unpack(data))
 
     def test_step(self, data):
-        return super().test_step(_unpack(data))
+        with self._giving_maps():
+            return super().test_step(_unpack(data))
+
+    @contextlib.contextmanager
+    def _giving_maps(self):
+        """Within a step, `call` also returns the maps, for an objective that compares them."""
+        self._gives_maps = self._compares_maps
+        try:
+            yield
+        finally:
+            self._gives_maps = False
 
     def predict(self, x, *args, **kwargs):
         """Keras' own, for patches or crops."""

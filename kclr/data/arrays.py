@@ -4,7 +4,7 @@ import os
 from itertools import islice
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kclr.data.pixels import UnreadableError, between, kept_dtype
 from kclr.data.sources import Images, Source
@@ -17,6 +17,9 @@ class Arrays(Source):
     """Images in a Python program's memory; a spec cannot name them."""
 
     images: Any = Field(exclude=True)  # which no file of a run could hold
+    y: Any = Field(default=None, exclude=True)
+    """Labels that a training may use: a whole number or a text for each image; a number below 0, or
+    an empty text, for none. `labels` says how many of them, all by default."""
     axes: ClassVar[tuple[str, ...]] = ("height", "width")
     alpha: bool = False
     """Whether the last of two or four channels is transparency; it is composited on white."""
@@ -27,8 +30,41 @@ class Arrays(Source):
     def __hash__(self):
         return id(self)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _all_labels(cls, value):
+        given = value.get("images") if isinstance(value, dict) else None
+        labelled = isinstance(given, Images) and given.labelling
+        if labelled or (isinstance(value, dict) and value.get("y") is not None):
+            return {"labels": 1.0} | value
+        return value
+
     def spec_name(self):
         return "arrays"
+
+    def label_count(self):
+        found = self.images.labels if isinstance(self.images, Images) else None
+        return (found.count, len(found.numbers)) if found else super().label_count()
+
+    def picture_labels(self):
+        import numpy as np
+
+        from kclr.data.labels import as_classes
+
+        if self.y is None:
+            raise SpecError("arrays have no labels. Use as_images(images, y=labels).")
+        given = np.asarray(self.y)
+        if given.ndim != 1 or given.dtype.kind not in "iuU":
+            raise SpecError(
+                f"y of type {given.dtype} and shape {given.shape}: labels are whole numbers or "
+                "texts of shape (images,)."
+            )
+        known = given != "" if given.dtype.kind == "U" else given >= 0
+        if not known.any():
+            raise SpecError("y: no image has a label. Add some.")
+        numbers = np.full(len(given), -1)
+        numbers[known], classes = as_classes(given[known], None, "y")
+        return numbers, classes
 
     def open(self):
         if isinstance(self.images, Images):

@@ -13,6 +13,7 @@ from kclr.spec.findings import Draft, read_draft
 from kclr.spec.geometry import output_size
 from kclr.spec.schema import Spec
 from kclr.spec.values import Size
+from kclr.spec.wording import printable
 
 
 def load_checked(path, overrides=()) -> Spec:
@@ -61,6 +62,8 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
             looked[source] = None if problem else source.image_shape()
             words = source.bands_problem(looked[source][2]) if looked[source] else None
             findings += [Finding((*path, "bands"), words)] if words else []
+        if draft is None or draft.trusted("stack", index, "objective"):
+            findings += _training_label_findings(spec, index, path, looked[source] is not None)
         shape = looked[source]
         if shape:
             looks = {"series": source.series, "unit": source.scale in (None, "unit")}
@@ -89,6 +92,45 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
             found = _too_small(spec)
         findings += found
     return findings
+
+
+def _training_label_findings(spec, index, path, usable) -> list[Finding]:
+    """Labels that a layer's training lacks, and those of a source that no layer uses.
+
+    Args:
+        path: of the source in the spec. usable: whether the source can be opened.
+    """
+    layer = spec.stack[index]
+    source, top = layer.data or spec.data, index in {last for _, last in spec.trainings()}
+    own = (*path, "labels")
+    if top and layer.train.labelled and not (layer.takes_labels and source.labels is not None):
+        where = ("stack", index, "train", "labelled")
+        words = "needs data.labels, and an objective that takes them. Add both, or remove it."
+        return [Finding(where, words)]
+    if source.labels is None:
+        if not (top and layer.takes_labels):
+            return []
+        words = (
+            f"needs labels, but {printable(source.spec_name())} is used without. Add them, as in "
+            f"{'.'.join(map(str, path))}: {{source: {printable(source.spec_name())}, labels: 0.1}}"
+        )
+        return [Finding(("stack", index, "objective"), words)]
+    users = [
+        layer
+        for layer in (spec.stack[last] for _, last in spec.trainings())
+        if (layer.data or spec.data) == source
+    ]
+    if not any(layer.takes_labels for layer in users):
+        words = "no objective of this spec takes labels. Remove it, or use one, such as supcon."
+        return [Finding(own, words)] if users[0] is layer else []
+    if spec.train.shard == "file":
+        return [Finding(own, "labels need train.shard: example. Use that, or remove them.")]
+    if users[0] is layer and usable:
+        try:
+            source.label_count()
+        except SpecError as error:
+            return [Finding(own, str(error))]
+    return []
 
 
 def _learner_findings(spec, index) -> list[Finding]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kclr.data.census import Census
 from kclr.data.decoding import Record, side_by_side
-from kclr.data.fingerprints import Contents, Tell, digest, of_pictures
+from kclr.data.fingerprints import Contents, Tell, array_digest, digest, of_pictures
 from kclr.data.pixels import (
     NOTICED,
     Noticed,
@@ -35,6 +35,45 @@ _COUNT = ("source", "channels", "limit", "memory", "range", "tile")
 
 
 @dataclass(frozen=True, eq=False)
+class PictureLabels:
+    """The labels of a source's pictures that a training may use.
+
+    Attributes:
+        numbers: int32 (pictures,), the class index of each picture, in the source's order; -1 for
+            those without a label, and for those whose label is not used.
+        classes: names of the classes.
+    """
+
+    numbers: Any
+    classes: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """How many pictures have a label that is used."""
+        return int((self.numbers >= 0).sum())
+
+    @property
+    def digest(self) -> str:
+        """A hash of the labels."""
+        return array_digest(self.numbers)
+
+    def of(self, buffer, rows=None) -> Any:
+        """Those of the images in memory: int32 (images,).
+
+        Args:
+            buffer: `kclr.data.pool.PixelBuffer`.
+            rows: `kclr.data.relations.Rows`, for those of the rows' first images.
+        """
+        found = self.numbers[buffer.numbers]
+        return found if rows is None else found[rows.images]
+
+    def facts(self) -> dict[str, int]:
+        """What `layer.json` says of them."""
+        used, pictures = self.count, len(self.numbers)
+        return {"count": used, "pictures": pictures, "classes": len(self.classes)}
+
+
+@dataclass(frozen=True, eq=False)
 class Images:
     """The images of an opened source, in one fixed order.
 
@@ -56,6 +95,8 @@ class Images:
         alpha: whether the last of two or four channels is transparency, composited on white.
         series: whether each image is a series, of height 1.
         bands: three channels, counted from 1, that pictures show as red, green and blue, or None.
+        labelling: function that finds the `PictureLabels` that a training may use; None for
+            pictures without.
     """
 
     records: Callable[[int], Iterable[Record]]
@@ -76,12 +117,14 @@ class Images:
     alpha: bool = False
     series: bool = False
     bands: tuple[int, int, int] | None = None
+    labelling: Callable[[], PictureLabels] | None = None
     _noticed: Noticed = field(default_factory=Noticed, repr=False)
     _reasons: dict[str, str] = field(default_factory=dict, repr=False)
     _found: list[Contents] = field(default_factory=list, repr=False)
     _scaling: list[Scaling] = field(default_factory=list, repr=False)
     _of_scale: list[str] = field(default_factory=list, repr=False)
     _missing: list[int] = field(default_factory=lambda: [0, 0], repr=False)
+    _labels: list[PictureLabels] = field(default_factory=list, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def cure(self, option, value) -> str:
@@ -97,7 +140,25 @@ class Images:
         change. Finding it takes a pass over all of them, the first time."""
         set_ = [(key, self.options[key]) for key in _NEWER if self.options.get(key) is not None]
         own = ((key, self.options.get(key)) for key in _COUNT)
-        return digest(self.identify().digest, *own, *set_)
+        labels = [self.labels.digest] if self.labels else []
+        return digest(self.identify().digest, *own, *set_, *labels)
+
+    @property
+    def labels(self) -> PictureLabels | None:
+        """The labels that a training may use, found when they are first needed; None without.
+
+        Raises:
+            SpecError: there are none, or too few.
+        """
+        if self.labelling and not self._labels:
+            found = self.labelling()
+            if self.count not in (None, len(found.numbers)):
+                raise SpecError(
+                    f"{len(found.numbers):,} labels do not match {self.count:,} {self.noun}. Use "
+                    "one for each."
+                )
+            self._labels.append(found)
+        return self._labels[0] if self._labels else None
 
     @property
     def pixel_bytes(self) -> int:

@@ -79,6 +79,22 @@ def labelled(source: Files, split, channels=None) -> Labelled:
     return parts[split]
 
 
+def training_rows(source: Files) -> tuple[Any, Any, tuple[str, ...]]:
+    """Numbers and labels of the pictures that may be learned from, and the names of the classes.
+
+    Raises:
+        SpecError: the table has errors; the message counts all of them.
+    """
+    import numpy as np
+
+    rows, place = read(source), printable(os.path.join(source.path, NAME))
+    if rows.splits is None:
+        kept = divide(rows.labels, "train", place, rows.classes, rows.groups)
+    else:
+        kept = np.flatnonzero(rows.splits == "train")
+    return rows.numbers[kept], rows.labels[kept], rows.classes
+
+
 def check(source: Files) -> None:
     """Refuse a table that has errors.
 

@@ -1,15 +1,18 @@
-"""Labelled images for evaluating filters, each with a training and a test split.
+"""Labels of images: of those that filters are evaluated on, with a training and a test split, and
+of those that a training may use.
 
 Names are those of sources whose class has a method `labelled`: `tfds:NAME`, `folder:PATH` with a
 folder for each class, `array:FILE` with labels, `digits`, ...
 """
 
+import math
 import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kclr.data.images import PictureLabels
 from kclr.data.pixels import invalid_pixels
 from kclr.data.sources import Images, Source, as_source, split_source
 from kclr.errors import RunError, SpecError
@@ -21,6 +24,7 @@ SPLITS = ("train", "test")
 HELD_OUT = ("test", "validation", "valid", "val")  # names of the part that is kept for judging
 TEST_SHARE = 0.2  # of the images where a set comes in one part
 _MEGABYTE = 1 << 20
+_DRAW = 0  # what labels are drawn with, besides their seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +152,41 @@ def load_labelled(
     return _kept(found, name, limit, memory, own.mixed)
 
 
+def training_labels(source: Source) -> PictureLabels:
+    """The labels of a source's pictures that a training may use, as its option `labels` says.
+
+    Raises:
+        SpecError: there are none, or a class has less than one by that share.
+    """
+    import numpy as np
+
+    if type(source).picture_labels is Source.picture_labels:
+        raise SpecError(
+            f"{source.spec_name()} has no labels for a training. Use {any_of(training_names())}, "
+            "or remove `labels`."
+        )
+    numbers, classes = source.picture_labels()
+    numbers = np.asarray(numbers)[: source.limit]
+    known = np.flatnonzero(numbers >= 0)
+    amount = 1.0 if source.labels is None else source.labels
+    for label, count in zip(*np.unique(numbers[known], return_counts=True), strict=True):
+        if amount <= 1 and round(amount * count) < 1:
+            raise SpecError(
+                f"{shown(amount)} of the {count:,} images of class {printable(classes[label])!r} "
+                f"is less than one. Use {math.ceil(1000 / count) / 1000:g} or more, or a number "
+                "per class, 2 or more."
+            )
+    if len(np.unique(numbers[known])) < 2:
+        raise SpecError(
+            f"{printable(source.spec_name())}: its {len(numbers):,} pictures have labels of fewer "
+            "than two classes. Raise the limit, or use other pictures."
+        )
+    used = known[draw(numbers[known], amount, source.label_seed)]
+    kept = np.full(len(numbers), -1, np.int32)
+    kept[used] = numbers[used]
+    return PictureLabels(kept, tuple(classes))
+
+
 def labelled_source(data, like=None) -> Any:
     """The source of labelled images, with the options of `like`; see `load_labelled`.
 
@@ -224,6 +263,15 @@ def labelled_names() -> dict[str, str]:
         for name, part in sorted(parts("source").items())
         if part.labelled is not Source.labelled
     }
+
+
+def training_names() -> list[str]:
+    """The sources that a training may have labels of, as they are written."""
+    return [
+        form(name, part)
+        for name, part in sorted(parts("source").items())
+        if part.picture_labels is not Source.picture_labels
+    ]
 
 
 def labels_problem(data) -> str | None:
@@ -345,6 +393,49 @@ def divide(labels, split, name, classes, groups=None):
         return np.sort(np.concatenate(chosen))
     judging = whole_groups(labels, groups, 0, name)
     return np.flatnonzero(judging == (split == "test"))
+
+
+def draw(labels, amount, seed):
+    """Choose labelled images at random, class by class.
+
+    With the same seed a smaller amount is part of a larger one.
+
+    Args:
+        labels: int (images,).
+        amount: a share of each class in (0, 1], or a whole number per class, 2 or more. At least
+            two of each class are drawn, so that one can be held out, and all if there are fewer.
+        seed: int.
+
+    Returns:
+        int64 (drawn,), their numbers, ascending.
+
+    Raises:
+        SpecError: the amount is not valid.
+    """
+    import numpy as np
+
+    check_amount(amount)
+    random = np.random.default_rng([seed, _DRAW])
+    chosen = []
+    for label in np.unique(labels):
+        rows = random.permutation(np.flatnonzero(labels == label))
+        count = round(amount * len(rows)) if amount <= 1 else int(amount)
+        chosen.append(rows[: max(2, count)])
+    return np.sort(np.concatenate(chosen))
+
+
+def check_amount(amount):
+    """Refuse what is not an amount of labels.
+
+    Raises:
+        SpecError: it is neither a share in (0, 1] nor a whole number, 2 or more.
+    """
+    number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
+    if not number or not (0 < amount <= 1 or (amount >= 2 and amount % 1 == 0)):
+        raise SpecError(
+            f"labels: {amount} is not an amount of labels. Use a share (0.01 for one in a "
+            "hundred, 1.0 for all), or a whole number per class, 2 or more."
+        )
 
 
 def whole_groups(labels, groups, seed, name):

@@ -3,7 +3,7 @@
 import numbers
 import warnings
 from functools import cached_property, partial, wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 from kclr.data import pool, sampling
 from kclr.data.relations import as_notion, paired
@@ -17,30 +17,6 @@ from kclr.spec.wording import shown
 MANY = 20_000
 # Drawn apart, so that a step's crops are the same whatever is cut out of them.
 _CROPS, _WINDOWS, _NEGATIVES = 0, 1, 2
-
-
-class _Drawn(NamedTuple):
-    """What was drawn for the rows of a batch, or for a part of them.
-
-    Attributes:
-        step: int64 scalar. part: slice, of the batch.
-        rows: int64 (rows,). numbers: int (rows,), what the batch says in place of images.
-        pixels: (pixels, channels), of all images.
-        corners, width: int (rows,), where the crops begin, and the widths of their images.
-        second: function of random numbers (3, rows), to corners and widths of the second windows,
-            or None where they are in the first one's crop.
-        of_rows: function of rows and random numbers (2, rows), to corners and widths.
-    """
-
-    step: Any
-    part: slice
-    rows: Any
-    numbers: Any
-    pixels: Any
-    corners: Any
-    width: Any
-    second: Any
-    of_rows: Any
 
 
 def _sizes_may_come_first(function):
@@ -89,6 +65,10 @@ class PatchTripletGenerator:
             `max_shift`.
         place: with `positives`: "any", or "same" for images that lie on top of each other, so that
             both windows are cut at the same place.
+        turns: bool, whether each crop is turned by 0 to 3 quarter turns at random, which the
+            batches say: their image numbers become int32 (batch, 3), image, class and turns.
+        labelled: float in (0, 1], share of each batch that is drawn from the images with a label
+            alone; by default images come as they are.
         tell: function of two ints, which receives progress (picture, total) while pictures are
             decoded, if they do not fit in `memory` and are large.
 
@@ -100,6 +80,8 @@ class PatchTripletGenerator:
         dtype: of the images' numbers: "uint8", "uint16", "int16", "float16" or "float32".
         scaling: how these become a network's input: `scaling(crops)` (see
             `kclr.scaling.Scaling`).
+        labels: `kclr.data.images.PictureLabels` that a training may use, where the images have some
+            (option `labels` of their source; of arrays `as_images(images, y=labels)`); else None.
         steps_per_epoch: batches in an epoch.
         skipped: names and reasons of the pictures that could not be used so far.
 
@@ -130,6 +112,8 @@ class PatchTripletGenerator:
         tell=None,
         alike="near",
         place="any",
+        turns=False,
+        labelled=None,
     ):
         if patch_size is None:
             raise ValueError("patch_size is missing. Add it, as in patch_size=7.")
@@ -142,6 +126,11 @@ class PatchTripletGenerator:
         self.stride = None if max_shift is not None else pair(stride, "stride", 1)
         self.alike = self._notion(alike, crop_size)
         self.crop_size = self._crop_size(crop_size)
+        self.turns = bool(turns)
+        for what, (height, width) in (("patches", self.patch_size), ("crops", self.crop_size)):
+            if self.turns and height != width:
+                size = by((height, width))
+                raise ValueError(f"turns of {what} of {size} px: only square ones can be turned.")
         self.batch_size = whole(batch_size, "batch_size", 2)
         self.crops_per_image = whole(crops_per_image, "crops_per_image", 1)
         self.seed = whole(seed, "seed", None) % (1 << 63)
@@ -156,6 +145,7 @@ class PatchTripletGenerator:
                 f"{self.images.cure('tile', shown(short(*larger)))}"
             )
         self.channels, self.dtype = self.images.channels, self.images.dtype
+        self.labels = self.images.labels
         self._chunks, self._corners = None, None
         self._buffer = self._load(memory)
         self.rows = self._fixed_rows(memory)
@@ -167,6 +157,9 @@ class PatchTripletGenerator:
             self.image_count = self._chunks.count * self._chunks.images_per_picture
         if self.rows is not None:
             self.image_count = len(self.rows)
+        self._drawn = round(self.batch_size * labelled) if labelled else 0
+        if self._drawn and not self.labels:
+            raise ValueError("labelled needs images with labels: as_images(images, y=labels).")
         self.steps_per_epoch = max(1, self.image_count * self.crops_per_image // self.batch_size)
 
     def _notion(self, given, crop_size) -> Any:
@@ -308,7 +301,8 @@ class PatchTripletGenerator:
 
         Returns:
             Dataset of (crops, images): `dtype` (batch, height, width, channels); int32 (batch,),
-            the number of each crop's image.
+            the number of each crop's image. With `labels` int32 (batch, 2): behind it the class of
+            the image, -1 for none.
         """
         return self._dataset(start, None, self._crops, share)
 
@@ -352,7 +346,8 @@ class PatchTripletGenerator:
             if self._chunks is None:
                 steps = tf.data.Dataset.counter(tf.constant(start, tf.int64))
                 zero = tf.constant(0, tf.int64)
-                dataset = self._steps(steps, zero, zero, cut, part, self._tensors)
+                labels = self.labels and tf.constant(self.labels.of(self._buffer, self.rows))
+                dataset = self._steps(steps, zero, zero, cut, part, self._tensors, labels)
             else:
                 dataset = self._chunked(self._chunks, start, cut, part)
             if epochs is not None:
@@ -395,27 +390,29 @@ class PatchTripletGenerator:
 
         types = [np.dtype(self.dtype), np.int32, np.int32, np.int64]
         types += [np.int32, np.int64, np.int32] if self.images.may_be_invalid else []
+        types += [np.int32] if self.labels else []
 
         def read(index):
             buffer = chunks.get(int(index))
-            parts = buffer.pixels, buffer.heights, buffer.widths, buffer.offsets
-            if not self.images.may_be_invalid:
-                return parts
-            found = pool.corners(buffer, self.crop_size, self.images.nodata)
-            return *parts, found.places, found.firsts, found.counts
+            parts: tuple[Any, ...] = buffer.pixels, buffer.heights, buffer.widths, buffer.offsets
+            if self.images.may_be_invalid:
+                found = pool.corners(buffer, self.crop_size, self.images.nodata)
+                parts = *parts, found.places, found.firsts, found.counts
+            return (*parts, self.labels.numbers[buffer.numbers]) if self.labels else parts
 
         def steps(index):
-            tensors = tf.numpy_function(read, [index], types)
+            tensors = list(tf.numpy_function(read, [index], types))
             tensors[0].set_shape((None, self.channels))
             for sizes in tensors[1:]:
                 sizes.set_shape((None,))
+            labels = tensors.pop() if self.labels else None
             within = tf.data.Dataset.range(tf.maximum(start - index * length, 0), length)
-            return self._steps(within, index, index * length, cut, part, tensors)
+            return self._steps(within, index, index * length, cut, part, tensors, labels)
 
         first = tf.constant(start // length, tf.int64)
         return tf.data.Dataset.counter(first).flat_map(steps)
 
-    def _steps(self, steps, chunk, before, cut, part, tensors):
+    def _steps(self, steps, chunk, before, cut, part, tensors, labels=None):
         """A batch's `part` for each of `steps`, counted from 0 in each chunk, `before` steps on.
 
         What is random is drawn for the whole batch, and is the same however it is shared.
@@ -483,14 +480,26 @@ class PatchTripletGenerator:
             count = tf.size(heights, tf.int64) if self.rows is None else len(self.rows)
             rows = sampling.select_images(
                 self.seed, step, chunk, self.batch_size, tf.cast(count, tf.int64)
-            )[part]
+            )
+            if self._drawn:
+                rows = sampling.with_labelled(rows, labels, self._drawn, self.seed, step, chunk)
+            rows = rows[part]
             step += before
             random = sampling.uniform(self.seed, step, _CROPS, (2, self.batch_size))[:, part]
             at = found if self.rows is None else of_rows
             numbers = rows if self.rows is None else self.rows.of("numbers", rows)
             corners, width = at(rows, random)
             second_at = partial(second, rows, first=random)
-            return cut(_Drawn(step, part, rows, numbers, pixels, corners, width, second_at, at))
+            drawn = step, part, rows, numbers, pixels, corners, width, second_at, at
+            made = cut(sampling.Drawn(*drawn))
+            if len(made) > 2 or (labels is None and not self.turns):
+                return made
+            patches, numbers = made
+            known = -tf.ones_like(numbers) if labels is None else tf.gather(labels, rows)
+            if not self.turns:
+                return patches, tf.stack([numbers, known], axis=1)
+            turns = sampling.quarter_turns(self.seed, step, self.batch_size)[part]
+            return sampling.turned(patches, turns), tf.stack([numbers, known, turns], axis=1)
 
         return steps.map(batch, num_parallel_calls=2, deterministic=True)
 

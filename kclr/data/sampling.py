@@ -4,6 +4,34 @@ All of it is vectorised over a batch, and nothing has a state, so a pipeline sta
 spec's checks import this file too, so TensorFlow is imported where it is used.
 """
 
+from typing import Any, NamedTuple
+
+_TURNED, _LABELLED = 1 << 40, 1 << 41  # for random numbers of another seed
+
+
+class Drawn(NamedTuple):
+    """What was drawn for the rows of a batch, or for a part of them.
+
+    Attributes:
+        step: int64 scalar. part: slice, of the batch.
+        rows: int64 (rows,). numbers: int (rows,), what the batch says in place of images.
+        pixels: (pixels, channels), of all images.
+        corners, width: int (rows,), where the crops begin, and the widths of their images.
+        second: function of random numbers (3, rows), to corners and widths of the second windows,
+            or None where they are in the first one's crop.
+        of_rows: function of rows and random numbers (2, rows), to corners and widths.
+    """
+
+    step: Any
+    part: slice
+    rows: Any
+    numbers: Any
+    pixels: Any
+    corners: Any
+    width: Any
+    second: Any
+    of_rows: Any
+
 
 def uniform(seed, step, stream, shape):
     """Random numbers in [0, 1) that depend on nothing but seed, step and stream.
@@ -147,3 +175,49 @@ def shifted_pairs(random, patch_size, crop_size, max_shift):
     room = tf.constant(crop_size) - tf.constant(patch_size) - tf.abs(shift) + 1
     place = below(tf.transpose(random[1:]), room)
     return tf.stack([place + tf.maximum(-shift, 0), place + tf.maximum(shift, 0)])
+
+
+def quarter_turns(seed, step, batch_size):
+    """How many quarter turns each crop of a step is turned by: int32 (batch_size,), 0 to 3."""
+    return below(uniform(seed ^ _TURNED, step, 0, (batch_size,)), 4)
+
+
+def turned(pictures, turns):
+    """Pictures after some quarter turns to the left, as by `numpy.rot90`.
+
+    Args:
+        pictures: (crops, ..., side, side, channels).
+        turns: int32 (crops,), 0 to 3.
+
+    Returns:
+        of the same shape.
+    """
+    import tensorflow as tf
+
+    axes = [*range(pictures.shape.rank)]
+    axes[-3], axes[-2] = axes[-2], axes[-3]
+    turns = tf.reshape(turns, [-1] + [1] * (len(axes) - 1))
+    made = tf.where(turns % 2 == 1, tf.transpose(pictures, axes), pictures)
+    made = tf.where((turns == 1) | (turns == 2), tf.reverse(made, [len(axes) - 3]), made)
+    return tf.where(turns >= 2, tf.reverse(made, [len(axes) - 2]), made)
+
+
+def with_labelled(rows, labels, drawn, seed, step, chunk):
+    """The rows of a step, the first of them replaced by as many with a label, behind the others.
+
+    Args:
+        rows: int64 (batch,). labels: int32 (all rows,), -1 for none.
+        drawn: int, how many have a label; the rows stay if there is none to draw.
+        seed, step, chunk: as of `select_images`.
+
+    Returns:
+        int64 (batch,).
+    """
+    import tensorflow as tf
+
+    known = tf.where(labels >= 0)[:, 0]
+    count = tf.size(known, tf.int64)
+    chosen = select_images(seed ^ _LABELLED, step, chunk, drawn, tf.maximum(count, 1))
+    # One more, so that there is something to look up.
+    found = tf.where(count > 0, tf.gather(tf.concat([known, [0]], 0), chosen), rows[:drawn])
+    return tf.concat([rows[drawn:], found], 0)

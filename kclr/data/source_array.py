@@ -80,6 +80,21 @@ class ArrayFile(Source):
         made = Labelled(images, labels, found.classes, groups=groups)
         return made if "test" in found.files else made.part(found.rows(split, name))
 
+    def picture_labels(self):
+        import numpy as np
+
+        from kclr.data import array_labels
+
+        self._look()
+        found = array_labels.find(self)
+        numbers = found.labels["train"]
+        if "test" in found.files:
+            return numbers, found.classes
+        kept = np.full(len(numbers), -1)
+        rows = found.rows("train", printable(self.spec_name()))
+        kept[rows] = numbers[rows]
+        return kept, found.classes
+
     def labels_problem(self):
         from kclr.data import array_labels
 

@@ -37,6 +37,19 @@ class Digits(Source):
         chosen = np.stack(list(images.read()))[rows]
         return Labelled(chosen, digits.target[rows].astype(np.int64), classes)
 
+    def picture_labels(self):
+        import numpy as np
+        from sklearn.datasets import load_digits
+
+        from kclr.data.labels import divide
+
+        digits = load_digits()
+        classes = tuple(str(name) for name in digits.target_names)
+        rows = divide(digits.target, "train", "digits", classes)
+        numbers = np.full(len(digits.target), -1)
+        numbers[rows] = digits.target[rows]
+        return numbers, classes
+
 
 def _images():
     """uint8 (images, height, width, 1)."""

@@ -152,6 +152,35 @@ class Files(Source):
         kept = divide(labels, split, self.path, found.classes)
         return Labelled(images, labels[kept], found.classes, rows=rows[kept])
 
+    def picture_labels(self):
+        import numpy as np
+
+        from kclr.data import label_tables
+        from kclr.data.class_folders import layout
+        from kclr.data.labels import divide
+
+        if self.also:
+            raise SpecError("labels of several directories are not read. Use one.")
+        whole = self.model_copy(update={"limit": None})
+        if label_tables.has_table(self.path):
+            rows, labels, classes = label_tables.training_rows(whole)
+            paths = whole._paths(Census(self.sounds))
+        else:
+            found = layout(whole)
+            source, *numbers = found.labels(whole, "train")
+            rows, labels = (np.array(column, np.int64) for column in numbers)
+            if not found.divided:
+                kept = divide(labels, "train", self.path, found.classes)
+                rows, labels = rows[kept], labels[kept]
+            classes, paths = found.classes, source._paths(Census(self.sounds))
+        # The training pictures may be in a folder of their own, with other names from there on.
+        known = {
+            os.path.abspath(paths[row]): label
+            for row, label in zip(rows.tolist(), labels.tolist(), strict=True)
+        }
+        every = map(os.path.abspath, self._paths(Census(self.sounds)))
+        return np.array([known.get(path, -1) for path in every]), classes
+
     def labels_problem(self):
         from kclr.data import label_tables
         from kclr.data.class_folders import layout

@@ -150,6 +150,63 @@ class Tfds(Source):
         rows = divide(indices, split, self.spec_name(), [classes[index] for index in present])
         return Labelled(images, labels[rows], classes, rows=rows)
 
+    def picture_labels(self):
+        import numpy as np
+        import tensorflow_datasets as tfds
+
+        from kclr.data.labels import HELD_OUT, divide
+
+        builder = tfds.builder_from_directory(self._place())
+        lengths, feature = builder.info.splits, builder.info.features.get("label")
+        if not isinstance(feature, tfds.features.ClassLabel):
+            raise SpecError(self._no_labels())
+        classes, ranges = tuple(feature.names), self._ranges(builder)
+        read = {part: _labels(builder, part) for part in {part for part, *_ in ranges}}
+        # Test images of challenges have -1 for a label, and are then not what is judged on.
+        judged = [own for own in HELD_OUT if own in lengths]
+        judged = [own for own in judged if (_labels(builder, own) >= 0).all()]
+        for part in read.keys() & {*judged}:
+            read[part][:] = -1
+        if not judged and "train" in read:
+            present, indices = np.unique(read["train"], return_inverse=True)
+            names = [classes[index] for index in present]
+            tested = divide(indices.reshape(-1), "test", self.spec_name(), names)
+            read["train"][tested] = -1
+        numbers = [read[part][first:stop] for part, first, stop in ranges]
+        return np.concatenate(numbers), classes
+
+    def label_count(self):
+        place = self._place()
+        try:
+            features = self._described(place)[1]
+            sizes = self._sizes(place)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        label = features.get("label", {})
+        if not str(label.get("pythonClassName", "")).endswith(".ClassLabel"):
+            raise SpecError(self._no_labels(features))
+        # A slice has not the same number of every class, nor what is kept for testing.
+        if self.split not in sizes or not {"test", "validation"} & sizes.keys():
+            return None
+        count = min(sizes[self.split], self.limit or sizes[self.split])
+        if self.labels is None or self.labels <= 1:
+            return round(count * (1 if self.labels is None else self.labels)), count
+        classes = int(label["classLabel"]["numClasses"])
+        return min(count, int(self.labels) * classes), count
+
+    def _sizes(self, place):
+        """The number of examples in each split, as its JSON says."""
+        with open(os.path.join(place, "dataset_info.json"), encoding="utf-8") as file:
+            splits = json.load(file).get("splits", ())
+        return {own["name"]: sum(map(int, own["shardLengths"])) for own in splits}
+
+    def _no_labels(self, features=()):
+        there = f" (its features: {', '.join(sorted(features))})" if features else ""
+        return (
+            f"tfds:{self.name} has no feature 'label' with classes{there}. Choose a data set for "
+            "classification, or remove `labels`."
+        )
+
     def _contents(self, builder, ranges, tell):
         """Of the files that hold the wanted slices; the options that say which those are count."""
         place = os.fspath(builder.data_dir)

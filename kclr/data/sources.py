@@ -18,7 +18,7 @@ from kclr.data.fingerprints import Contents, digest
 from kclr.data.images import Images
 from kclr.errors import SpecError
 from kclr.spec.registry import Part, form, parts, splits, unknown
-from kclr.spec.values import Sides, Size, pair
+from kclr.spec.values import Amount, Sides, Size, pair
 from kclr.spec.wording import any_of, invalid, nearest, printable, shown
 
 
@@ -91,6 +91,15 @@ class Source(Part):
     """A number that stands for "no data". Pixels with this number, with NaN or with infinity in any
     channel are never part of a crop."""
 
+    labels: Amount | None = None
+    """Labels that the training may use, for objectives that take them: a share of each class (0.01
+    for one in a hundred, 1 for all), or a whole number per class, 2 or more; at least two of each
+    class that has so many. All other pictures count as unlabelled. The same labels for all layers.
+    Pictures that are kept for testing, as of `kclr probe`, are never labelled. None by default."""
+    label_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Random seed of the choice of labels. `kclr probe --labels` chooses the same ones by the same
+    seed."""
+
     argument: ClassVar[str | None] = None  # the field that stands behind the colon
     several: ClassVar[bool] = False  # whether the argument may be a list
     series: ClassVar[bool] = False  # whether its images are series: of height 1
@@ -161,6 +170,30 @@ class Source(Part):
         """
         raise NotImplementedError
 
+    def picture_labels(self) -> tuple[Any, tuple[str, ...]]:
+        """The labels of its pictures, for a source that has some.
+
+        Returns:
+            int (pictures,), the class index of each picture in the order of `open`, -1 for one
+            without a label or that `labelled` keeps for "test"; and the names of the classes.
+
+        Raises:
+            SpecError: there are no labels.
+        """
+        raise NotImplementedError
+
+    def label_count(self) -> tuple[int, int] | None:
+        """How many labels a training may use, and how many pictures there are, where that can be
+        told without TensorFlow. See `labels`.
+
+        Raises:
+            SpecError: there are none, or too few.
+        """
+        from kclr.data.labels import training_labels
+
+        found = training_labels(self)
+        return found.count, len(found.numbers)
+
     def read_alike(self) -> dict[str, Any]:
         """The options with which labelled images of this kind are read as these are."""
         return {key: getattr(self, key) for key in self.reading}
@@ -223,6 +256,8 @@ class Source(Part):
         if problem:
             raise SpecError.at(("data", "bands"), problem)
         options = self.model_dump(mode="json") | {"channels": self.channels or channels}
+        if self.labels is None:  # which earlier runs do not say
+            del options["labels"], options["label_seed"]
         return Images(
             records=records,
             channels=self.channels or channels,
@@ -242,7 +277,13 @@ class Source(Part):
             alpha=alpha,
             series=self.series,
             bands=self.bands,
+            labelling=None if self.labels is None else self._labelling,
         )
+
+    def _labelling(self):
+        from kclr.data.labels import training_labels
+
+        return training_labels(self)
 
 
 @splits("source")

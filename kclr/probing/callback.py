@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kclr.data.labels import Labelled, load_labelled
+from kclr.data.labels import Labelled, check_amount, load_labelled
 from kclr.data.sources import Images, Source
 from kclr.errors import SpecError
 from kclr.health import Learned
@@ -19,7 +19,6 @@ from kclr.pooling import Pooling
 from kclr.probing.features import Features, check_fits
 from kclr.probing.judging import FrozenFeatures
 from kclr.probing.protocol import (
-    check_amount,
     check_classifier,
     check_enough,
     draw,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kclr.data.arrays import run_source
-from kclr.data.labels import Labelled, load_labelled
+from kclr.data.labels import Labelled, check_amount, load_labelled
 from kclr.data.sources import Source
 from kclr.errors import SpecError
 from kclr.pooling import Pooling, hyphened
@@ -26,7 +26,7 @@ from kclr.probing.baselines import (
     run_images,
 )
 from kclr.probing.judging import FrozenFeatures, stack_features
-from kclr.probing.protocol import check_amount, check_classifier, check_enough, classifier_name
+from kclr.probing.protocol import check_classifier, check_enough, classifier_name
 from kclr.spec.values import grid_of_series
 
 
@@ -35,8 +35,9 @@ class ProbeResult:
     """One classifier, fitted once on some features and some labels, and tested once.
 
     Attributes:
-        features: the run's name, or the baseline's; "..., all layers" if those of all layers are
-            concatenated; "..., flips" if they are averaged over mirror images.
+        features: the run's name, and how many labels it was trained with if any, or the
+            baseline's; "..., all layers" if those of all layers are concatenated; "..., flips" if
+            they are averaged over mirror images.
         classifier: its name as a readout, or an object as Python shows it.
         data: the labelled data set.
         labels: a share of the training labels, or a number per class.
@@ -158,6 +159,9 @@ def probe_run(
         views = views_of_run(run)
     own_name = run.path.resolve().name
     own_name = f"run {own_name}" if own_name in baseline_titles() else own_name
+    facts = [getattr(layer, "facts", {}).get("labels") for layer in layers]
+    used = max((own["count"] for own in facts if own), default=0)
+    own_name += f", trained with {used:,} labels" if used else ""
     suffix = ", all layers" if all_layers and len(layers) > 1 else ""
     suffix += f", power {hyphened(power)}" if powers != {1} else ""
     suffix += ", flips" if flips else ""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kclr.data.labels import whole_groups
+from kclr.data.labels import draw, whole_groups
 from kclr.errors import SpecError
 from kclr.probing.memory import of_rows
 from kclr.spec.registry import parts
@@ -22,7 +22,8 @@ from kclr.spec.wording import nearest
 HELD_OUT = 1000
 HELD_OUT_SHARES = (0.1, 0.5)
 VALIDATION_SHARE = 0.2
-_DRAW, _HOLD_OUT, _VALIDATE = range(3)  # so that a draw and its held-out part are independent
+# So that these are independent of each other and of `draw`, which has 0.
+_HOLD_OUT, _VALIDATE = 1, 2
 
 
 class Score(NamedTuple):
@@ -106,47 +107,6 @@ def _unfitted(classifier, seed):
 def classifier_name(classifier) -> str:
     """A classifier in results: its registered name, or an object as Python shows it."""
     return classifier if isinstance(classifier, str) else " ".join(repr(classifier).split())[:300]
-
-
-def draw(labels, amount, seed):
-    """Choose labelled images at random, class by class.
-
-    With the same seed a smaller amount is part of a larger one.
-
-    Args:
-        labels: int (images,).
-        amount: a share of each class in (0, 1], or a whole number per class, 2 or more. At least
-            two of each class are drawn, so that one can be held out, and all if there are fewer.
-        seed: int.
-
-    Returns:
-        int64 (drawn,), their numbers, ascending.
-
-    Raises:
-        SpecError: the amount is not valid.
-    """
-    check_amount(amount)
-    random = np.random.default_rng([seed, _DRAW])
-    chosen = []
-    for label in np.unique(labels):
-        rows = random.permutation(np.flatnonzero(labels == label))
-        count = round(amount * len(rows)) if amount <= 1 else int(amount)
-        chosen.append(rows[: max(2, count)])
-    return np.sort(np.concatenate(chosen))
-
-
-def check_amount(amount):
-    """Refuse what is not an amount of labels.
-
-    Raises:
-        SpecError: it is neither a share in (0, 1] nor a whole number, 2 or more.
-    """
-    number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
-    if not number or not (0 < amount <= 1 or (amount >= 2 and amount % 1 == 0)):
-        raise SpecError(
-            f"labels: {amount} is not an amount of labels. Use a share (0.01 for one in a "
-            "hundred, 1.0 for all), or a whole number per class, 2 or more."
-        )
 
 
 def check_enough(labels, name):

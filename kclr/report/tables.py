@@ -30,10 +30,35 @@ def print_spec(spec: Spec) -> None:
     values = spec.model_dump(mode="json")
     print(yaml.dump(values, Dumper=dumper, sort_keys=False, allow_unicode=True))
     print(geometry_table(spec))
+    for words in label_words(spec):
+        print(f"\n{words}")
     if any(
         layer.learner.contrastive for layer in spec.stack
     ):  # else there is nothing to measure for
         print(f"\n{cost_table(spec, matmul_speed())}")
+
+
+def label_words(spec: Spec) -> list[str]:
+    """What is said of the labels that a spec's training uses: which layers, and how many."""
+    found: dict[Any, list[str]] = {}
+    for _, top in spec.trainings():
+        layer = spec.stack[top]
+        if layer.takes_labels:
+            found.setdefault(layer.data or spec.data, []).append(layer.name or "")
+    return [
+        f"Labels: the training of {' and '.join(layers)} uses {_labels_of(source)}. Its filters "
+        "are not unsupervised."
+        for source, layers in found.items()
+    ]
+
+
+def _labels_of(source):
+    name, amount = printable(source.spec_name()), source.labels
+    counted = source.label_count()
+    if counted:
+        return f"{counted[0]:,} labels for the {counted[1]:,} pictures of {name}"
+    share = f"{100 * amount:g} % of the labels" if amount <= 1 else f"{amount:g} labels"
+    return f"{share} of each class of {name}"
 
 
 def cost_table(spec: Spec, speed: float) -> str:
@@ -192,6 +217,12 @@ def print_run(run: "Run") -> None:
         rows.append((layer.name, "x".join(map(str, layer.kernel.shape)), *facts))
     print(printable(run.path))
     print(*map(printable, _aligned(rows)), sep="\n")
+    for layer in layers:
+        if used := layer.facts.get("labels"):
+            print(
+                f"  {printable(layer.name)} was trained with {used['count']:,} labels for the "
+                f"{used['pictures']:,} pictures of {printable(used['source'])}"
+            )
     summary = run.summary
     if summary is None:
         print("  not finished; continue with: kclr train SPEC --resume")

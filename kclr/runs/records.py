@@ -57,6 +57,15 @@ class ScalingFacts(Record):
     spread: Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=1)]
 
 
+class LabelFacts(Record):
+    """Labels that a layer was trained with."""
+
+    source: Words
+    count: Count
+    pictures: Count
+    classes: Count
+
+
 class LayerFacts(Record):
     """`layer.json`."""
 
@@ -81,6 +90,7 @@ class LayerFacts(Record):
     sha256: Digests | None = None
     scaling: ScalingFacts | None = None
     series: bool | None = None
+    labels: LabelFacts | None = None
 
 
 class Hardware(Record):

@@ -13,6 +13,7 @@ from kclr.spec.keras_parts import (
     OF_IMAGES,
     KerasObject,
 )
+from kclr.spec.objectives import each_of
 from kclr.spec.overrides import override
 from kclr.spec.registry import parts
 from kclr.spec.schema import Spec
@@ -319,13 +320,15 @@ def device_findings(spec: Spec) -> list[Finding]:
                 "train.shard: example."
             )
             findings.append(Finding(("stack", index, "patches", "alike"), words))
-        queue = getattr(layer.objective, "queue_size", 0)
-        if queue and not spec.train.gather:
-            words = (
-                f"{queue}: without train.gather each device would have its own queue, but only "
-                "one is saved. Use 0, or gather: true."
-            )
-            findings.append(Finding(("stack", index, "objective", "queue_size"), words))
+        for place, objective in each_of(layer.objective):
+            queue = getattr(objective, "queue_size", 0)
+            if queue and not spec.train.gather:
+                words = (
+                    f"{queue}: without train.gather each device would have its own queue, but only "
+                    "one is saved. Use 0, or gather: true."
+                )
+                where = ("stack", index, "objective", *place, "queue_size")
+                findings.append(Finding(where, words))
     return findings
 
 

@@ -119,18 +119,23 @@ class Slot:
             return list({**keras_class.nested, **(keras_class.arguments(name) or {})})
         part = self.part(value)
         own = list(part.model_fields) if part else []
-        return [self.named.key, *own] if self.named else own
+        return [self.named.key, *own, *self.named.extra] if self.named else own
 
     def below(self, key, value) -> "Slot | None":
         """The place of a key or an item, or None if the schema has none."""
         if self.config_of:
             nested = self.config_of[0].nested.get(key)
             return Slot(nested) if nested else Slot(Any)
+        if isinstance(key, int) and self.named and self.named.item:
+            return Slot(Any, [self.named.item])
         if isinstance(key, int):
             of_side = [Ge(self.sides.least), Le(self.sides.high)] if self.sides else ()
             return Slot(self.items, of_side) if self.items is not None else None
         if self.named and key == self.named.key:
             return Slot(str)
+        if self.named and key in self.named.extra:
+            field = self.named.extra[key]
+            return Slot(field.annotation, field.metadata, field)
         part = self.part(value)
         if part is None and self.entries is not None:
             return Slot(self.entries)
@@ -167,7 +172,8 @@ class Slot:
         """What is allowed here, in a few words."""
         if self.named:
             names = [*map(self.named.form, sorted(self.named.parts()))]
-            return f"{any_of(names)}, or a mapping with the key {self.named.key}"
+            listed = ", or a list of these" if self.named.item else ""
+            return f"{any_of(names)}, or a mapping with the key {self.named.key}{listed}"
         if self.shorthand and self.model:
             keys = list(self.model.model_fields)
             some = " and ".join(filter(None, (", ".join(keys[:-1]), keys[-1])))

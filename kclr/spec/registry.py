@@ -266,6 +266,9 @@ class Named:
     allowed there.
     """
 
+    item: Any = None  # what may stand in a list in its place
+    extra: ClassVar[dict[str, Any]] = {}  # keys besides the fields of the part
+
     def __init__(self, kind, key="name", default=None, without=()):
         self.kind, self.key, self.default, self.without = kind, key, default, without
 

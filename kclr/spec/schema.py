@@ -13,6 +13,7 @@ from pydantic import (
 
 from kclr.spec import keras_parts
 from kclr.spec.keras_parts import MOST_STEPS, REGISTERED, Augmentation, Optimizer, known_to_keras
+from kclr.spec.objectives import ObjectiveOrList, takes
 from kclr.spec.registry import ByName, Named, NameOf, Part
 from kclr.spec.search import Search
 from kclr.spec.values import (
@@ -192,6 +193,9 @@ class Train(Part):
     """Crops in a batch."""
     crops_per_image: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 1
     """Crops of each image in an epoch."""
+    labelled: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of each batch that is drawn from the images with a label (`data.labels`) alone, each as
+    often as any other; by default images come as they are, with or without one."""
     optimizer: Optimizer = Field(
         default_factory=lambda: Optimizer(class_name="Adam", config={"learning_rate": 0.001})
     )
@@ -219,6 +223,13 @@ class Train(Part):
     on_collapse: Literal["stop", "warn"] = "stop"
     """What to do if all embeddings become alike, or if the finished filters' responses are all zero
     or far too large. Values that are not finite always stop the training."""
+
+    @model_serializer(mode="wrap")
+    def _without_the_default(self, handler):
+        dumped = handler(self)
+        if dumped.get("labelled") is None:  # so that what was there before has its key
+            dumped.pop("labelled", None)
+        return dumped
 
     @model_validator(mode="after")
     def _one_length(self):
@@ -272,16 +283,20 @@ class Layer(Part):
     keys below are only for the learner `contrastive`."""
     patches: Patches = Field(default_factory=Patches)
     """The crops and the patches in them."""
-    objective: Annotated[Any, Named("objective", default="triplet")] = Field(
-        "triplet", validate_default=True
-    )
-    """What is learned: the name of an objective, or a mapping with `name` and options."""
+    objective: Annotated[Any, ObjectiveOrList()] = Field("triplet", validate_default=True)
+    """What is learned: the name of an objective, or a mapping with `name` and options; or a list of
+    several, each with a `weight` besides, 1 by default: their losses are added."""
     embedding: Embedding = Field(default_factory=Embedding)
     """The vectors that the objective compares."""
     train: Train = Field(default_factory=Train)
     """Length, batches, optimizer and speed."""
     data: Data | None = None
     """Images for this layer; those of the spec by default."""
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether its training uses labels of its images."""
+        return self.learner.contrastive and takes(self.objective, "labels")
 
     @model_validator(mode="after")
     def _only_what_counts(self):

@@ -175,8 +175,11 @@ class CollapseGuard(keras.callbacks.Callback):
         # A spread has the embeddings' unit, which is not that of every objective's loss.
         measures = {"spread": 1e-6 * unit, "negative_distance": 0.01 * unit}
         apart = {name: (logs[name], nothing) for name, nothing in measures.items() if name in logs}
-        if "negative_similarity" in logs:
-            apart["direction"] = 1 - logs["negative_similarity"], 1e-4
+        # Of a list of objectives, the name of each is before its own measures.
+        for name in (own for own in logs if own.endswith("_negative_distance")):
+            apart[name] = logs[name], measures["negative_distance"]
+        for name in (own for own in logs if own.endswith("negative_similarity")):
+            apart[name.replace("negative_similarity", "direction")] = 1 - logs[name], 1e-4
         vanished = False
         for name, (value, nothing) in apart.items():
             before = self._before.get(name, np.inf)

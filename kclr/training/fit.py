@@ -22,6 +22,7 @@ from kclr.model import TripletModel
 from kclr.runs.keys import seed_of
 from kclr.runs.run import PlainLayer
 from kclr.spec.geometry import LayerGeometry, layer_geometry
+from kclr.spec.objectives import takes, with_classes
 from kclr.spec.schema import Embedding, Layer, Spec
 from kclr.spec.values import each_axis, pair
 from kclr.spec.wording import any_of
@@ -137,6 +138,8 @@ def train_layers(
         "skipped_images": len(generator.skipped),
     }
     facts |= {"end_to_end": True} if len(layers) > 1 else {}
+    if top.takes_labels and generator.labels:
+        facts["labels"] = {"source": generator.images.name, **generator.labels.facts()}
     facts |= {"replicas": cluster.replicas} if cluster.replicas > 1 else {}
     return training.learned(make(), facts)
 
@@ -207,6 +210,8 @@ def _patches(top, sizes, images, seed, progress, cluster):
         batch_size=batch_size,
         crops_per_image=top.train.crops_per_image,
         seed=seed,
+        turns=takes(top.objective, "turns"),
+        labelled=top.train.labelled,
         tell=progress.decoding,
     )
 
@@ -301,9 +306,12 @@ class _Training:
             self.model.reseeded = keras.Variable(
                 [0] * len(layers), dtype="int32", trainable=False, name="reseeded"
             )
+        objective = top.objective
+        if generator.labels:
+            objective = with_classes(objective, len(generator.labels.classes))
         self.model.compile(
             optimizer=keras_optimizer(top.train.optimizer, total),
-            loss=ContrastiveLoss(top.objective, gather=cluster.gather),
+            loss=ContrastiveLoss(objective, gather=cluster.gather),
             jit_compile=jit,
         )
         self.model.build((None, *size, channels))
