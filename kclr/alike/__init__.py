@@ -17,6 +17,9 @@ class Notion(Part):
     own_windows: ClassVar[bool] = True
     """Whether it says where the windows are; otherwise `stride` or `max_shift` of the spec do."""
 
+    takes_labels: ClassVar[bool] = False
+    """Whether it needs labels of images (`data.labels`)."""
+
     smaller: ClassVar[str] = "a smaller patch_size"
     """What to try for images that are smaller than its crops."""
 

@@ -114,7 +114,8 @@ def _training_label_findings(spec, index, path, usable) -> list[Finding]:
             f"needs labels, but {printable(source.spec_name())} is used without. Add them, as in "
             f"{'.'.join(map(str, path))}: {{source: {printable(source.spec_name())}, labels: 0.1}}"
         )
-        return [Finding(("stack", index, "objective"), words)]
+        asks = ("patches", "alike") if layer.patches.alike.takes_labels else ("objective",)
+        return [Finding(("stack", index, *asks), words)]
     users = [
         layer
         for layer in (spec.stack[last] for _, last in spec.trainings())

@@ -296,7 +296,9 @@ class Layer(Part):
     @property
     def takes_labels(self) -> bool:
         """Whether its training uses labels of its images."""
-        return self.learner.contrastive and takes(self.objective, "labels")
+        return self.learner.contrastive and (
+            takes(self.objective, "labels") or self.patches.alike.takes_labels
+        )
 
     @model_validator(mode="after")
     def _only_what_counts(self):
