@@ -48,6 +48,21 @@ def require_tensorflow(what: str) -> None:
         )
 
 
+def steps_ended(callback, batch: int) -> int:
+    """The steps of an epoch that have ended when Keras calls a callback's `on_train_batch_end`.
+
+    Args:
+        callback: of the training. batch: what it is called with.
+    """
+    import keras
+
+    at_once = getattr(callback.model, "steps_per_execution", None) or 1
+    # Older versions tell the first of several steps at once, newer ones the last.
+    if at_once == 1 or tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 11):
+        return batch + 1
+    return min(batch + at_once, callback.params.get("steps") or batch + at_once)
+
+
 def compiles(
     asked: bool | str = "auto", precision="float32", able: bool = True, on_gpu: bool = False
 ) -> bool:

@@ -66,14 +66,17 @@ def nothing_global_changes():
     """Around a call from Python: what is global when it comes back is as it was."""
     import keras
     import tensorflow as tf
+    from keras.src.random.seed_generator import global_seed_generator
 
     def draws():
-        from_keras = float(keras.random.uniform(()))
-        return random.random(), np.random.rand(), float(tf.random.uniform(())), from_keras
+        # Older versions of Keras make it of Python's numbers, and do not seed it again.
+        of_keras = global_seed_generator().state.numpy().tolist()
+        return random.random(), np.random.rand(), float(tf.random.uniform(())), of_keras
 
     def handlers():
         return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
+    global_seed_generator()
     keras.utils.set_random_seed(11)
     before, expected = handlers(), draws()
     keras.utils.set_random_seed(11)

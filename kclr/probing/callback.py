@@ -12,7 +12,7 @@ from kclr.data.labels import Labelled, check_amount, load_labelled
 from kclr.data.sources import Images, Source
 from kclr.errors import SpecError
 from kclr.health import Learned
-from kclr.keras_backend import compiles, dtype_policy
+from kclr.keras_backend import compiles, dtype_policy, steps_ended
 from kclr.layers import ContrastiveConvBlock, SharedPatches, stacked
 from kclr.model import TripletModel
 from kclr.pooling import Pooling
@@ -120,13 +120,13 @@ class Probe(keras.callbacks.Callback):
         self._epoch, self._epoch_start = epoch, self.step
 
     def on_train_batch_end(self, batch, logs=None):
-        # With steps_per_execution one call stands for several steps.
-        before, self.step = self.step, self._epoch_start + batch + 1
+        ended = steps_ended(self, batch)
+        before, self.step = self.step, self._epoch_start + ended
         self._prepare()  # of a model that its first batch has built
         if self.every is None:
             return
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
-        last = batch + 1 == steps and self._epoch + 1 == epochs
+        last = ended == steps and self._epoch + 1 == epochs
         if last or self.step // self.every != before // self.every:
             with spent("probe"):
                 logs.update(probe_columns(self.measure()))

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from kclr.errors import CollapseError
+from kclr.keras_backend import steps_ended
 from kclr.spec.wording import any_of
 from kclr.training.distribution import put, value_of
 
@@ -46,8 +47,7 @@ class StepHistory(keras.callbacks.Callback):
         self._epoch_start = self.step
 
     def on_train_batch_end(self, batch, logs=None):
-        # With steps_per_execution one call stands for several steps.
-        before, self.step = self.step, self._epoch_start + batch + 1
+        before, self.step = self.step, self._epoch_start + steps_ended(self, batch)
         if self.step // self.every == before // self.every and self.step != self.total:
             return
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
@@ -139,7 +139,7 @@ class CollapseGuard(keras.callbacks.Callback):
         self._epoch_start = self._steps
 
     def on_train_batch_end(self, batch, logs=None):
-        before, self._steps = self._steps, self._epoch_start + batch + 1
+        before, self._steps = self._steps, self._epoch_start + steps_ended(self, batch)
         looks = self._steps // self.every != before // self.every or self._steps == self.total
         if not looks and before > 0:
             return

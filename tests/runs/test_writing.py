@@ -77,9 +77,8 @@ def test_what_can_be_made_again_is_as_it_was_and_the_rest_is_named(path, two_lay
     ]
     assert resume(path) == warnings[:1]  # it is still not what it was
     (path / "profile.json").unlink()
-    warnings = resume(path)
-    assert [words.partition(":")[0] for words in warnings] == ["profile.json"]
-    assert resume(path) == []
+    resume(path)
+    assert "profile.json" not in Run(path).summary["sha256"]
 
 
 def test_a_run_without_its_metrics_has_them_from_the_histories(path, two_layers):
