@@ -157,7 +157,7 @@ class Tfds(Source):
         from kclr.data.labels import HELD_OUT, divide
 
         builder = tfds.builder_from_directory(self._place())
-        lengths, feature = builder.info.splits, builder.info.features.get("label")
+        lengths, feature = builder.info.splits, dict(builder.info.features.items()).get("label")
         if not isinstance(feature, tfds.features.ClassLabel):
             raise SpecError(self._no_labels())
         classes, ranges = tuple(feature.names), self._ranges(builder)
