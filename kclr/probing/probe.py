@@ -27,6 +27,7 @@ from kclr.probing.baselines import (
 )
 from kclr.probing.judging import FrozenFeatures, stack_features
 from kclr.probing.protocol import check_classifier, check_enough, classifier_name
+from kclr.runs.run import labels_used
 from kclr.spec.values import grid_of_series
 
 
@@ -159,8 +160,7 @@ def probe_run(
         views = views_of_run(run)
     own_name = run.path.resolve().name
     own_name = f"run {own_name}" if own_name in baseline_titles() else own_name
-    facts = [getattr(layer, "facts", {}).get("labels") for layer in layers]
-    used = max((own["count"] for own in facts if own), default=0)
+    used = labels_used(layers)
     own_name += f", trained with {used:,} labels" if used else ""
     suffix = ", all layers" if all_layers and len(layers) > 1 else ""
     suffix += f", power {hyphened(power)}" if powers != {1} else ""

@@ -540,3 +540,9 @@ def load_run(path) -> Run:
                 "train ... --resume`."
             )
     return run
+
+
+def labels_used(layers) -> int:
+    """The most labels that one of some layers was trained with; 0 for layers without any."""
+    known = [getattr(layer, "facts", {}).get("labels") for layer in layers]
+    return max((own["count"] for own in known if own), default=0)

@@ -209,6 +209,7 @@ def test_labels_that_cannot_be_used_are_told_in_words(tmp_path, capsys, data, ob
 @pytest.mark.slow
 def test_a_run_says_how_many_labels_it_was_trained_with(tmp_path):
     from kclr.probing.probe import probe_run
+    from kclr.report.sections.runs import LAYER_COLUMNS
 
     spec = {
         "data": {"source": "digits", "labels": 2, "limit": 400},
@@ -218,5 +219,6 @@ def test_a_run_says_how_many_labels_it_was_trained_with(tmp_path):
     run = kclr.train(spec, tmp_path / "run", bare=True, verbose=False)
     used = {"source": "digits", "count": 20, "pictures": 400, "classes": 10}
     assert run.layers[0].facts["labels"] == used
+    assert LAYER_COLUMNS["labels used"](run.layers[0]) == "20"  # of the report
     found = probe_run(run, "digits", classifiers=["mean"], limit=200)
     assert found[0].features == "run, trained with 20 labels"

@@ -15,7 +15,7 @@ from kclr.report.sections import (
     without,
 )
 from kclr.runs.paths import write_csv
-from kclr.runs.run import Run, load_run
+from kclr.runs.run import Run, labels_used, load_run
 from kclr.runs.safe_reading import read_bytes
 from kclr.spec.registry import register
 
@@ -109,6 +109,11 @@ def _fact(key, form):
     return words
 
 
+def _labels(layer):
+    used = labels_used([layer])
+    return f"{used:,}" if used else NOTHING
+
+
 LAYER_COLUMNS = {
     "layer": lambda layer: layer.name,
     "kernel": lambda layer: "x".join(map(str, layer.kernel.shape)),
@@ -119,6 +124,7 @@ LAYER_COLUMNS = {
     "effective rank": _fact("effective_rank", ".1f"),
     "dead filters": _fact("dead_filters", ""),
     "duplicates": _fact("duplicate_filters", ""),
+    "labels used": _labels,
     "probe": _fact("probe_accuracy", ".1%"),
     "probing, s": _fact("probe_seconds", ",.1f"),
 }

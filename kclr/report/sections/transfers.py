@@ -21,7 +21,7 @@ from kclr.report.sections import (
 )
 from kclr.runs.paths import write_csv
 from kclr.runs.records import read_results
-from kclr.runs.run import Run, load_run
+from kclr.runs.run import Run, labels_used, load_run
 from kclr.runs.safe_reading import sha256
 from kclr.spec.registry import register
 from kclr.transfer import charts, claims
@@ -227,7 +227,10 @@ def _runs(path, results) -> list[tuple[str, Run]]:
     for what, folders in places:
         # What does not exist may be a spec, whose run is in the experiment's directory.
         there = [run for run in map(Run, folders) if run.layers]
-        found += [(what, load_run(run.path)) for run in there[:1]]
+        for run in there[:1]:
+            used = labels_used(run.layers)
+            told = what.replace("without labels", f"with {used:,} labels") if used else what
+            found.append((told, load_run(run.path)))
     return found
 
 
