@@ -123,7 +123,7 @@ class TripletModel(keras.Model):
         self.objective_state = ObjectiveState()
         self._statistics: Mapping[str, keras.metrics.Mean] = types.MappingProxyType({})
         self._predicted_rank = None
-        self._gives_maps = False
+        self._gives_maps = 0
 
     def fit(self, x=None, *args, **kwargs):
         """Keras' own; `x` may be a `PatchTripletGenerator`, and `validation_data` another one.
@@ -307,6 +307,8 @@ class TripletModel(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         loss = self.loss
         y_pred, *maps = y_pred if isinstance(y_pred, tuple) else (y_pred,)
+        if self._compares_maps and not maps:  # as Keras asks before a distributed training
+            maps = [self._embedded(x, training)[1]]
         if isinstance(loss, ContrastiveLoss) and y is not None and len(y.shape) <= 2:
             y, y_pred, *maps = loss.gathered(y, y_pred, *maps)
         if isinstance(loss, ContrastiveLoss):
@@ -348,11 +350,12 @@ class TripletModel(keras.Model):
     @contextlib.contextmanager
     def _giving_maps(self):
         """Within a step, `call` also returns the maps, for an objective that compares them."""
-        self._gives_maps = self._compares_maps
+        # Replicas of tf.distribute take their steps in threads, in between each other.
+        self._gives_maps += self._compares_maps
         try:
             yield
         finally:
-            self._gives_maps = False
+            self._gives_maps -= self._compares_maps
 
     def predict(self, x, *args, **kwargs):
         """Keras' own, for patches or crops."""

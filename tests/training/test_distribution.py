@@ -153,6 +153,48 @@ def test_a_model_of_two_replicas_takes_the_steps_of_one():
     assert process.returncode == 0, said
 
 
+def replicated_list(words):
+    """Fit a list of objectives that take labels, turns and maps, on two devices and on one."""
+    import keras
+    import tensorflow as tf
+
+    from kclr.layers import ContrastiveConvBlock
+    from kclr.losses import ContrastiveLoss
+    from kclr.model import TripletModel
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    patches = np.random.default_rng(0).integers(0, 256, (16, 2, 9, 9, 3), dtype=np.uint8)
+    each = np.arange(16)
+    data = tf.data.Dataset.from_tensor_slices(
+        (patches, np.stack([each, each % 3 - 1, each % 4], 1))
+    )
+    asked = ["ntxent", "supcon", {"name": "cross_entropy", "classes": 3}, "rotation"]
+
+    def losses(strategy):
+        keras.utils.set_random_seed(1)
+        with strategy.scope():
+            model = TripletModel(ContrastiveConvBlock(4, 4), embedding="mean")
+            model.compile("sgd", loss=ContrastiveLoss(asked))
+            model.build((None, 9, 9, 3))
+        for variable in model.trainable_variables:
+            start = np.random.default_rng(2).normal(size=variable.shape, scale=0.1)
+            variable.assign(start.astype("float32"))
+        return model.fit(data.batch(16, True), epochs=3, verbose=0).history
+
+    two = losses(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    one = losses(tf.distribute.get_strategy())
+    for name in ("loss", "supcon_loss", "cross_entropy_loss", "rotation_loss"):
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-4)
+
+
+@pytest.mark.full
+def test_a_list_of_objectives_is_trained_alike_by_two_replicas():
+    process = Forked((), run=replicated_list, stderr=subprocess.PIPE)
+    said = process.communicate()
+    assert process.returncode == 0, said
+
+
 def kill_after(rows, out, workers):
     """Kill the second worker once the history has so many rows, and say when."""
     path, end = Path(out) / "metrics.jsonl", time.monotonic() + 120
