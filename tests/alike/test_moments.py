@@ -1,9 +1,10 @@
 """Windows are followed through frames; what is still or moves with the camera is not used."""
 
+from importlib.resources import files
+
 import numpy as np
 import pytest
 from PIL import Image
-from skimage import data as photographs
 
 from kclr.alike.moments import followed
 from kclr.data.patches import PatchTripletGenerator
@@ -11,12 +12,18 @@ from kclr.errors import RunError
 from kclr.spec import parse_spec
 from kclr.stack import train
 
+PHOTOGRAPHS = files("kclr") / "data" / "photographs"
+
+
+def photograph(name):
+    return np.asarray(Image.open(PHOTOGRAPHS / name).convert("RGB"))
+
 
 def film(seed, camera=(0, 1), thing=(1, -1), frames=8):
     """A real photograph under a camera that moves, and before it a square of another one that moves
     otherwise: uint8 (frames, 48, 48, 3), and the square's corner in each frame."""
     random = np.random.default_rng(seed)
-    ground, square = photographs.coffee(), photographs.chelsea()[60:72, 120:132]
+    ground, square = photograph("coffee.png"), photograph("chelsea.png")[60:72, 120:132]
     y, x = random.integers(100, 250, 2)
     made, corners = [], []
     for frame in range(frames):
