@@ -5,8 +5,8 @@ import tensorflow as tf
 from keras import ops
 from pydantic import ValidationError
 
-from kclr.errors import Finding, SpecError
-from kclr.spec.findings import complaint, refusal
+from kclr.errors import SpecError
+from kclr.spec.findings import refusal_apart
 from kclr.spec.objectives import Several, compare, objective_of, variables
 from kclr.spec.registry import Part, parts
 from kclr.spec.wording import nearest
@@ -203,13 +203,6 @@ def _parsed(value):
     try:
         return objective_of(value)
     except ValidationError as error:
-        # In the words of a spec, and so as if it stood in one.
-        place = ("stack", 0, "objective")
-        spec = {"stack": [{"objective": value}]}
-        found = [
-            complaint(details | {"loc": (*place, *details["loc"])}, spec)
-            for details in error.errors(include_url=False)
-        ]
-    findings = [Finding(path[len(place) :], message) for path, message in found]
-    named = value["name"] if isinstance(value, dict) else "list"
-    raise refusal(f"objective {named!r}", findings)
+        named = value["name"] if isinstance(value, dict) else "list"
+        spec, place = {"stack": [{"objective": value}]}, ("stack", 0, "objective")
+        raise refusal_apart(error, f"objective {named!r}", spec, place, place) from None

@@ -103,3 +103,13 @@ class Notion(Part):
         import tensorflow as tf
 
         return tf.zeros((self.views(patch), tf.shape(random)[1], 2), tf.int32)
+
+
+class OtherImages(Notion):
+    """A notion whose second window is from another image, which `rows` says is alike."""
+
+    draws: ClassVar[int] = 3
+
+    @property
+    def fixes_rows(self) -> bool:
+        return True

@@ -4,11 +4,11 @@ import csv
 import hashlib
 import io
 import os
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
-from kclr.alike import Notion
+from kclr.alike import OtherImages
 from kclr.errors import RunError
 from kclr.runs.safe_reading import MOST_ROWS, read_text
 from kclr.spec.registry import register
@@ -20,7 +20,7 @@ _LISTED = 5  # names in a message
 
 
 @register("alike", "given")
-class Given(Notion):
+class Given(OtherImages):
     """Windows of images that a table of yours has as a pair or in one group: the same patient, the
     same place on another day, neighbours in a graph.
 
@@ -46,10 +46,8 @@ class Given(Notion):
     """What happens to pictures that have no other one: no window is cut from them, or two from the
     same picture."""
 
-    draws: ClassVar[int] = 3
-
     @staticmethod
-    def of_arrays(count, place) -> Notion:
+    def of_arrays(count, place) -> OtherImages:
         """The notion for so many anchors and, behind them, as many positives."""
         return Paired(count=count, place=place)
 
@@ -62,10 +60,6 @@ class Given(Notion):
             words = "cannot be combined with `pairs`. Keep one."
             raise invalid(words, "groups", value=self.groups)
         return self
-
-    @property
-    def fixes_rows(self) -> bool:
-        return True
 
     @property
     def same_place(self) -> bool:
@@ -118,7 +112,7 @@ class Given(Notion):
         return checked(rows, place, "chains: false" if key == "pairs" and self.chains else "")
 
 
-class Paired(Notion):
+class Paired(OtherImages):
     """Arrays of anchors and of positives, one behind the other: those at the same place in both are
     alike. From Python alone; see `kclr.data.patches.PatchTripletGenerator`."""
 
@@ -126,12 +120,6 @@ class Paired(Notion):
     """Number of anchors, and of positives."""
     place: Literal["any", "same"] = "any"
     """As of `Given`."""
-
-    draws: ClassVar[int] = 3
-
-    @property
-    def fixes_rows(self) -> bool:
-        return True
 
     @property
     def same_place(self) -> bool:

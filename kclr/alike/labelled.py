@@ -2,14 +2,14 @@
 
 from typing import ClassVar, Literal
 
-from kclr.alike import Notion
+from kclr.alike import OtherImages
 from kclr.alike.given import checked
 from kclr.errors import RunError
 from kclr.spec.registry import register
 
 
 @register("alike", "class")
-class SameClass(Notion):
+class SameClass(OtherImages):
     """A window of an image, and one of another image of the same class; images of one class are
     never negatives of each other.
 
@@ -21,11 +21,6 @@ class SameClass(Notion):
     of its own; or no window is cut from them."""
 
     takes_labels: ClassVar[bool] = True
-    draws: ClassVar[int] = 3
-
-    @property
-    def fixes_rows(self) -> bool:
-        return True
 
     def rows(self, buffer, patch, images, seed):
         from kclr.data.relations import of_groups

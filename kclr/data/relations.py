@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from kclr.errors import Finding
-from kclr.spec.findings import complaint, refusal
+from kclr.spec.findings import refusal_apart
 from kclr.spec.registry import Part, parts
 from kclr.spec.schema import Patches
 
@@ -18,19 +17,13 @@ def as_notion(alike) -> Any:
     """
     from pydantic import ValidationError
 
-    place = ("stack", 0, "patches")
     if isinstance(alike, Part):
         return alike
     try:
         return Patches.model_validate({"alike": alike}).alike
     except ValidationError as error:
-        # In the words of a spec, and so as if it stood in one.
-        spec = {"stack": [{"patches": {"alike": alike}}]}
-        found = [
-            complaint(details | {"loc": (*place, *details["loc"])}, spec)
-            for details in error.errors(include_url=False)
-        ]
-    raise refusal("alike", [Finding(path[len(place) + 1 :], words) for path, words in found])
+        spec, under = {"stack": [{"patches": {"alike": alike}}]}, ("stack", 0, "patches")
+        raise refusal_apart(error, "alike", spec, under, (*under, "alike")) from None
 
 
 def paired(anchors, positives, place="any") -> tuple[Any, Any]:

@@ -400,6 +400,22 @@ _NOT = {
 }
 
 
+def refusal_apart(error: Any, name: str, spec: Any, under: tuple, own: tuple) -> SpecError:
+    """The error for a value that is not from a spec, in the words of one, as if it stood there.
+
+    Args:
+        error: pydantic's ValidationError for the value.
+        name: of the value, in place of a spec's.
+        spec: a plain spec that has the value. under: the key path that the error's paths begin at.
+        own: the value's key path, which the message leaves out.
+    """
+    found = [
+        complaint(details | {"loc": (*under, *details["loc"])}, spec)
+        for details in error.errors(include_url=False)
+    ]
+    return refusal(name, [Finding(path[len(own) :], words) for path, words in found])
+
+
 def complaint(details: Any, value: Any, root: type[Part] = Spec) -> tuple[tuple, str]:
     """The key's path and the message for one of pydantic's error details.
 

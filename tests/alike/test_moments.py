@@ -9,7 +9,6 @@ from PIL import Image
 from kclr.alike.moments import followed
 from kclr.data.patches import PatchTripletGenerator
 from kclr.errors import RunError
-from kclr.spec import parse_spec
 from kclr.stack import train
 
 PHOTOGRAPHS = files("kclr") / "data" / "photographs"
@@ -80,28 +79,28 @@ def test_a_single_sequence_has_negatives_and_still_ones_have_words():
         views_of(frames, gap=9)
 
 
+MOMENTS = {"name": "moments", "windows": 40, "search": 2}
+
+
+def trains_by_moments(source, out):
+    """A layer trains end to end on the films of a source."""
+    patches = {"patch_size": 8, "alike": MOMENTS}
+    steps = {"steps": 4, "batch_size": 8, "log_every": 2}
+    layer = {"block": {"filters": 4}, "patches": patches, "objective": "infonce", "train": steps}
+    (layer,) = train({"data": source, "stack": [layer]}, out, bare=True).layers
+    assert np.isfinite(layer.kernel).all()
+
+
 def test_folders_of_frames_train_end_to_end(tmp_path):
     for number in range(2):
         folder = tmp_path / f"films/film{number}"
         folder.mkdir(parents=True)
         for frame, picture in enumerate(film(number)[0]):
             Image.fromarray(picture).save(folder / f"{frame + 4}.png")  # 9.png is before 10.png
-    spec = parse_spec(
-        f"""
-        data: folder:{tmp_path / "films"}
-        stack:
-          - block: {{filters: 4}}
-            patches: {{patch_size: 8, alike: {{name: moments, windows: 40, search: 2}}}}
-            objective: infonce
-            train: {{steps: 4, batch_size: 8, log_every: 2}}
-        """
-    )
-    alike = {"name": "moments", "windows": 40, "search": 2}
-    generator = PatchTripletGenerator(str(tmp_path / "films"), 8, alike=alike)
+    generator = PatchTripletGenerator(str(tmp_path / "films"), 8, alike=MOMENTS)
     rows, names = generator.rows, [name.split("/") for name in generator._buffer.names]
     for first, second in zip(rows.images, rows.others, strict=True):
         (film_of, begin), (same, end) = names[first], names[second]
         assert film_of == same
         assert int(end[:-4]) - int(begin[:-4]) == 4
-    (layer,) = train(spec, tmp_path / "run", bare=True).layers
-    assert np.isfinite(layer.kernel).all()
+    trains_by_moments(f"folder:{tmp_path / 'films'}", tmp_path / "run")

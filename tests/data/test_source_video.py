@@ -8,9 +8,7 @@ import pytest
 from kclr.data.patches import PatchTripletGenerator
 from kclr.data.sources import as_images, source
 from kclr.errors import SpecError
-from kclr.spec import parse_spec
-from kclr.stack import train
-from tests.alike.test_moments import film
+from tests.alike.test_moments import MOMENTS, film, trains_by_moments
 
 needs_av = pytest.mark.skipif(not importlib.util.find_spec("av"), reason="av is not installed")
 
@@ -79,19 +77,7 @@ def test_what_is_no_video_has_its_words(tmp_path):
 def test_a_photograph_under_a_moving_camera_trains_by_moments(tmp_path):
     for number in range(2):
         written(tmp_path / f"films/{number}.mp4", film(number)[0])
-    spec = parse_spec(
-        f"""
-        data: video:{tmp_path / "films"}
-        stack:
-          - block: {{filters: 4}}
-            patches: {{patch_size: 8, alike: {{name: moments, windows: 40, search: 2}}}}
-            objective: infonce
-            train: {{steps: 4, batch_size: 8, log_every: 2}}
-        """
-    )
-    alike = {"name": "moments", "windows": 40, "search": 2}
-    rows = PatchTripletGenerator(f"video:{tmp_path / 'films'}", 8, alike=alike).rows
+    rows = PatchTripletGenerator(f"video:{tmp_path / 'films'}", 8, alike=MOMENTS).rows
     assert {*rows.numbers.tolist()} == {0, 1}
     np.testing.assert_array_equal(rows.others - rows.images, 4)
-    (layer,) = train(spec, tmp_path / "run", bare=True).layers
-    assert np.isfinite(layer.kernel).all()
+    trains_by_moments(f"video:{tmp_path / 'films'}", tmp_path / "run")
