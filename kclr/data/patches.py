@@ -6,6 +6,7 @@ from functools import cached_property, partial, wraps
 from typing import Any
 
 from kclr.data import pool, sampling
+from kclr.data.cutting import CROPS, Cutter, Drawn, windows_of_grid
 from kclr.data.relations import as_notion, paired
 from kclr.data.sources import Images, as_images
 from kclr.errors import RunError
@@ -15,8 +16,6 @@ from kclr.spec.wording import shown
 
 # Crops that say what a layer's input is like, for its whitening and for its picture.
 MANY = 20_000
-# Drawn apart, so that a step's crops are the same whatever is cut out of them.
-_CROPS, _WINDOWS, _NEGATIVES = 0, 1, 2
 
 
 def _sizes_may_come_first(function):
@@ -147,6 +146,7 @@ class PatchTripletGenerator:
         self.channels, self.dtype = self.images.channels, self.images.dtype
         self.labels = self.images.labels
         self._chunks, self._corners = None, None
+        self._datasets: dict[tuple, Any] = {}
         self._buffer = self._load(memory)
         self.rows = self._fixed_rows(memory)
         if not isinstance(images, Images):  # whoever opened them has had a look
@@ -276,20 +276,12 @@ class PatchTripletGenerator:
         Raises:
             ValueError: the positions differ in every crop, or are those of another notion.
         """
-        import numpy as np
-
         if not self.stride:
             raise ValueError(
                 "with max_shift or another notion of what is alike there is no grid of windows. "
                 "Use views(), or use stride instead."
             )
-        starts = [
-            np.arange(0, crop - patch + 1, stride, dtype=np.int32)
-            for crop, patch, stride in zip(
-                self.crop_size, self.patch_size, self.stride, strict=True
-            )
-        ]
-        return np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, 2)
+        return windows_of_grid(self.patch_size, self.crop_size, self.stride)
 
     def crops(self, start=0, share=(0, 1)):
         """Whole crops, for a model that cuts its patches itself, from step `start` on, without end.
@@ -304,7 +296,7 @@ class PatchTripletGenerator:
             the number of each crop's image. With `labels` int32 (batch, 2): behind it the class of
             the image, -1 for none.
         """
-        return self._dataset(start, None, self._crops, share)
+        return self._dataset(start, None, "crops", share)
 
     def views(self, start=0, share=(0, 1)):
         """All patches of every crop, from step `start` on, without end.
@@ -317,7 +309,7 @@ class PatchTripletGenerator:
             of the grid in the order of `windows`, or anchor and positive with `max_shift`, or those
             of `alike`; int32 (batch,), the number of each crop's image.
         """
-        return self._dataset(start, None, self._views, share)
+        return self._dataset(start, None, "views", share)
 
     def triplets(self, start=0, epochs=None):
         """Anchors, positives and negatives, from step `start` on.
@@ -332,7 +324,7 @@ class PatchTripletGenerator:
         """
         if epochs is not None:
             epochs = whole(epochs, "epochs", 1)
-        return self._dataset(start, epochs, self._triplets)
+        return self._dataset(start, epochs, "triplets")
 
     def __iter__(self):
         return iter(self.triplets())
@@ -341,6 +333,9 @@ class PatchTripletGenerator:
         import tensorflow as tf
 
         start = whole(start, "start", 0)
+        asked = start, epochs, cut, tuple(share)
+        if tf.executing_eagerly() and asked in self._datasets:
+            return self._datasets[asked]
         part = self._part(*share)
         with tf.device("CPU:0"):
             if self._chunks is None:
@@ -357,7 +352,10 @@ class PatchTripletGenerator:
             # A step is too little work for more threads, and the training needs the others.
             options.threading.max_intra_op_parallelism = 1
             options.threading.private_threadpool_size = 2
-            return dataset.prefetch(4).with_options(options)
+            dataset = dataset.prefetch(4).with_options(options)
+        if tf.executing_eagerly():
+            self._datasets[asked] = dataset  # to trace what cuts windows takes a part of a second
+        return dataset
 
     def _part(self, index, count):
         """The places in a batch of part `index` of `count`."""
@@ -368,6 +366,11 @@ class PatchTripletGenerator:
                 f"that is a multiple of {count}."
             )
         return slice(index * size, (index + 1) * size)
+
+    @cached_property
+    def _cutter(self):
+        sizes = self.patch_size, self.crop_size, self.stride, self.max_shift
+        return Cutter(*sizes, self.alike, self.rows, self.batch_size, self.seed)
 
     @cached_property
     def _tensors(self):
@@ -485,16 +488,18 @@ class PatchTripletGenerator:
                 rows = sampling.with_labelled(rows, labels, self._drawn, self.seed, step, chunk)
             rows = rows[part]
             step += before
-            random = sampling.uniform(self.seed, step, _CROPS, (2, self.batch_size))[:, part]
+            random = sampling.uniform(self.seed, step, CROPS, (2, self.batch_size))[:, part]
             at = found if self.rows is None else of_rows
             numbers = rows if self.rows is None else self.rows.of("numbers", rows)
             corners, width = at(rows, random)
             second_at = partial(second, rows, first=random)
             drawn = step, part, rows, numbers, pixels, corners, width, second_at, at
-            made = cut(sampling.Drawn(*drawn))
-            if len(made) > 2 or (labels is None and not self.turns):
-                return made
-            patches, numbers = made
+            made = getattr(self._cutter, cut)(Drawn(*drawn))
+            if cut == "triplets":
+                return tuple(tf.split(self.scaling(made), 3))
+            patches, numbers = made, tf.cast(numbers, tf.int32)
+            if labels is None and not self.turns:
+                return patches, numbers
             known = -tf.ones_like(numbers) if labels is None else tf.gather(labels, rows)
             if not self.turns:
                 return patches, tf.stack([numbers, known], axis=1)
@@ -502,97 +507,3 @@ class PatchTripletGenerator:
             return sampling.turned(patches, turns), tf.stack([numbers, known, turns], axis=1)
 
         return steps.map(batch, num_parallel_calls=2, deterministic=True)
-
-    def _crops(self, drawn):
-        import tensorflow as tf
-
-        crops = sampling.gather_windows(drawn.pixels, drawn.corners, drawn.width, self.crop_size)
-        return crops, tf.cast(drawn.numbers, tf.int32)
-
-    def _views(self, drawn):
-        import tensorflow as tf
-
-        rows, columns = self.patch_size
-        if not self.stride:
-            views = self._free(drawn)
-        else:
-            crops, _ = self._crops(drawn)
-            views = [crops[:, y : y + rows, x : x + columns] for y, x in self.windows.tolist()]
-        return tf.stack(views, axis=1), tf.cast(drawn.numbers, tf.int32)
-
-    def _triplets(self, drawn):
-        import tensorflow as tf
-
-        if self.alike.own_windows:
-            return self._own_triplets(drawn)
-        random = sampling.uniform(self.seed, drawn.step, _WINDOWS, (5, self.batch_size))
-        others = sampling.other_images(drawn.rows, random[3])
-        if not self.stride:
-            # The negative is the other crop's own anchor or positive.
-            pairs = sampling.shifted_pairs(
-                random[:3], self.patch_size, self.crop_size, self.max_shift
-            )
-            number = sampling.below(random[4], 2)
-            negatives = tf.gather(tf.transpose(pairs, (1, 0, 2)), others)
-            negatives = tf.gather(negatives, number, batch_dims=1)
-            places = tf.concat([pairs, negatives[None]], axis=0)
-        else:
-            windows = tf.constant(self.windows)
-            pairs = sampling.neighbours(self.windows, self.stride)
-            chosen = tf.gather(tf.constant(pairs), sampling.below(random[0], len(pairs)))
-            number = sampling.below(random[4], len(self.windows))
-            places = tf.gather(windows, tf.concat([tf.transpose(chosen), number[None]], axis=0))
-        corners, width = drawn.corners, drawn.width
-        corners = tf.stack([corners, corners, tf.gather(corners, others)])
-        widths = tf.stack([width, width, tf.gather(width, others)])
-        patches = self._cut(drawn.pixels, corners, widths, places)
-        return tuple(tf.split(self.scaling(patches), 3))
-
-    def _own_triplets(self, drawn):
-        """Triplets of a notion that places its windows itself."""
-        import tensorflow as tf
-
-        random = sampling.uniform(self.seed, drawn.step, _NEGATIVES, (4, self.batch_size))
-        first, *more = self._free(drawn)
-        number = sampling.below(random[0], len(more))
-        positive = tf.gather(tf.stack(more, axis=1), number, batch_dims=1)
-        if self.rows is None:
-            negative = tf.gather(first, sampling.other_images(drawn.rows, random[1]))
-        else:
-            # Of all rows, for those of a batch may all be alike.
-            others = self.rows.not_alike(drawn.rows, random[1])
-            corners, width = drawn.of_rows(others, random[2:])
-            negative = sampling.gather_windows(drawn.pixels, corners, width, self.patch_size)
-        return tuple(tf.split(self.scaling(tf.concat([first, positive, negative], axis=0)), 3))
-
-    def _free(self, drawn):
-        """The windows of a row that are on no grid, each (batch, height, width, channels)."""
-        import tensorflow as tf
-
-        size = 5 if not self.alike.own_windows else max(1, self.alike.draws)
-        random = sampling.uniform(self.seed, drawn.step, _WINDOWS, (size, self.batch_size))
-        random, views = random[:, drawn.part], 2
-        corners, widths = [drawn.corners], [drawn.width]
-        if not self.alike.own_windows:
-            places = sampling.shifted_pairs(
-                random[:3], self.patch_size, self.crop_size, self.max_shift
-            )
-        else:
-            places = self.alike.places(random, short(*self.patch_size))
-            views = self.alike.views(short(*self.patch_size))
-        if second := drawn.second(random):
-            corners, widths = [*corners, second[0]], [*widths, second[1]]
-        else:
-            corners, widths = corners * views, widths * views
-        windows = self._cut(drawn.pixels, tf.stack(corners), tf.stack(widths), places)
-        return tf.split(windows, views)
-
-    def _cut(self, pixels, corners, widths, places):
-        """The windows at `places` (kinds, batch, 2) of the crops at `corners` (kinds, batch)."""
-        import tensorflow as tf
-
-        places = tf.cast(places, corners.dtype)
-        corners = corners + places[..., 0] * widths + places[..., 1]
-        return sampling.gather_windows(
-            pixels, tf.reshape(corners, [-1]), tf.reshape(widths, [-1]), self.patch_size
-        )

@@ -4,33 +4,7 @@ All of it is vectorised over a batch, and nothing has a state, so a pipeline sta
 spec's checks import this file too, so TensorFlow is imported where it is used.
 """
 
-from typing import Any, NamedTuple
-
 _TURNED, _LABELLED = 1 << 40, 1 << 41  # for random numbers of another seed
-
-
-class Drawn(NamedTuple):
-    """What was drawn for the rows of a batch, or for a part of them.
-
-    Attributes:
-        step: int64 scalar. part: slice, of the batch.
-        rows: int64 (rows,). numbers: int (rows,), what the batch says in place of images.
-        pixels: (pixels, channels), of all images.
-        corners, width: int (rows,), where the crops begin, and the widths of their images.
-        second: function of random numbers (3, rows), to corners and widths of the second windows,
-            or None where they are in the first one's crop.
-        of_rows: function of rows and random numbers (2, rows), to corners and widths.
-    """
-
-    step: Any
-    part: slice
-    rows: Any
-    numbers: Any
-    pixels: Any
-    corners: Any
-    width: Any
-    second: Any
-    of_rows: Any
 
 
 def uniform(seed, step, stream, shape):
