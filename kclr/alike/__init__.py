@@ -50,8 +50,12 @@ class Notion(Part):
         """
         return {}
 
-    def file_problems(self) -> Iterator[tuple[str, str]]:
-        """The options that name files which cannot be used, each with the words for it."""
+    def file_problems(self, source) -> Iterator[tuple[str, str]]:
+        """The options that name files which cannot be used, each with the words for it.
+
+        Args:
+            source: of the images (`kclr.data.sources.Source`), or None if it cannot be used.
+        """
         return iter(())
 
     @property

@@ -75,10 +75,13 @@ class Given(OtherImages):
         text = read_text(os.path.expanduser(path), most=MOST_ROWS)
         return {key: hashlib.sha256(text.encode()).hexdigest()}
 
-    def file_problems(self):
+    def file_problems(self, source):
         key, path = self._table
         try:
-            read_table(path, key)
+            lines, names = read_table(path, key), source and source.picture_names()
+            if names:
+                of_images = names, range(len(names)), (), printable(source.spec_name())
+                _found(_named(lines, key), *of_images, printable(path))
         except RunError as error:
             yield key, str(error)
 
@@ -89,8 +92,9 @@ class Given(OtherImages):
 
         key, path = self._table
         place, lines = printable(path), read_table(path, key)
-        named = [line if key == "pairs" else line[:1] for line in lines]
-        found = _found([name for line in named for name in line], buffer, images, place)
+        skipped = [name for name, _ in images.skipped]
+        of_images = buffer.names, buffer.numbers.tolist(), skipped, images.name
+        found = _found(_named(lines, key), *of_images, place)
         alone = self.unlisted == "itself"
         if key == "groups":
             names, numbers = zip(*lines, strict=True)
@@ -202,26 +206,34 @@ def read_table(path, key) -> list[list[str]]:
     return [line for _, line in lines]
 
 
-def _found(names, buffer, images, place) -> dict[str, list[int]]:
+def _named(lines, key) -> list[str]:
+    """The pictures that the rows of a table name."""
+    return [name for line in lines for name in (line if key == "pairs" else line[:1])]
+
+
+def _found(wanted, names, numbers, skipped, source, place) -> dict[str, list[int]]:
     """The images of each picture that a table names; of a skipped one there are none.
+
+    Args:
+        wanted: as the table names them.
+        names, numbers: of each image's picture. skipped: names of pictures without images.
+        source, place: names of the source and of the table, for messages.
 
     Raises:
         RunError: there is no such picture, or a name is that of several.
     """
     own: dict[str, list[int]] = {}
     short: dict[str, set[str]] = {}
-    skipped = [name for name, _ in images.skipped]
-    for index, name in enumerate(buffer.names):
+    by_number: dict[int, list[int]] = {}
+    for index, (name, number) in enumerate(zip(names, numbers, strict=True)):
         own.setdefault(name, []).append(index)
+        by_number.setdefault(number, []).append(index)
     for name in (*own, *skipped):
         short.setdefault(os.path.basename(name), set()).add(name)
-    by_number: dict[int, list[int]] = {}
-    for index, number in enumerate(buffer.numbers.tolist()):
-        by_number.setdefault(number, []).append(index)
     count = max(by_number, default=-1) + 1 + len(skipped)
     found: dict[str, list[int]] = {}
     missing, several = [], []
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(wanted):
         full = short.get(name, set())
         if name in own:
             found[name] = own[name]
@@ -241,7 +253,7 @@ def _found(names, buffer, images, place) -> dict[str, list[int]]:
     ):
         if wrong:
             listed = ", ".join(map(printable, wrong[:_LISTED]))
-            words = words.format(name=images.name)
+            words = words.format(name=source)
             cure = cure.format(first=printable(next(iter(own))), n=f"{count:,}")
             raise RunError(
                 f"{place}: {len(wrong):,} name{'s' * (len(wrong) > 1)} {words} ({listed}"

@@ -83,7 +83,9 @@ def source_findings(spec: Spec, draft: Draft | None = None) -> list[Finding]:
         ):
             findings += [
                 Finding(("stack", index, "patches", "alike", key), words)
-                for key, words in layer.patches.alike.file_problems()
+                for key, words in layer.patches.alike.file_problems(
+                    source if looked[source] else None
+                )
             ]
     if spec.probe and (draft is None or draft.trusted("probe", "data")):
         found = labelled_findings(spec.probe.data, ("probe", "data"), spec.sources()[0])

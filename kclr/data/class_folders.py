@@ -103,13 +103,13 @@ def layout(source: Files) -> Layout:
     if problem:
         raise SpecError(problem)
     path, noun = source.path, source.noun
-    names = _folders(path)
+    names = folders(path)
     train = [name for name in names if _plain(name) in _TRAIN]
     held_out = _held_out(names)
     others = [name for name in names if name not in train and name not in held_out]
     if train and held_out:
         return _divided(path, train, held_out, noun)
-    if len(train) == 1 and _folders(os.path.join(path, train[0])):
+    if len(train) == 1 and folders(os.path.join(path, train[0])):
         inside = os.path.join(path, train[0])
         if not others:
             return layout(source.model_copy(update={"path": inside}))
@@ -138,13 +138,13 @@ def _divided(path, train, held_out, noun):
                 "same split. Keep one of them."
             )
     fit = os.path.join(path, train[0])
-    classes = _at_least_two(fit, _folders(fit), noun)
+    classes = _at_least_two(fit, folders(fit), noun)
     for name in held_out:
         judge = os.path.join(path, name)
-        if set(_folders(judge)) & set(classes):
+        if set(folders(judge)) & set(classes):
             return Layout(classes, {"train": fit, "test": judge}, {}, noun)
     judge = os.path.join(path, held_out[0])
-    there = _folders(judge)
+    there = folders(judge)
     what = f"folders {_listed(there)}, none of them" if there else f"{noun}, but not in folders"
     raise SpecError(
         f"{_at(judge)} holds {what} of the classes of {_at(fit)} ({_listed(classes)}), so the "
@@ -156,8 +156,8 @@ def _divided(path, train, held_out, noun):
 
 def _classes_alone(path, noun):
     """PATH/class, where each class may have its own splits."""
-    classes = _at_least_two(path, _folders(path), noun)
-    inside = {name: _folders(os.path.join(path, name)) for name in classes}
+    classes = _at_least_two(path, folders(path), noun)
+    inside = {name: folders(os.path.join(path, name)) for name in classes}
     parts = {
         name: (frozenset(n for n in own if _plain(n) in _TRAIN), _held_out(own))
         for name, own in inside.items()
@@ -198,7 +198,7 @@ def _at_least_two(path, names, noun):
     return tuple(names)
 
 
-def _folders(path):
+def folders(path):
     """Names of the folders in a path, in order."""
     try:
         with os.scandir(os.path.expanduser(path)) as listed:

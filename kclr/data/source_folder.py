@@ -136,8 +136,8 @@ class Files(Source):
         from kclr.data.class_folders import layout
         from kclr.data.labels import Labelled, divide
 
-        whole = self.model_copy(update={"max_unreadable": 1.0})
-        if label_tables.has_table(self.path):
+        whole = self._labelled_one().model_copy(update={"max_unreadable": 1.0})
+        if label_tables.has_table(whole.path):
             made = label_tables.labelled(whole, split, channels)
             _warn(made.images)
             return made
@@ -149,18 +149,27 @@ class Files(Source):
         if found.divided:
             every = len(rows) == images.count
             return Labelled(images, labels, found.classes, rows=None if every else rows)
-        kept = divide(labels, split, self.path, found.classes)
+        kept = divide(labels, split, whole.path, found.classes)
         return Labelled(images, labels[kept], found.classes, rows=rows[kept])
 
     def picture_labels(self):
+        import numpy as np
+
+        found = [own._class_names() for own in self._with_labels()]
+        classes = tuple(dict.fromkeys(name for _, names in found for name in names))
+        known = {path: classes.index(name) for own, _ in found for path, name in own.items()}
+        every = map(os.path.abspath, self._paths(Census(self.sounds)))
+        return np.array([known.get(path, -1) for path in every]), classes
+
+    def _class_names(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """The classes of one directory's pictures that may be learned from, by their absolute
+        paths; and those of the directory."""
         import numpy as np
 
         from kclr.data import label_tables
         from kclr.data.class_folders import layout
         from kclr.data.labels import divide
 
-        if self.also:
-            raise SpecError("labels of several directories are not read. Use one.")
         whole = self.model_copy(update={"limit": None})
         if label_tables.has_table(self.path):
             rows, labels, classes = label_tables.training_rows(whole)
@@ -174,22 +183,45 @@ class Files(Source):
                 rows, labels = rows[kept], labels[kept]
             classes, paths = found.classes, source._paths(Census(self.sounds))
         # The training pictures may be in a folder of their own, with other names from there on.
-        known = {
-            os.path.abspath(paths[row]): label
+        named = {
+            os.path.abspath(paths[row]): classes[label]
             for row, label in zip(rows.tolist(), labels.tolist(), strict=True)
         }
-        every = map(os.path.abspath, self._paths(Census(self.sounds)))
-        return np.array([known.get(path, -1) for path in every]), classes
+        return named, classes
+
+    def _with_labels(self):
+        """Those directories that have labels.csv, or else those that have folders, of classes."""
+        from kclr.data import label_tables
+        from kclr.data.class_folders import folders
+
+        apart = [self.model_copy(update={"path": own, "also": ()}) for own in self.places()]
+        tables = [own for own in apart if label_tables.has_table(own.path)]
+        return tables or [own for own in apart if folders(own.path)] or apart[:1]
+
+    def _labelled_one(self):
+        """The one directory that has labels.
+
+        Raises:
+            SpecError: several have.
+        """
+        own, *more = self._with_labels()
+        if more:
+            both = f"{printable(own.path)} and {printable(more[0].path)}"
+            raise SpecError(
+                f"{both} both have labels. Use one of them, or put the classes' folders together."
+            )
+        return own
 
     def labels_problem(self):
         from kclr.data import label_tables
         from kclr.data.class_folders import layout
 
         try:
-            if label_tables.has_table(self.path):
-                label_tables.check(self)
+            own = self._labelled_one()
+            if label_tables.has_table(own.path):
+                label_tables.check(own)
             else:
-                layout(self)
+                layout(own)
         except SpecError as error:
             return str(error)
         return None
@@ -337,6 +369,9 @@ class Folder(Files):
 
     def _paths(self, census):
         return [path for _, path, _ in self._pictures(census)]
+
+    def picture_names(self):
+        return [name for name, _, _ in self._pictures(Census())]
 
     def _pictures(self, census):
         """Name, path and page of each picture, in order."""

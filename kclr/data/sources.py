@@ -146,6 +146,11 @@ class Source(Part):
         """Which files are used and which are left out, for a source of files."""
         return None
 
+    def picture_names(self) -> list[str] | None:
+        """The names of its pictures in the order of `open`, where they can be told without decoding
+        any."""
+        return None
+
     def open(self) -> "Images":
         """The source's images.
 

@@ -168,3 +168,14 @@ def test_a_run_names_its_table_by_content_and_follows_it(folder):
     moved.write_text("day0/0.png,a\nday1/1.png,a\n")
     with pytest.raises(SpecError, match="alike.groups"):
         train(again, folder / "run", bare=True, resume=True)
+
+
+def test_names_that_a_folder_lacks_are_found_before_the_training(folder):
+    path = table(folder, "2.png,b\nday1/2.png,b\n99,a\n")
+    patches = {"patch_size": 8, "alike": {"name": "given", "groups": path}}
+    spec = {"data": f"folder:{folder / 'pictures'}", "stack": [{"patches": patches}]}
+    words = r"alike\.groups: .*: 2 names that folder:.*pictures does not have \(day1/2\.png, 99\)\."
+    with pytest.raises(SpecError, match=words):
+        load_checked(spec)
+    patches["alike"]["groups"] = table(folder, "2.png,b\nday0/0.png,b\n3.png,a\n1,a\n")
+    load_checked(spec)

@@ -409,6 +409,26 @@ def test_several_folders_are_one_source(tmp_path):
         as_images(tmp_path / "a", also=[str(tmp_path / "c")])
 
 
+def test_labels_may_be_those_of_one_of_several_folders(tmp_path):
+    for place in ("many", "few/cats", "few/dogs"):
+        (tmp_path / place).mkdir(parents=True)
+        for value in range(5):
+            Image.new("L", (9, 9), value).save(tmp_path / place / f"{value}.png")
+    listed = [f"folder:{tmp_path / 'many'}", f"folder:{tmp_path / 'few'}"]
+    several = load_spec({"data": {"source": listed, "labels": 1.0}, "stack": [{}]}).data
+    numbers, classes = several.picture_labels()
+    names = [name for name, _ in several.open().pictures()]
+    used = {name: classes[own] for name, own in zip(names, numbers, strict=True) if own >= 0}
+    # A fifth of each class is kept for testing.
+    assert sorted(used.values()) == ["cats"] * 4 + ["dogs"] * 4
+    assert all(name.startswith(f"few/{label}/") for name, label in used.items())
+    assert several.labels_problem() is None
+    assert len(several.labelled("train").labels) == 8
+    again = several.model_copy(update={"also": (*several.also, *several.also)})
+    with pytest.raises(SpecError, match="few and .*few both have labels. Use one of them"):
+        again.labelled("train")
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
