@@ -142,6 +142,11 @@ def probe_run(
     powers = {own for _, own in pooling.of_stack(len(layers))}
     tell = progress or (lambda words: None)
     channels = layers[0].kernel.shape[2]
+    views = None
+    if alignment:
+        from kclr.probing.alignment import views_of_run
+
+        views = views_of_run(run)
     tell("reading labelled images")
     if isinstance(data, (str, Mapping, Source)):
         like = run_source(run)
@@ -153,11 +158,6 @@ def probe_run(
         train, test = data
     check_enough(train.labels, train.name)
     unlabelled = run_images(run) if set(baselines) - {RANDOM} else []
-    views = None
-    if alignment:
-        from kclr.probing.alignment import views_of_run
-
-        views = views_of_run(run)
     own_name = run.path.resolve().name
     own_name = f"run {own_name}" if own_name in baseline_titles() else own_name
     used = labels_used(layers)
