@@ -39,6 +39,32 @@ def without_export(monkeypatch):
     monkeypatch.setattr("kclr.stack._export", lambda *arguments: None)
 
 
+@pytest.fixture(scope="module")
+def without_pictures():
+    """A layer's pictures are dots, for to draw them takes longer than to train for a few steps."""
+    from PIL import Image
+
+    from kclr.runs.paths import atomic
+
+    def draw(trained, *arguments):
+        names = ["filters.png"] + ["curves.png"] * bool(trained.history())
+        for name in names:
+            with atomic(trained.directory / name) as temporary:
+                Image.new("L", (1, 1)).save(temporary, format="png")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kclr.stack.draw_layer", draw)
+        yield
+
+
+@pytest.fixture
+def with_pictures(monkeypatch):
+    """As users have it, in a file of tests that are without pictures."""
+    from kclr.drawing.layers import draw_layer
+
+    monkeypatch.setattr("kclr.stack.draw_layer", draw_layer)
+
+
 @pytest.fixture
 def few_windows(monkeypatch):
     """A probe's baselines are made from a fiftieth of their windows."""

@@ -19,6 +19,8 @@ from kclr.scaling import Scaling
 from kclr.spec.values import grid_of_series
 from kclr.training.progress import describe
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 MISSING = 7
 BANDS = """
 stack:

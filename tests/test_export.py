@@ -19,6 +19,8 @@ from kclr.pooling import Pooling, pool_maps
 from kclr.runs.run import load_run
 from kclr.runs.safe_reading import sha256
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 BLOCKS = (
     {
         "filters": 12,

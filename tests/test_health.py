@@ -14,6 +14,8 @@ from kclr.spec.geometry import layer_geometry
 from kclr.spec.registry import parts
 from kclr.stack import train
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 LEARNERS = sorted(set(parts("learner")) - {"run"})
 KERNEL = np.random.default_rng(0).normal(size=(3, 3, 3, 5)).astype(np.float32)
 ANSWERS = np.random.default_rng(1).normal(size=(50, 5))

@@ -17,6 +17,8 @@ from kclr.runs.run import Run
 from kclr.separable import separable_kernels
 from tests.processes import Forked
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(size=(6, 6, 3, 16)).astype(np.float32)
 BIAS = RNG.normal(size=16).astype(np.float32)

@@ -14,6 +14,8 @@ from kclr.arguments import parser
 from kclr.spec import parse_spec
 from kclr.spec.transfer import parse_transfer
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
 PAGES += [ROOT / "configs/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,7 +28,13 @@ def blocks(language, but=()):
     fence = re.compile(rf"^ *```{language}\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
     for name, text in TEXTS.items():
         for block in () if name in but else fence.finditer(text):
-            yield pytest.param(block[1], id=f"{name}:{text.count(chr(10), 0, block.start()) + 1}")
+            line = text.count("\n", 0, block.start()) + 1
+            searched = (language, name) == (
+                "python",
+                "docs/search.md",
+            )  # as test_hypermodel.py does
+            marks = pytest.mark.full if searched else ()
+            yield pytest.param(block[1], id=f"{name}:{line}", marks=marks)
 
 
 def commands():

@@ -18,6 +18,8 @@ from kclr.spec import parse_spec
 from kclr.spec.precision import settled
 from tests.processes import Forked
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 ONE_LAYER = """
 data: photos
 stack:
@@ -131,15 +133,16 @@ def test_another_seed_gives_other_kernels(run, tmp_path):
     assert not np.allclose(kernels(run.path)[0], kernels(other.path)[0])
 
 
-def test_a_finished_run_is_not_overwritten_by_accident(run):
-    before = (run.path / "layers/01-conv1/kernel.npy").stat().st_mtime_ns
+def test_a_finished_run_is_not_overwritten_by_accident(run, tmp_path):
+    place = shutil.copytree(run.path, tmp_path / "run")
+    before = (place / "layers/01-conv1/kernel.npy").stat().st_mtime_ns
     with pytest.raises(kclr.RunError, match=r"--resume.*--overwrite.*--out"):
-        train(TWO_LAYERS, run.path)
-    train(TWO_LAYERS, run.path, resume=True)
-    assert (run.path / "layers/01-conv1/kernel.npy").stat().st_mtime_ns == before
+        train(TWO_LAYERS, place)
+    train(TWO_LAYERS, place, resume=True)
+    assert (place / "layers/01-conv1/kernel.npy").stat().st_mtime_ns == before
     with pytest.raises(kclr.SpecError, match="conv1 was trained with other settings"):
-        train(TWO_LAYERS.replace("steps: 12", "steps: 11"), run.path, resume=True)
-    assert (run.path / "layers/01-conv1/kernel.npy").stat().st_mtime_ns == before
+        train(TWO_LAYERS.replace("steps: 12", "steps: 11"), place, resume=True)
+    assert (place / "layers/01-conv1/kernel.npy").stat().st_mtime_ns == before
 
 
 def test_overwriting_starts_anew_and_spares_what_is_no_run(tmp_path):
@@ -397,7 +400,7 @@ def test_a_layer_is_finished_with_its_picture_or_not_at_all(tmp_path, without_ex
     assert (run.layers[0].directory / "filters.png").exists()
 
 
-def test_filters_that_see_a_single_pixel_are_drawn_too(tmp_path, without_export):
+def test_filters_that_see_a_single_pixel_are_drawn_too(tmp_path, without_export, with_pictures):
     layer = "  - {learner: random, block: {filters: 4, kernel_size: 1, pool_size: 1}}\n"
     run = train(f"data: {{source: photos, limit: 5}}\nstack:\n{layer}{layer}", tmp_path / "run")
     assert all((layer.directory / "filters.png").exists() for layer in run.layers)

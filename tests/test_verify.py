@@ -15,6 +15,8 @@ from kclr.cli import main
 from kclr.errors import RunError
 from kclr.spec import parse_spec
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 @pytest.fixture
 def path(two_layers, tmp_path):
@@ -186,6 +188,7 @@ def test_training_again_gives_the_recorded_numbers_and_tells_of_others(path):
     assert "loss differs by 0.33 of its size" in first.words
 
 
+@pytest.mark.full
 def test_filters_that_take_no_steps_are_learned_again_whole(tmp_path):
     text = "data: {source: photos, limit: 1}\nstack: [{learner: kmeans, block: {filters: 4}}]\n"
     run = kclr.train(parse_spec(text), tmp_path / "run", bare=True)

@@ -8,6 +8,8 @@ from sklearn.feature_extraction.image import extract_patches_2d
 
 from kclr.whitening import WindowStatistics, contrast_normalized, standardizing, zca
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 @pytest.fixture(scope="module")
 def windows():

@@ -15,6 +15,8 @@ from kclr.runs.run import PlainLayer
 from kclr.spec import parse_spec
 from kclr.stack import train as train_and_export
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 train = partial(train_and_export, bare=True)
 
 SPEC = """

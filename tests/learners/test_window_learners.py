@@ -17,6 +17,8 @@ from kclr.spec import parse_spec
 from kclr.spec.registry import parts
 from kclr.stack import train
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 NAMES = sorted(name for name, part in parts("learner").items() if issubclass(part, WindowLearner))
 SIZE = (4, 9, 3)
 

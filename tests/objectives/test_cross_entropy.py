@@ -12,6 +12,8 @@ from kclr.model import TripletModel
 from kclr.objectives.cross_entropy import CrossEntropy
 from kclr.objectives.predsim import PredSim
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 LABELS = np.array([0, 2, -1, 1, 1, 0])
 
 

@@ -9,6 +9,8 @@ from kclr.objectives.position import Position
 from kclr.spec import parse_spec
 from kclr.stack import train
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 def test_loss_and_accuracy_are_those_of_float64_numpy(images, embeddings):
     objective, random = Position(neighbours=3, hidden=8), np.random.default_rng(0)
@@ -65,6 +67,7 @@ class Stop(Listener):
             raise KeyboardInterrupt
 
 
+@pytest.mark.full
 def test_a_resumed_run_is_that_of_an_uninterrupted_one(tmp_path):
     spec = parse_spec(SPEC)
     whole = train(spec, tmp_path / "whole", bare=True)

@@ -26,6 +26,8 @@ from kclr.probing.protocol import probe
 from kclr.spec import parse_spec
 from kclr.spec.schema import Alignment as Options
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 NOISE = [{"class_name": "GaussianNoise", "config": {"stddev": 0.2}}]
 SPEC = """
 data: {source: photos, channels: 1, limit: 4}

@@ -21,6 +21,8 @@ from kclr.pooling import Pooling
 from kclr.probing.features import features
 from kclr.probing.protocol import probe, validation_rows
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 DIGITS = load_digits()
 IMAGES = (DIGITS.images[..., None] * (255 / 16)).astype(np.uint8)  # (1797, 8, 8, 1)
 LABELS = DIGITS.target

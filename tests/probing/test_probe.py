@@ -20,6 +20,8 @@ from kclr.runs.records import Probed
 from kclr.runs.run import PlainLayer, Run
 from kclr.scaling import Scaling
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 SPEC = """
 data: {source: photos, channels: 1, limit: 2}
 stack:

@@ -22,6 +22,8 @@ from kclr.report.tables import print_run
 from kclr.spec import parse_spec
 from kclr.training.progress import describe
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 LAYERS = """
 data: photos
 stack:

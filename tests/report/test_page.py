@@ -27,6 +27,8 @@ from kclr.report.tables import print_probe
 from kclr.runs.directories import locked
 from kclr.spec import registry
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }}'
 NOTHING = "\N{EN DASH}"
 ARMS = ("random start", "kclr frozen", "kclr fine-tuned")

@@ -14,6 +14,8 @@ from kclr.events import Listener
 from kclr.runs.paths import append, as_path, atomic, files, is_full, recover, remove, shown
 from kclr.spec import parse_spec
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 SPEC = """
 data: {source: photos, limit: 100}
 stack:

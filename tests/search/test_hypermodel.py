@@ -9,6 +9,8 @@ import kclr
 from kclr.errors import SpecError
 from kclr.spec import parse_spec
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 def test_the_best_model_has_the_kernels_of_its_values(quick, tmp_path):
     hypermodel = kclr.search.StackHyperModel(quick, directory=tmp_path / "work")
@@ -28,6 +30,7 @@ def test_the_best_model_has_the_kernels_of_its_values(quick, tmp_path):
     assert not [*(tmp_path / "work/trials").glob("*")]
 
 
+@pytest.mark.full
 def test_keras_tuners_own_hyperband_goes_on_from_checkpoints(steps, tmp_path):
     steps["probe"], steps["search"]["objective"] = None, "loss"
     hypermodel = kclr.search.StackHyperModel(steps, directory=tmp_path / "work", max_epochs=2)

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
+import pytest
 import yaml
 
 from kclr.cli import main
@@ -25,6 +26,7 @@ def outcome(found):
     return [(row["values"], row["score"]) for row in found["rows"]]
 
 
+@pytest.mark.full
 def test_a_search_that_was_killed_ends_as_one_that_was_not(steps, tmp_path):
     steps["search"] |= {"tuner": "random", "trials": 2, "objective": "loss"}
     steps["probe"] = None

@@ -22,6 +22,8 @@ from kclr.spec import load_spec, parse_spec
 from kclr.training.progress import LayerProgress
 from tests.search.conftest import QUICK
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 def search(plain, out, **options):
     text = yaml.safe_dump(plain)
@@ -36,7 +38,7 @@ def runs(out):
     "tuner",
     [
         "random",
-        {"name": "bayesian", "initial": 2},
+        pytest.param({"name": "bayesian", "initial": 2}, marks=pytest.mark.full),
         pytest.param("grid", marks=pytest.mark.full),  # also below
     ],
 )

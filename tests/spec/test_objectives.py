@@ -18,6 +18,8 @@ from kclr.spec.objectives import Several
 from kclr.spec.overrides import override
 from kclr.training.callbacks import CollapseGuard
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 LIST = ["ntxent", {"name": "supcon", "weight": 0.5, "temperature": 0.2}]
 
 

@@ -92,6 +92,7 @@ def test_rows_are_means_of_their_own_steps_with_a_short_last_one():
     assert rows[0]["seconds"] < rows[1]["seconds"] <= history.seconds
 
 
+@pytest.mark.full
 def test_rows_count_on_over_epochs_and_over_several_steps_at_once():
     rows = []
     fit(model(), 4, StepHistory(3, 8, rows.append), epochs=2)
@@ -304,6 +305,7 @@ def test_the_collapse_of_hardest_mining_on_photographs_is_stopped():
     assert "for embeddings that are all alike it is 1)" in str(stop.value)
 
 
+@pytest.mark.full
 def test_embeddings_that_draw_near_each_other_for_a_while_are_let_recover():
     """Cosine distance with hardest mining: a fifth of the first distances, then more again."""
     objective = {"mining": "hardest", "distance": "cosine", "margin": 0.3}
@@ -333,6 +335,7 @@ def test_a_training_that_starts_from_tiny_embeddings_is_let_grow(mining):
     assert rows[-1]["negative_distance"] > rows[0]["negative_distance"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("distance", ["euclidean", pytest.param("cosine", marks=pytest.mark.full)])
 def test_a_healthy_training_is_not_stopped(distance):
     rows = guarded(model(distance=distance, margin=0.2, mining="random"), 30)

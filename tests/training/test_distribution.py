@@ -39,6 +39,8 @@ stack:
     train: {steps: 4, batch_size: 16, log_every: 2}
 """
 
+FIRST = SPEC[: SPEC.index("  - block: {filters: 8}")]
+
 # No batch norm: a replica's own crops are all that it sees.
 APART = """
 data: {source: photos, limit: 300}
@@ -207,9 +209,11 @@ def kill_after(rows, out, workers):
 
 
 def test_a_killed_worker_ends_all_and_the_run_goes_on_to_the_kernels_of_one(
-    one, spec, tmp_path, workers, capfd
+    tmp_path, workers, capfd
 ):
-    out = tmp_path / "run"
+    out, spec = tmp_path / "run", tmp_path / "spec.yaml"
+    spec.write_text(FIRST)
+    one = train(parse_spec(FIRST), tmp_path / "one", bare=True)
     words = ["train", str(spec), "--out", str(out), "--workers", "2"]
     with ThreadPoolExecutor(1) as pool:
         killed = pool.submit(kill_after, 2, out, workers)

@@ -107,7 +107,11 @@ def after_step(step, monkeypatch):
 
 @pytest.mark.parametrize(
     ("step", "when"),
-    [(3, "within"), pytest.param(5, "between", marks=pytest.mark.full), (10, "between")],
+    [
+        (3, "within"),
+        pytest.param(5, "between", marks=pytest.mark.full),
+        pytest.param(10, "between", marks=pytest.mark.full),
+    ],
 )
 def test_an_interrupted_training_at_once_ends_with_the_same_layers(
     at_once, tmp_path, monkeypatch, step, when

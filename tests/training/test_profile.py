@@ -13,6 +13,8 @@ from kclr.runs.run import Run
 from kclr.spec import parse_spec
 from kclr.training.profile import Profile, spent
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 class Heard(Listener):
     def __init__(self):

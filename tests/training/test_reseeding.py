@@ -16,6 +16,8 @@ from kclr.spec import parse_spec
 from kclr.stack import train
 from kclr.training.reseeding import Reseed, restart
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 PATCHES = np.random.default_rng(1).integers(0, 256, (16, 4, 7, 7, 3), dtype=np.uint8)
 DEAD, ALIVE = [1, 4], [0, 2, 3, 5]
 

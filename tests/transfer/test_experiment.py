@@ -29,6 +29,8 @@ from kclr.transfer.pretraining import Pretraining
 from kclr.transfer.results import Results, failures, load_results, print_results, slug
 from kclr.transfer.summary import summarize
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 PRETRAINING = """
 data: {source: photos, limit: 1}
 stack:
@@ -264,6 +266,7 @@ def test_arms_and_labels_can_be_added_to_a_finished_experiment(starts, tmp_path)
     assert [unit["arm"] for unit in results["units"]] == ["random frozen", "LSUV", "random start"]
 
 
+@pytest.mark.full
 def test_repeats_can_be_added_and_filters_named_later(starts, tmp_path):
     """A finished random start stays what it is when the spec says more."""
     out = tmp_path / "out"
@@ -311,6 +314,7 @@ def test_units_of_other_settings_are_not_taken_for_those_of_the_spec(starts):
     assert (out / "resolved.yaml").read_text() == before
 
 
+@pytest.mark.full
 def test_a_unit_depends_on_the_images_of_its_supervised_source(tmp_path, capsys):
     other = tmp_path / "other"
     for number in range(20):

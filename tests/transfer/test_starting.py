@@ -15,6 +15,8 @@ from kclr.transfer import starting
 from kclr.transfer.classifiers import build_classifier
 from kclr.transfer.starting import initialize, lsuv
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 RNG = np.random.default_rng(0)
 BLOCK = {"pool_size": [2, 2], "pool_strides": [2, 2]}
 
@@ -221,7 +223,7 @@ def before_activation(model, layers, images):
     ("name", "first", "moved"),
     [
         ("VGG16", "block1_conv1", ["edges", "corners", "parts"]),
-        ("ResNet50", "conv1_conv", ["edges"]),
+        pytest.param("ResNet50", "conv1_conv", ["edges"], marks=pytest.mark.full),
     ],
 )
 def test_keras_applications_start_from_a_run_with_unit_variance(name, first, moved, tmp_path):
