@@ -35,6 +35,7 @@ from kclr.training.reseeding import Reseed
 from kclr.whitening import WindowStatistics, contrast_normalized, idle_filters, standardizing, zca
 
 _TOGETHER = 512  # of them at once, whatever the batch size
+_WINDOWS = 1_000_000  # of a layer's input that its whitening is measured on, at most
 _MOST_JUDGED = 20  # batches to look at before a layer is taken for dead
 _LARGE = 100.0  # the largest number of a kernel that no healthy training comes to
 
@@ -507,6 +508,8 @@ def _whitening(block, generator, below):
         if block.contrast == "patch":
             windows = contrast_normalized(windows, block.contrast_epsilon)
         statistics.update(windows.reshape(-1, window * channels))
+        if window > 1 and statistics.count >= _WINDOWS:
+            break
     make = zca if block.whitening == "zca" else standardizing
     return statistics.mean, make(statistics.covariance, block.whitening_epsilon)
 
