@@ -22,7 +22,7 @@ from kclr.errors import RunError, SpecError
 from kclr.events import Listener, watched
 from kclr.health import Learned, check_images, check_learned
 from kclr.keras_backend import bfloat16_units
-from kclr.probing.alignment import Views, of_layers, smallest
+from kclr.probing.alignment import Views, check_count, of_layers, smallest
 from kclr.probing.callback import StackProbe
 from kclr.runs.directories import CHECKPOINTS, LAYER, RUN, check_ours, discard, writing
 from kclr.runs.keys import layers_made, seed_of
@@ -135,6 +135,8 @@ def train(
         raise refusal(name, findings)
     opened = opened or open_sources(spec)
     check_augmentations(spec, opened, name)
+    if spec.export.alignment and not bare:
+        check_count(opened[spec.sources()[0]])  # it comes after hours of training
     if tf.config.list_physical_devices("GPU"):
         # On a CPU the operations that are used here are deterministic as they are.
         tf.config.experimental.enable_op_determinism()

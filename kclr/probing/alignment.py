@@ -123,12 +123,26 @@ class Views:
         cut = [_window(one, sides, random) for one in fit[: options.images]]
         valid = [one for one in cut if invalid_pixels(one, images.nodata) is None]
         if len(valid) < _LEAST:
-            raise RunError(
-                f"{images.name}: alignment needs at least {_LEAST} images of "
-                f"{least[0]}x{least[1]} px or more, without missing pixels; there are "
-                f"{len(valid)}. Add images, or remove export.alignment."
-            )
+            size = f" of {least[0]}x{least[1]} px or more, without missing pixels"
+            raise _too_few(images, len(valid), size)
         return cls(np.stack(valid), images.scaling(), options, seed)
+
+
+def check_count(images: Images):
+    """Refuse images that are too few to be aligned by, where that is known without reading them.
+
+    Raises:
+        RunError: they are.
+    """
+    if images.count is not None and images.count < _LEAST and not images.tile:
+        raise _too_few(images, images.count)
+
+
+def _too_few(images, count, size=""):
+    return RunError(
+        f"{images.name}: alignment needs at least {_LEAST} images{size}; there are {count}. Add "
+        "images, or remove export.alignment."
+    )
 
 
 def _window(image, sides, random):

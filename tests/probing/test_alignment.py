@@ -133,6 +133,15 @@ def test_too_few_images_are_refused_with_the_number():
         Views.of(as_images(np.zeros((20, 9, 9, 1), np.uint8)), options(), (30, 4))
 
 
+def test_too_few_images_are_refused_before_the_training(tmp_path):
+    augment = [{"class_name": "RandomFlip", "config": {"mode": "horizontal"}}]
+    spec = {"stack": [{"learner": "kmeans"}], "export": {"alignment": {"augment": augment}}}
+    images = np.zeros((7, 32, 32, 3), np.uint8)
+    with pytest.raises(RunError, match="needs at least 8 images; there are 7. Add images, or"):
+        kclr.train(spec, tmp_path / "run", images=images)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("classifier", ["ridge", "logistic", "knn"])
 @pytest.mark.parametrize("count", [12, 60])
 def test_readouts_leave_the_scale_of_aligned_features(classifier, count):
