@@ -83,6 +83,13 @@ _COLOUR = """\
 _GRAY = """\
         - {class_name: RandomBrightness, config: {factor: 0.3, value_range: [0, 1]}}
         - {class_name: RandomContrast, config: {factor: 0.4, value_range: [0, 1]}}"""
+_TURNED_PATCHES = """\
+        - {class_name: RandomRotation, config: {factor: 0.05, fill_mode: reflect}}
+        - class_name: RandomZoom
+          config: {height_factor: 0.15, width_factor: 0.15, fill_mode: reflect}"""
+_STRETCHED = """\
+        - class_name: RandomZoom # stretches it in time
+          config: {height_factor: 0, width_factor: 0.15, fill_mode: nearest}"""
 _SENSORS = """\
         # No sensor has the gain and the zero of the next one.
         - {class_name: SensorJitter, config: {gain: 0.3, offset: 0.1}}"""
@@ -204,7 +211,7 @@ def fitted_spec(seen: Seen, path="FILE", layers=3) -> str:
             patch=patch,
             shift=shift,
             unit="samples" if seen.series else "pixels",
-            augment=augment,
+            augment=f"{augment}\n{_STRETCHED if seen.series else _TURNED_PATCHES}",
         )
     if full:
         text += f"\n  # One more layer would need larger {noun}.\n"
