@@ -208,7 +208,7 @@ def test_picture_larger_than_the_memory_is_not_decoded(tmp_path):
 
 
 @pytest.mark.skipif(
-    int(PIL.__version__.split(".")[0]) < 12,
+    int(PIL.__version__.split(".")[0]) < 13,
     reason="its crop minds the bound too, which the strips of large pictures are far below",
 )
 def test_pil_does_not_warn_of_bombs(tmp_path, photo, monkeypatch, recwarn):
