@@ -16,6 +16,7 @@ from kclr.spec.wording import shown
 
 # Crops that say what a layer's input is like, for its whitening and for its picture.
 MANY = 20_000
+_KEPT = 8  # data sets, for to trace what cuts their windows takes a part of a second
 
 
 def _sizes_may_come_first(function):
@@ -334,8 +335,17 @@ class PatchTripletGenerator:
 
         start = whole(start, "start", 0)
         asked = start, epochs, cut, tuple(share)
-        if tf.executing_eagerly() and asked in self._datasets:
-            return self._datasets[asked]
+        if not tf.executing_eagerly():
+            return self._traced(*asked)
+        if asked not in self._datasets:
+            self._datasets[asked] = self._traced(*asked)
+            for earlier in [*self._datasets][:-_KEPT]:
+                del self._datasets[earlier]
+        return self._datasets[asked]
+
+    def _traced(self, start, epochs, cut, share):
+        import tensorflow as tf
+
         part = self._part(*share)
         with tf.device("CPU:0"):
             if self._chunks is None:
@@ -352,10 +362,7 @@ class PatchTripletGenerator:
             # A step is too little work for more threads, and the training needs the others.
             options.threading.max_intra_op_parallelism = 1
             options.threading.private_threadpool_size = 2
-            dataset = dataset.prefetch(4).with_options(options)
-        if tf.executing_eagerly():
-            self._datasets[asked] = dataset  # to trace what cuts windows takes a part of a second
-        return dataset
+            return dataset.prefetch(4).with_options(options)
 
     def _part(self, index, count):
         """The places in a batch of part `index` of `count`."""

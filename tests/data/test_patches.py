@@ -365,3 +365,17 @@ def test_a_batch_that_cannot_be_shared_is_refused(numbered):
     patches = PatchTripletGenerator(numbered, 6, batch_size=12)
     with pytest.raises(ValueError, match=r"12 cannot be divided by 5. Use a batch_size"):
         patches.crops(0, (0, 5))
+
+
+def test_what_is_asked_for_again_is_the_same_data_set_and_only_a_few_are_kept(numbered):
+    generator = PatchTripletGenerator(numbered, 7, batch_size=4)
+    first = generator.views()
+    assert generator.views(0) is first
+    assert generator.crops() is not first
+    for step in range(1, 20):
+        generator.views(step)
+    assert len(generator._datasets) == 8
+    again = generator.views()
+    assert again is not first
+    for one, other in zip(first.take(2), again.take(2), strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
