@@ -10,7 +10,7 @@ from kclr.data.labels import labels_problem
 from kclr.data.sources import as_images, as_source
 from kclr.errors import SpecError
 from kclr.spec.checks import MOST_WHITENED
-from kclr.spec.wording import shown
+from kclr.spec.wording import printable
 
 _LOOKED_AT = 64  # images
 _FEW = 2000  # images below which large ones are cut into tiles
@@ -163,12 +163,19 @@ def look(data) -> Seen:
         images.count,
         (min(heights), min(widths)),
         (max(heights), max(widths)),
-        images.channels,
+        1 if "channels" not in own.model_fields_set and _gray(first) else images.channels,
         images.dtype,
         images.series,
         (min(lows, default=0.0), max(highs, default=0.0)),
         labels_problem(own) is None and own.labels_problem() is None,
         own.model_dump(mode="json", include=own.model_fields_set - {own.argument}),
+    )
+
+
+def _gray(images) -> bool:
+    """Whether all images are gray ones in three equal channels, as most files of gray pictures."""
+    return all(
+        image.shape[-1] == 3 and (image[..., :1] == image[..., 1:]).all() for image in images
     )
 
 
@@ -188,7 +195,7 @@ def fitted_spec(seen: Seen, path="FILE", layers=3) -> str:
     room = seen.least[1] if seen.series else tile or min(seen.least)
     first = _first(seen, room)
     text = _HEAD.format(
-        name=seen.name,
+        name=printable(seen.name),
         found=_found(seen),
         path=path,
         data=_data(seen, tile),
@@ -231,7 +238,7 @@ def fitted_spec(seen: Seen, path="FILE", layers=3) -> str:
     if seen.labelled:
         text += (
             "\n# The labels that are there, to evaluate the layers with while they learn; nothing "
-            f"is\n# learned from them.\nprobe: {shown(seen.name)}\n"
+            f"is\n# learned from them.\nprobe: {_quoted(seen.name)}\n"
         )
     return text
 
@@ -272,9 +279,14 @@ def _tile(seen):
     return _TILE if few and large and not seen.series else None
 
 
+def _quoted(text):
+    """A text as YAML has it, of any length."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _data(seen, tile):
     """The lines of the section `data`."""
-    lines = [f"  source: {shown(seen.name)}"]
+    lines = [f"  source: {_quoted(seen.name)}"]
     lines += [f"  {key}: {json.dumps(value)}" for key, value in seen.options.items()]
     if not seen.series and seen.channels in (1, 3) and "channels" not in seen.options:
         lines.append(f"  channels: {seen.channels}         # 1 for gray, 3 for colour")

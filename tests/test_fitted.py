@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from kclr.cli import main
 from kclr.data.checks import draft_checked
@@ -98,6 +99,20 @@ def test_data_are_looked_at(tmp_path):
     assert not found.labelled
     found = look("digits")
     assert (found.count, found.least, found.channels) == (1797, (32, 32), 1)
+
+
+def test_gray_pictures_are_seen_to_be_gray(tmp_path):
+    for number in range(9):
+        Image.new("L", (40, 40), number).save(tmp_path / f"{number}.png")
+    assert look(f"folder:{tmp_path}").channels == 1
+    spec = yaml.safe_load(fitted_spec(look(f"folder:{tmp_path}")))
+    assert spec["data"]["source"] == f"folder:{tmp_path}"  # however long
+    assert spec["data"]["channels"] == 1
+    drawn = {own["class_name"] for own in spec["stack"][1]["patches"]["augment"]}
+    assert drawn == {"RandomBrightness", "RandomContrast", "RandomRotation", "RandomZoom"}
+    assert look({"source": f"folder:{tmp_path}", "channels": 3}).channels == 3
+    Image.new("RGB", (40, 40), (1, 2, 3)).save(tmp_path / "colour.png")
+    assert look(f"folder:{tmp_path}").channels == 3
 
 
 def test_init_writes_a_spec_for_the_data_that_checks(tmp_path, capsys, monkeypatch):
