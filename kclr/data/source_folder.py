@@ -157,7 +157,8 @@ class Files(Source):
 
         found = [own._class_names() for own in self._with_labels()]
         classes = tuple(dict.fromkeys(name for _, names in found for name in names))
-        known = {path: classes.index(name) for own, _ in found for path, name in own.items()}
+        numbers = {name: number for number, name in enumerate(classes)}
+        known = {path: numbers[name] for own, _ in found for path, name in own.items()}
         every = map(os.path.abspath, self._paths(Census(self.sounds)))
         return np.array([known.get(path, -1) for path in every]), classes
 
